@@ -1,0 +1,208 @@
+//! How hosts reach the data plane: the [`Fabric`] trait, the controller model that every carrier shares, and the
+//! carriers, one folder each.
+
+mod permit;
+
+pub use permit::{Permit, lost_completions};
+
+use crate::Burst;
+use crate::memory::DmaSlice;
+use crate::nvme::BlockQueue;
+use crate::nvme::spec::{Sqe, Status};
+
+/// Who sent a command: a slot in the table of sessions that the control plane keeps. A session is one controller
+/// that one host drives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(pub u16);
+
+/// A command that a host submitted: a private copy of its 64 bytes, where its data lies, and the duty to complete
+/// it once.
+#[derive(Debug)]
+pub struct Capsule<D> {
+    /// The command.
+    pub sqe: Sqe,
+    /// Who sent it.
+    pub session: SessionId,
+    /// Where its data lies, as this carrier names it. Not checked yet.
+    pub data: D,
+    /// The duty to complete it.
+    pub permit: Permit,
+}
+
+/// What a completion says, besides what the carrier adds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Completion {
+    /// DW0.
+    pub dword0: u32,
+    /// DW1.
+    pub dword1: u32,
+    /// Status.
+    pub status: Status,
+}
+
+impl Completion {
+    /// Success with a result.
+    #[must_use]
+    pub const fn success(dword0: u32, dword1: u32) -> Self {
+        Self { dword0, dword1, status: Status::SUCCESS }
+    }
+
+    /// A failure.
+    #[must_use]
+    pub const fn failed(status: Status) -> Self {
+        Self { dword0: 0, dword1: 0, status }
+    }
+}
+
+/// One core's end of a carrier: it yields the commands of every queue pair assigned to the core, and takes
+/// completions.
+///
+/// `Data` names a command's data as it lies with the client (PRP entries, an SGL). It is a cursor: reading from it
+/// moves it on, and a clone remembers the place. It may travel to another core, whose own end of the same carrier
+/// can resolve it.
+pub trait Fabric {
+    /// Where a command's data lies, and how far it has been read.
+    type Data: Clone + Send + std::fmt::Debug;
+
+    /// What the control side of the carrier asks of a core's end: take or give up a queue pair or a region. Each
+    /// carries its own way to answer, and the answer may come late.
+    type Command: Send;
+
+    /// Carries out a command of the control side, or begins to. Not the hot path.
+    fn command<B: BlockQueue>(&mut self, command: Self::Command, blocks: &mut B);
+
+    /// Goes on with commands that had to wait, for instance for DMA to end before a region may go. Costs next to
+    /// nothing when there are none.
+    fn settle<B: BlockQueue>(&mut self, blocks: &mut B);
+
+    /// Commands taken and not yet completed, over all queue pairs of this core.
+    fn outstanding(&self) -> usize;
+
+    /// Takes new commands, fairly over the queue pairs, until `capsules` is full or none is left. Never waits.
+    /// Back pressure is to call it with less room: what is not taken stays in the client's queue.
+    fn poll(&mut self, capsules: &mut Burst<Capsule<Self::Data>>);
+
+    /// Completes a command of a queue pair of this core. Reaches the client with the next [`flush`](Self::flush).
+    /// A client that does not read its completions holds up only itself: what does not fit is kept.
+    fn complete(&mut self, permit: Permit, completion: Completion);
+
+    /// Publishes completions and raises interrupts, once a burst.
+    fn flush(&mut self);
+
+    /// The next contiguous bytes of the client's memory, `max` at most and at least one, and moves the cursor past
+    /// them. Adjacent pages come as one slice.
+    ///
+    /// # Errors
+    /// The status to complete the command with, if the data pointer is not valid or too short.
+    fn window(&mut self, data: &mut Self::Data, max: u32) -> Result<DmaSlice, Status>;
+
+    /// Copies bytes out of the client's memory by CPU and moves the cursor on: for lists of keys and for values
+    /// that the device cannot address. Counted in [`copied_bytes`](Self::copied_bytes).
+    ///
+    /// # Errors
+    /// As [`window`](Self::window).
+    fn copy_from_client(&mut self, data: &mut Self::Data, into: &mut [u8]) -> Result<(), Status>;
+
+    /// Copies bytes into the client's memory by CPU and moves the cursor on.
+    ///
+    /// # Errors
+    /// As [`window`](Self::window).
+    fn copy_to_client(&mut self, data: &mut Self::Data, from: &[u8]) -> Result<(), Status>;
+
+    /// Bytes that the CPU copied out of and into clients' memory so far.
+    fn copied_bytes(&self) -> u64;
+}
+
+/// The control side's way to a core: where a carrier sends its [`Fabric::Command`]s.
+pub trait CorePort<C>: Send + Sync {
+    /// How many cores there are. I/O queue `q` is served by core `(q - 1) % cores`.
+    fn cores(&self) -> u16;
+
+    /// Hands a command to a core. Waits for room in the core's mailbox, which a live core makes within
+    /// microseconds.
+    ///
+    /// # Errors
+    /// The command, if the core has stopped.
+    fn send(&self, core: u16, command: C) -> Result<(), C>;
+}
+
+/// Who is at the other end of a connection, as far as the carrier can tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// The listener that the connection came in on, as it was given to the target (for vfio-user: the folder).
+    pub listener: String,
+    /// The NQN that the host gave, where the carrier has one (not vfio-user).
+    pub host_nqn: Option<String>,
+    /// The user id of the peer process, for carriers on this machine.
+    pub uid: Option<u32>,
+    /// The process id of the peer, for carriers on this machine.
+    pub pid: Option<i32>,
+}
+
+/// One namespace as a host sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NamespaceInfo {
+    /// Namespace identifier, from 1.
+    pub nsid: u32,
+    /// Bytes that the namespace may hold.
+    pub size_bytes: u64,
+    /// Bytes that it holds now.
+    pub used_bytes: u64,
+    /// The longest value, in bytes.
+    pub max_value_bytes: u32,
+    /// The most keys, 0 for no limit.
+    pub max_keys: u32,
+    /// Value granularity that suits the device, in bytes.
+    pub granularity: u32,
+    /// Globally unique identifier.
+    pub nguid: [u8; 16],
+}
+
+/// What a controller says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControllerIdentity {
+    /// The subsystem's NQN.
+    pub subsystem_nqn: String,
+    /// Serial number, 20 ASCII characters at most.
+    pub serial: String,
+    /// Model number, 40 ASCII characters at most.
+    pub model: String,
+    /// Firmware revision, 8 ASCII characters at most.
+    pub firmware: String,
+    /// Controller identifier.
+    pub controller_id: u16,
+    /// The most bytes one command may move; a power of two times 4096.
+    pub max_transfer_bytes: u32,
+    /// How keys map to cores.
+    pub owners: crate::nvme::spec::vendor::OwnerMap,
+}
+
+/// A host's standing with the control plane for as long as its controller lives. Dropping it ends the session.
+pub trait Session: Send + Sync {
+    /// The number under which the cores know it.
+    fn id(&self) -> SessionId;
+    /// What the controller says of itself.
+    fn identity(&self) -> ControllerIdentity;
+    /// The namespaces attached to this host now, in rising order of their identifiers.
+    fn namespaces(&self) -> Vec<NamespaceInfo>;
+    /// A number that changes whenever [`namespaces`](Self::namespaces) may answer differently, for the namespace
+    /// attribute changed event.
+    fn generation(&self) -> u64;
+}
+
+/// Decides who may connect. Default is to deny.
+pub trait Admission: Send + Sync {
+    /// Opens a session for a peer.
+    ///
+    /// # Errors
+    /// Why not, for the log and, where the carrier can carry it, for the peer.
+    fn open(&self, peer: &Peer) -> Result<Box<dyn Session>, Refused>;
+}
+
+/// A peer was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct Refused {
+    /// Why, and what to do about it.
+    pub reason: String,
+}

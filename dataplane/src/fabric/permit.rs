@@ -1,0 +1,56 @@
+//! The duty to complete a command exactly once.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::memory::SlotId;
+
+/// Permits that were dropped without a completion. Stays zero in a correct program.
+static LOST: AtomicU64 = AtomicU64::new(0);
+
+/// How many permits were dropped without a completion since the process started.
+#[must_use]
+pub fn lost_completions() -> u64 {
+    LOST.load(Ordering::Relaxed)
+}
+
+/// Stands for one accepted command that still lacks its completion.
+///
+/// It can be neither copied nor ignored: giving it to [`Fabric::complete`](super::Fabric::complete) is the only
+/// proper end. Dropping it otherwise is a bug, which panics in debug builds and is counted in release builds.
+#[must_use = "every accepted command must be completed"]
+#[derive(Debug, PartialEq, Eq)]
+pub struct Permit {
+    core: u16,
+    queue: SlotId,
+    cid: u16,
+}
+
+impl Permit {
+    /// For carriers only: the command `cid` of the queue pair in slot `queue` of core `core`.
+    pub fn issue(core: u16, queue: SlotId, cid: u16) -> Self {
+        Self { core, queue, cid }
+    }
+
+    /// The core whose fabric issued it, and must complete it.
+    #[must_use]
+    pub fn core(&self) -> u16 {
+        self.core
+    }
+
+    /// For carriers only: gives the permit up and says what it stood for.
+    #[must_use]
+    pub fn redeem(self) -> (SlotId, u16) {
+        let told = (self.queue, self.cid);
+        std::mem::forget(self);
+        told
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        LOST.fetch_add(1, Ordering::Relaxed);
+        if cfg!(debug_assertions) && !std::thread::panicking() {
+            panic!("command {} of queue {:?} was dropped without a completion", self.cid, self.queue);
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Counters and histograms that a core owns and others read by asking it.

@@ -1,0 +1,14 @@
+//! What the NVMe specifications say about bits and bytes. Little endian throughout; bit shifts live only here.
+//!
+//! Sources: NVM Express Base Specification 2.0c ("base"), NVM Express Key Value Command Set Specification 1.0c
+//! ("KV").
+
+mod command;
+mod completion;
+pub mod kv;
+mod status;
+pub mod vendor;
+
+pub use command::{DataPointer, SglDescriptor, SglKind, Sqe};
+pub use completion::Cqe;
+pub use status::Status;
