@@ -97,10 +97,11 @@ impl<T> SlotPool<T> {
 
     /// The names in use, in no particular order. Not for the hot path.
     pub fn ids(&self) -> impl Iterator<Item = SlotId> + '_ {
-        self.slots.iter().enumerate().filter(|(_, slot)| slot.value.is_some()).map(|(index, slot)| SlotId {
-            index: index as u16,
-            generation: slot.generation,
-        })
+        self.slots
+            .iter()
+            .enumerate()
+            .filter(|(_, slot)| slot.value.is_some())
+            .map(|(index, slot)| SlotId { index: index as u16, generation: slot.generation })
     }
 }
 

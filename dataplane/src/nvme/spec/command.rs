@@ -212,9 +212,8 @@ impl SglDescriptor {
     /// Two quadwords holding the descriptor.
     #[must_use]
     pub const fn to_quadwords(&self) -> (u64, u64) {
-        let high = (self.length as u64)
-            | (((self.middle & 0x00FF_FFFF) as u64) << 32)
-            | ((self.identifier as u64) << 56);
+        let high =
+            (self.length as u64) | (((self.middle & 0x00FF_FFFF) as u64) << 32) | ((self.identifier as u64) << 56);
         (self.address, high)
     }
 
@@ -251,10 +250,7 @@ mod tests {
         bytes[60] = 0xAB; // CDW15
         let sqe = Sqe::read_from_bytes(&bytes).unwrap();
         assert_eq!((sqe.opcode(), sqe.cid(), sqe.nsid(), sqe.fuse()), (0x02, 0x1234, 7, 0));
-        assert_eq!(
-            sqe.data_pointer(),
-            Some(DataPointer::Sgl(SglDescriptor::data_block(0x1122_3344_5566_7788, 4096)))
-        );
+        assert_eq!(sqe.data_pointer(), Some(DataPointer::Sgl(SglDescriptor::data_block(0x1122_3344_5566_7788, 4096))));
         assert_eq!(sqe.dword(15), 0xAB);
         assert_eq!(Sqe::from_quadwords(sqe.to_quadwords()), sqe);
     }

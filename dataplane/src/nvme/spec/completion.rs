@@ -29,10 +29,7 @@ impl Cqe {
     pub const fn to_quadwords(&self, phase: bool) -> [u64; 2] {
         let dword2 = (self.sq_head as u64) | ((self.sq_id as u64) << 16);
         let dword3 = (self.cid as u64) | ((phase as u64) << 16) | ((self.status.bits() as u64) << 17);
-        [
-            ((self.dword0 as u64) | ((self.dword1 as u64) << 32)).to_le(),
-            (dword2 | (dword3 << 32)).to_le(),
-        ]
+        [((self.dword0 as u64) | ((self.dword1 as u64) << 32)).to_le(), (dword2 | (dword3 << 32)).to_le()]
     }
 
     /// The entry held by two quadwords, and its phase tag.

@@ -158,10 +158,7 @@ mod tests {
         let sqe = Sqe::read_from_bytes(&bytes).unwrap();
         assert_eq!(&sqe.key_bytes(), b"abcdefghijklmnop");
         assert_eq!((sqe.key_length(), sqe.buffer_bytes()), (16, 65536));
-        assert_eq!(
-            store_options(sqe.options()),
-            Some(StoreOptions { must_exist: false, must_not_exist: true })
-        );
+        assert_eq!(store_options(sqe.options()), Some(StoreOptions { must_exist: false, must_not_exist: true }));
         let mut made = Sqe::new(opcode::STORE, 0);
         made.set_dword(10, 65536);
         made.set_dword(11, 0b10 << 8);

@@ -224,7 +224,8 @@ mod tests {
 
     #[test]
     fn key_states_survive_the_wire() {
-        let state = KeyState { present: true, tier: Tier::Flash, value_bytes: 1 << 20, checksum: 0x0102_0304_0506_0708 };
+        let state =
+            KeyState { present: true, tier: Tier::Flash, value_bytes: 1 << 20, checksum: 0x0102_0304_0506_0708 };
         assert_eq!(state.to_bytes(), [1, 2, 0, 0, 0, 0, 0x10, 0, 8, 7, 6, 5, 4, 3, 2, 1]);
         assert_eq!(KeyState::from_bytes(&state.to_bytes()), Some(state));
         let mut odd = state.to_bytes();
