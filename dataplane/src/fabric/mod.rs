@@ -127,7 +127,7 @@ pub struct QueuePairInfo {
     /// The core that serves it.
     pub core: u16,
     /// Entries.
-    pub depth: u16,
+    pub depth: u32,
     /// Commands taken and not completed.
     pub outstanding: u32,
     /// Commands taken so far.
