@@ -1,11 +1,12 @@
 //! NVMe: the bits on the wire ([`spec`]), the queue that moves logical blocks ([`BlockQueue`]) and its back ends,
 //! one folder each: [`uring`] drives a file or a block device, [`ram`] keeps blocks in memory, [`null`] moves nothing
-//! and is for measuring.
+//! and is for measuring, [`fault`] wraps any other and makes it fail.
 
 mod attached;
 mod block_queue;
 #[cfg(test)]
 mod conformance;
+pub mod fault;
 pub mod null;
 pub mod ram;
 pub mod spec;
