@@ -193,3 +193,24 @@ fn a_queue_dropped_with_commands_outstanding_waits_for_them() {
     target.read(0, &mut seen).unwrap();
     assert!(seen.iter().all(|byte| *byte == 0x99));
 }
+
+/// On a disk of which nothing is worth keeping, for instance a loop device.
+#[test]
+#[ignore = "needs KVPLANE_TEST_BLOCK_DEVICE to name a block device, whose contents are lost"]
+fn a_block_device_conforms() {
+    let path = std::env::var_os("KVPLANE_TEST_BLOCK_DEVICE").expect("KVPLANE_TEST_BLOCK_DEVICE names a device");
+    let device = UringDevice::open(path, OpenOptions::default()).unwrap();
+    println!("{:?}", device.geometry());
+    conformance::check(|depth, slots| device.queue(depth, slots).unwrap(), Keeps::Bytes);
+    if device.geometry().deallocate {
+        // The device really takes it: most read back as zeros then.
+        let mut queue = device.queue(1, 1).unwrap();
+        let region = attach(&mut queue, 0);
+        region.fill(0, region.bytes(), 0x44).unwrap();
+        let memory = blocks_of(&queue, &region, 0, 8);
+        assert_eq!(run(&mut queue, io(WRITE, 0, 8, memory)), Ok(()));
+        assert_eq!(run(&mut queue, io(BlockOp::Deallocate, 0, 8, DmaSlice::EMPTY)), Ok(()));
+        assert_eq!(run(&mut queue, io(BlockOp::Read, 0, 8, memory)), Ok(()));
+        println!("first word after a discard: {:?}", region.load64(0, std::sync::atomic::Ordering::Relaxed));
+    }
+}
