@@ -1,8 +1,10 @@
 //! How hosts reach the data plane: the [`Fabric`] trait, the controller model that every carrier shares, and the
 //! carriers, one folder each.
 
+pub mod controller;
 pub mod null;
 mod permit;
+pub mod vfio_user;
 
 pub use permit::{Permit, abandoning, is_abandoning, lost_completions};
 
@@ -123,7 +125,9 @@ pub struct QueuePairInfo {
     /// Whose it is.
     pub session: SessionId,
     /// I/O submission queue identifier, from 1.
-    pub queue_id: u16,
+    pub qid: u16,
+    /// Its completion queue.
+    pub cqid: u16,
     /// The core that serves it.
     pub core: u16,
     /// Entries.
