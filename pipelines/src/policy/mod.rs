@@ -1,0 +1,3 @@
+//! Who may do what with which namespace.
+
+pub mod table;
