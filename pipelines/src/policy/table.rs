@@ -44,7 +44,7 @@ impl Durability {
 pub struct Grant {
     /// The namespace in the store: the low 28 bits of the CRC-32C of its name.
     pub ns28: u32,
-    /// Its index for statistics, below [`MAX_NAMESPACES`](MAX_NAMESPACES).
+    /// Its index for statistics, below [`MAX_NAMESPACES`](crate::control::state::MAX_NAMESPACES).
     pub namespace: u16,
     /// When its Stores are acknowledged.
     pub class: Durability,
