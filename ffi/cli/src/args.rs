@@ -41,6 +41,7 @@ pub enum Command {
     #[command(flatten)]
     Values(ValueCommand),
     /// Call a method of kvplaned's control socket; without a method, list them.
+    #[command(long_about = crate::rpc::ABOUT)]
     Rpc(CallArgs),
 }
 
@@ -163,7 +164,7 @@ mod tests {
             "kvplane frobnicate",
         ];
         for line in lines {
-            assert_eq!(parse(line).unwrap_err().exit_code(), crate::End::Usage as i32, "{line}");
+            assert_eq!(parse(line).unwrap_err().exit_code(), crate::end::End::Usage as i32, "{line}");
         }
     }
 

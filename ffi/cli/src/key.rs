@@ -2,8 +2,9 @@
 
 use std::str::FromStr;
 
-use anyhow::{Context, bail};
 use kvplane::Key;
+
+use crate::end::UsageError;
 
 /// A KEY argument. What it means depends on `--text`, which is known when the whole line is.
 #[derive(Clone, Debug)]
@@ -22,14 +23,16 @@ impl KeyArg {
     ///
     /// # Errors
     /// What is wrong with it, and how it should look.
-    pub fn key(&self, all_text: bool) -> anyhow::Result<Key> {
+    pub fn key(&self, all_text: bool) -> Result<Key, UsageError> {
         let name = if all_text { Some(self.0.as_str()) } else { self.0.strip_prefix("text:") };
-        match name {
+        let key = match name {
             Some(name) => of_text(name),
-            None => of_hex(&self.0).with_context(|| {
-                format!("key \"{}\": 32 hex digits are wanted, or text:NAME for a name of 1 to 16 bytes", self.0)
-            }),
-        }
+            None => of_hex(&self.0),
+        };
+        key.ok_or_else(|| {
+            let rule = "32 hex digits are wanted, or text:NAME for a name of 1 to 16 bytes, none of them zero";
+            UsageError(format!("key \"{}\": {rule}", self.0.escape_default()))
+        })
     }
 
     /// The key as it was written.
@@ -39,13 +42,13 @@ impl KeyArg {
 }
 
 /// A name, padded with zero bytes. Zero bytes in the name would make two names one key, so they are refused.
-fn of_text(name: &str) -> anyhow::Result<Key> {
+fn of_text(name: &str) -> Option<Key> {
     if name.is_empty() || name.len() > 16 || name.contains('\0') {
-        bail!("key \"{name}\": a name must have 1 to 16 bytes, none of them zero; this one has {}", name.len());
+        return None;
     }
     let mut bytes = [0; 16];
     bytes[..name.len()].copy_from_slice(name.as_bytes());
-    Ok(Key::new(bytes))
+    Some(Key::new(bytes))
 }
 
 fn of_hex(text: &str) -> Option<Key> {
@@ -59,7 +62,7 @@ fn of_hex(text: &str) -> Option<Key> {
 mod tests {
     use super::*;
 
-    fn key(text: &str, all_text: bool) -> anyhow::Result<Key> {
+    fn key(text: &str, all_text: bool) -> Result<Key, UsageError> {
         KeyArg(text.to_owned()).key(all_text)
     }
 

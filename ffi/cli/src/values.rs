@@ -9,8 +9,8 @@ use comfy_table::{CellAlignment, Table, presets};
 use kvplane::{Checksum, Client, ConnectOptions, Key, KeyState, StoreOptions};
 use serde_json::{Value, json};
 
-use crate::End;
 use crate::args::{TargetArgs, ValueCommand};
+use crate::end::End;
 use crate::key::KeyArg;
 
 /// Carries a command out.
@@ -72,7 +72,8 @@ fn read_value(from: impl Read, max: u64) -> anyhow::Result<Vec<u8>> {
 }
 
 fn get(key: &KeyArg, output: Option<&Path>, target: &TargetArgs) -> anyhow::Result<End> {
-    let Some(value) = connect(target)?.get(key.key(target.text)?)? else { return Ok(End::Miss) };
+    let key = key.key(target.text)?;
+    let Some(value) = connect(target)?.get(key)? else { return Ok(End::Miss) };
     match output {
         Some(path) => std::fs::write(path, value).with_context(|| format!("cannot write {}", path.display()))?,
         None => {
@@ -84,7 +85,7 @@ fn get(key: &KeyArg, output: Option<&Path>, target: &TargetArgs) -> anyhow::Resu
 }
 
 fn lookup(written: &[KeyArg], as_json: bool, target: &TargetArgs) -> anyhow::Result<End> {
-    let keys: Vec<Key> = written.iter().map(|key| key.key(target.text)).collect::<anyhow::Result<_>>()?;
+    let keys: Vec<Key> = written.iter().map(|key| key.key(target.text)).collect::<Result<_, _>>()?;
     let mut client = connect(target)?;
     let prefix = client.lookup_prefix(&keys)?;
     let states = client.lookup_state(&keys)?;

@@ -17,6 +17,8 @@ impl Client {
         let before = events.len();
         if self.ready.is_empty() {
             self.harvest();
+        } else {
+            self.ring();
         }
         while !events.is_full()
             && let Some(event) = self.ready.pop_front()

@@ -11,12 +11,12 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use serde_json::Value;
 
-use crate::End;
+use crate::end::{End, UsageError};
 use connection::{CallError, Connection};
-pub use params::BadParameters;
 use schema::Schema;
 
-const ABOUT: &str = "\
+/// What `kvplane rpc --help` begins with.
+pub const ABOUT: &str = "\
 Call a method of kvplaned's control socket (JSON-RPC 2.0, SPDK's conventions) and print its result as JSON; without \
 a method, list them.
 
@@ -26,7 +26,6 @@ its methods itself (kvplane rpc METHOD --help prints that).";
 
 /// The line of a call.
 #[derive(Debug, clap::Args)]
-#[command(about = ABOUT, long_about = ABOUT)]
 pub struct CallArgs {
     /// The control socket.
     #[arg(short, long, env = "KVPLANE_RPC_SOCKET", default_value = "/var/tmp/kvplane.sock", value_name = "PATH")]
@@ -56,7 +55,9 @@ pub fn run(args: &CallArgs) -> anyhow::Result<End> {
     if args.params.iter().any(|param| param == "--help" || param == "-h") {
         match method {
             Some(method) => print!("{}", method.help()),
-            None if schema.is_some() => bail!("there is no method {name}; kvplane rpc lists all"),
+            None if schema.is_some() => {
+                return Err(UsageError(format!("there is no method {name}; kvplane rpc lists all")).into());
+            }
             None => bail!("this daemon does not describe its methods (it has no rpc_get_schema)"),
         }
         return Ok(End::Done);

@@ -4,25 +4,14 @@ use serde_json::Value;
 
 use super::Object;
 use super::schema::{Method, Param};
+use crate::end::UsageError;
 
-/// The parameters on the line are not as the method wants them.
-#[derive(Debug, PartialEq, Eq)]
-pub struct BadParameters(String);
-
-impl std::fmt::Display for BadParameters {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for BadParameters {}
-
-fn bad<T>(reason: String) -> Result<T, BadParameters> {
-    Err(BadParameters(reason))
+fn bad<T>(reason: String) -> Result<T, UsageError> {
+    Err(UsageError(reason))
 }
 
 /// The object to send: the JSON object given, with the words of the line added. `None` if there is nothing to send.
-pub fn object(json: Option<&str>, words: &[String], method: Option<&Method>) -> Result<Option<Object>, BadParameters> {
+pub fn object(json: Option<&str>, words: &[String], method: Option<&Method>) -> Result<Option<Object>, UsageError> {
     let mut object = match json.map(serde_json::from_str::<Value>) {
         None => Object::new(),
         Some(Ok(Value::Object(object))) => object,
@@ -58,7 +47,7 @@ pub fn object(json: Option<&str>, words: &[String], method: Option<&Method>) -> 
     Ok((!object.is_empty()).then_some(object))
 }
 
-fn declaration<'a>(method: &'a Method, path: &[&str]) -> Result<&'a Param, BadParameters> {
+fn declaration<'a>(method: &'a Method, path: &[&str]) -> Result<&'a Param, UsageError> {
     let mut params = &method.params;
     let mut found = None;
     for (depth, name) in path.iter().enumerate() {
@@ -71,11 +60,11 @@ fn declaration<'a>(method: &'a Method, path: &[&str]) -> Result<&'a Param, BadPa
         params = &param.fields;
         found = Some(param);
     }
-    found.ok_or_else(|| BadParameters("a parameter needs a name".to_owned()))
+    found.ok_or_else(|| UsageError("a parameter needs a name".to_owned()))
 }
 
 /// The value as the declaration wants it; without one, as JSON if it reads as JSON and as text otherwise.
-fn typed(name: &str, text: &str, declared: Option<&Param>) -> Result<Value, BadParameters> {
+fn typed(name: &str, text: &str, declared: Option<&Param>) -> Result<Value, UsageError> {
     let guess = || serde_json::from_str(text).unwrap_or_else(|_| Value::from(text));
     let Some(param) = declared else { return Ok(guess()) };
     match param.kind.as_str() {
@@ -104,7 +93,7 @@ fn typed(name: &str, text: &str, declared: Option<&Param>) -> Result<Value, BadP
 }
 
 /// Puts a value at its place, making the objects on the way. A list takes more values, everything else only one.
-fn insert(object: &mut Object, path: &[&str], value: Value, list: bool) -> Result<(), BadParameters> {
+fn insert(object: &mut Object, path: &[&str], value: Value, list: bool) -> Result<(), UsageError> {
     let Some((name, rest)) = path.split_first() else { return Ok(()) };
     if !rest.is_empty() {
         let inner = object.entry(*name).or_insert_with(|| Value::Object(Object::new()));
@@ -123,7 +112,7 @@ fn insert(object: &mut Object, path: &[&str], value: Value, list: bool) -> Resul
     Ok(())
 }
 
-fn check_required(object: &Object, method: Option<&Method>) -> Result<(), BadParameters> {
+fn check_required(object: &Object, method: Option<&Method>) -> Result<(), UsageError> {
     let Some(method) = method else { return Ok(()) };
     match method.params.iter().find(|param| param.required && !object.contains_key(&param.name)) {
         Some(missing) => {
@@ -151,7 +140,7 @@ mod tests {
         .unwrap()
     }
 
-    fn typed_as(line: &str) -> Result<Value, BadParameters> {
+    fn typed_as(line: &str) -> Result<Value, UsageError> {
         let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
         object(None, &words, Some(&method())).map(|object| object.map_or(Value::Null, Value::Object))
     }
