@@ -1,6 +1,7 @@
 //! The client against a target in this process.
 
 mod faults;
+mod garbage;
 mod pipeline;
 
 use std::time::Duration;

@@ -239,3 +239,11 @@ fn memory_goes_only_when_no_command_names_it() {
     other.register(4096).unwrap();
     assert_eq!(other.unregister(&memory), Err(crate::Error::UnknownMemory));
 }
+
+#[test]
+fn a_client_may_move_to_another_thread() {
+    let target = FakeTarget::new(1, 1);
+    let mut client = plain(&target);
+    let there = std::thread::spawn(move || client.exists(key(1)));
+    assert_eq!(there.join().unwrap(), Ok(false));
+}
