@@ -2,6 +2,7 @@
 
 mod faults;
 mod garbage;
+mod over_vfio_user;
 mod pipeline;
 
 use std::time::Duration;
