@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -57,11 +57,11 @@ impl BlockQueue for NoBlocks {
     }
 }
 
-struct OneHost;
+struct OneHost(SessionId);
 
 impl Session for OneHost {
     fn id(&self) -> SessionId {
-        SessionId(0)
+        self.0
     }
     fn identity(&self) -> ControllerIdentity {
         ControllerIdentity {
@@ -82,11 +82,14 @@ impl Session for OneHost {
     }
 }
 
-struct AnyHost;
+#[derive(Default)]
+struct AnyHost {
+    sessions: AtomicU16,
+}
 
 impl Admission for AnyHost {
     fn open(&self, _peer: &Peer) -> Result<Box<dyn Session>, Refused> {
-        Ok(Box::new(OneHost))
+        Ok(Box::new(OneHost(SessionId(self.sessions.fetch_add(1, Ordering::Relaxed)))))
     }
 }
 
@@ -115,7 +118,8 @@ struct Server {
 impl Server {
     fn start(folder: &Path, store: Arc<Mutex<KvMap>>) -> Self {
         let mailboxes = Arc::new(Mailboxes::default());
-        let target = Target::listen(folder, TargetOptions::default(), mailboxes.clone(), Arc::new(AnyHost)).unwrap();
+        let target =
+            Target::listen(folder, TargetOptions::default(), mailboxes.clone(), Arc::<AnyHost>::default()).unwrap();
         let (stop, misplaced) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(0)));
         let thread = std::thread::spawn({
             let (stop, misplaced) = (stop.clone(), misplaced.clone());
