@@ -1,5 +1,6 @@
 //! The client against a target in this process.
 
+mod allocations;
 mod faults;
 mod garbage;
 mod over_vfio_user;

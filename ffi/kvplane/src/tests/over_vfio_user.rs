@@ -17,7 +17,7 @@ use dataplane::nvme::{AttachError, BlockDone, BlockIo, BlockQueue, Geometry, Que
 
 use super::*;
 use crate::fake::{ClientData, KvMap, namespace};
-use crate::{Address, Checksum, Error, Tier};
+use crate::{Address, Checksum, Error, Keys, Tier};
 
 const OWNERS: OwnerMap = OwnerMap { shards: 3, cores: 2 };
 
@@ -268,4 +268,40 @@ fn an_address_where_nobody_listens_is_named() {
     let address = Address::parse(folder.path().to_str().unwrap()).unwrap();
     let refused = Client::connect(&address, ConnectOptions::default()).unwrap_err().to_string();
     assert!(refused.contains(folder.path().to_str().unwrap()), "{refused}");
+}
+
+/// One round of every command that a loaded engine sends, at depth.
+fn busy_round(client: &mut Client, memory: &Memory, keys: &[Key], burst: &mut Burst<Event>) {
+    let buffer = memory.slice(0, 4096).unwrap();
+    let requests = [
+        Request::Store { key: keys[0], buffer, options: StoreOptions::default() },
+        Request::Retrieve { key: keys[1], buffer },
+        Request::Exist { key: keys[2] },
+        Request::LookupPrefix { keys: Keys::Copied(keys), lease: None },
+    ];
+    for request in requests.iter().cycle().take(20) {
+        client.submit(*request, 0).unwrap();
+    }
+    while client.outstanding() > 0 {
+        client.poll(burst);
+        burst.clear();
+    }
+}
+
+#[test]
+fn commands_allocate_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let _server = Server::start(folder.path(), Arc::default());
+    let mut client = connect_to(folder.path(), ConnectOptions { checksum: Checksum::Verify, ..Default::default() });
+    let memory = client.register(4096).unwrap();
+    let keys: Vec<Key> = (0..3).map(key).collect();
+    let mut burst = Burst::new();
+    busy_round(&mut client, &memory, &keys, &mut burst);
+    let before = allocations::count();
+    assert!(before > 0, "the counter counts");
+    for _ in 0..50 {
+        busy_round(&mut client, &memory, &keys, &mut burst);
+    }
+    assert_eq!(allocations::count() - before, 0);
+    assert_eq!((client.stats().failed, client.stats().completed), (0, 51 * 20));
 }
