@@ -7,6 +7,7 @@
 pub mod clock;
 pub mod measure;
 pub mod random;
+pub mod replay;
 pub mod target;
 pub mod trace;
 pub mod value;
