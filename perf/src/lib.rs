@@ -8,6 +8,7 @@ pub mod clock;
 pub mod measure;
 pub mod random;
 pub mod replay;
+pub mod report;
 pub mod target;
 pub mod trace;
 pub mod value;
