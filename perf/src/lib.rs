@@ -5,10 +5,13 @@
 //! plots. Values are made from their key and version ([`value`]), so that every byte that comes back can be checked.
 
 pub mod clock;
+pub mod command;
 pub mod measure;
 pub mod random;
 pub mod replay;
 pub mod report;
+pub mod rpc;
+pub mod size;
 pub mod target;
 pub mod trace;
 pub mod value;

@@ -109,7 +109,11 @@ fn frame<'a, 'b>(
 
 type DrawError = DrawingAreaErrorKind<std::io::Error>;
 
-fn draw_lines<Y>(chart: &mut Chart<'_, '_, Y>, series: &[Series], legend: SeriesLabelPosition) -> Result<(), DrawError>
+fn draw_lines<'a, 'b: 'a, Y>(
+    chart: &mut Chart<'a, 'b, Y>,
+    series: &[Series],
+    legend: SeriesLabelPosition,
+) -> Result<(), DrawError>
 where
     Y: plotters::coord::ranged1d::Ranged<ValueType = f64>,
 {

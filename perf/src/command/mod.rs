@@ -1,0 +1,5 @@
+//! The commands: options in, table, JSON and plots out.
+
+pub mod connection;
+pub mod generate;
+pub mod replay;
