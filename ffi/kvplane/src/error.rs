@@ -2,6 +2,8 @@
 
 use dataplane::nvme::spec::Status;
 
+use crate::OutOfRange;
+
 /// Why a call or a command failed. A miss is no error: it has outcomes of its own.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -46,6 +48,18 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
+    /// The memory cannot be unregistered yet.
+    #[error("{commands} commands in flight use the memory; poll for their completions first")]
+    MemoryBusy {
+        /// How many commands.
+        commands: u32,
+    },
+    /// The memory belongs to another client, or was unregistered before.
+    #[error("the memory is not registered with this client")]
+    UnknownMemory,
+    /// A range lies outside its memory.
+    #[error(transparent)]
+    OutOfRange(#[from] OutOfRange),
     /// The target answered with a status that is neither success nor a miss.
     #[error("the target answered: {0}")]
     Status(Status),
@@ -67,7 +81,7 @@ pub enum Error {
     /// The target answered something that cannot be right.
     #[error("the target broke the protocol: {0}")]
     Protocol(&'static str),
-    /// The call does not fit what was asked of it, for instance a value above the namespace's maximum.
+    /// The command was not taken, for instance for a value above the namespace's maximum.
     #[error("{0}")]
     Submit(#[from] SubmitError),
 }
@@ -96,6 +110,9 @@ pub enum SubmitError {
     /// A list is empty, is not a multiple of 16 bytes, or has more than 4,096 keys.
     #[error("a list must hold 1 to 4096 keys of 16 bytes")]
     BadList,
+    /// A Store both with `must_exist` and with `must_not_exist`.
+    #[error("a key cannot have to exist and not to exist at once")]
+    Contradiction,
     /// There is no connection. See [`Client::reconnect`](crate::Client::reconnect).
     #[error("not connected; reconnect first")]
     Disconnected,

@@ -18,15 +18,32 @@
 //! ```
 
 mod address;
+mod blocking;
 pub mod chain;
 mod client;
+mod encode;
 mod error;
+#[cfg(test)]
+mod fake;
+mod in_flight;
+mod lane;
+mod lists;
+mod liveness;
 mod memory;
 mod options;
+mod poll;
+mod raw;
+mod registrations;
 mod request;
+mod stats;
+mod submit;
+#[cfg(test)]
+mod tests;
+mod transport;
+mod wait;
 
 pub use address::Address;
-pub use client::{Client, Identity, Stats};
+pub use client::Client;
 pub use dataplane::Burst;
 pub use dataplane::fabric::NamespaceInfo;
 pub use dataplane::nvme::spec::Status;
@@ -36,3 +53,4 @@ pub use error::{Error, SubmitError};
 pub use memory::{Buffer, Memory, OutOfRange};
 pub use options::{Checksum, ConnectOptions, ReconnectPolicy, RetryPolicy};
 pub use request::{Event, HintKind, KeyState, Keys, Lease, Outcome, Request, StoreOptions, Ticket, Tier};
+pub use stats::{Identity, Stats};

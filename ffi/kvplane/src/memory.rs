@@ -164,6 +164,17 @@ impl Memory {
         Ok(digest.finalize())
     }
 
+    /// Overwrites a range with zeros.
+    pub(crate) fn wipe(&self, offset: u64, bytes: u64) -> Result<(), OutOfRange> {
+        let mut done = 0;
+        while done < bytes {
+            let part = (bytes - done).min(PIECE as u64) as usize;
+            self.write(offset + done, &[0; PIECE][..part])?;
+            done += part as u64;
+        }
+        Ok(())
+    }
+
     fn out_of_range(&self, offset: u64, bytes: usize) -> OutOfRange {
         OutOfRange { offset, bytes: bytes as u64, size: self.len() }
     }
