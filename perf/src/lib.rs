@@ -4,8 +4,8 @@
 //! tested against values held in memory. Commands print a table for people, and on request a JSON report and SVG
 //! plots. Values are made from their key and version ([`value`]), so that every byte that comes back can be checked.
 
-pub mod clock;
 pub mod command;
+pub mod load;
 pub mod measure;
 pub mod random;
 pub mod replay;

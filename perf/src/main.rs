@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use kvperf::command::generate::Generate;
 use kvperf::command::replay::Replay;
+use kvperf::command::run::Run;
 
 /// Loads kvplane and measures it
 #[derive(Parser)]
@@ -18,13 +19,16 @@ struct Arguments {
 enum Command {
     /// Make a synthetic trace of an LLM service
     Generate(Generate),
+    /// Send commands of a chosen mix, closed loop or open loop
+    Run(Box<Run>),
     /// Replay a trace: look up each prompt's prefix, load what is there, store the rest
-    Replay(Replay),
+    Replay(Box<Replay>),
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Generate(generate) => generate.run().map(|()| ExitCode::SUCCESS),
+        Command::Run(run) => run.run(),
         Command::Replay(replay) => replay.run(),
     };
     result.unwrap_or_else(|error| {

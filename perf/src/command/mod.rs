@@ -3,3 +3,4 @@
 pub mod connection;
 pub mod generate;
 pub mod replay;
+pub mod run;

@@ -7,13 +7,13 @@ use clap::Args;
 use serde::Serialize;
 
 use super::connection::{AnyTarget, Connection};
-use crate::clock::MonotonicClock;
 use crate::measure::{Latency, Spread};
 use crate::replay::{Measured, ReplayReport, Settings, Speed, replay};
-use crate::report::{self, Outputs, Progress, Series, Table, bytes, count, micros};
+use crate::report::{self, Outputs, Progress, Series, Table, binary, bytes, count, micros};
 use crate::trace::{self, Request, Summary};
 use crate::value::Verify;
 use crate::{rpc, size, with_target};
+use dataplane::core::TscClock;
 
 /// Options of `kvperf replay`.
 #[derive(Args, Debug)]
@@ -28,6 +28,9 @@ pub struct Replay {
     /// Size of one block's value
     #[arg(long, default_value = "64K", value_parser = size::parse_value_bytes)]
     block_bytes: u32,
+    /// Goes into every key: another number begins with none of its blocks present
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    salt: u32,
     /// Replay only this many requests from the beginning
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
@@ -46,7 +49,7 @@ pub struct Replay {
     /// kvplaned's RPC socket, to report the bytes written to flash
     #[arg(long, value_name = "SOCKET")]
     rpc_socket: Option<PathBuf>,
-    /// Replay so many times, and report the median and the spread
+    /// Replay so many times, each with a salt of its own, and report the median and the spread
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     repeat: u32,
     #[command(flatten)]
@@ -86,6 +89,7 @@ impl Replay {
         let settings = Settings {
             speed: self.speed,
             block_bytes: self.block_bytes,
+            salt: self.salt,
             depth: self.depth,
             concurrency: self.concurrency,
             verify: if self.no_verify { Verify::Off } else { self.verify },
@@ -93,7 +97,8 @@ impl Replay {
         let mut target = self.connection.open(self.depth)?;
         let mut runs = Vec::new();
         let mut last = Measured::default();
-        for _ in 0..self.repeat {
+        for round in 0..self.repeat {
+            let settings = Settings { salt: self.salt + round, ..settings };
             let (report, measured) = self.once(&mut target, &requests, summary, settings)?;
             runs.push(report);
             last = measured;
@@ -130,7 +135,7 @@ impl Replay {
                 format!("hits {hits:.1} %, wrong bytes {}", so_far.counts.wrong_bytes)
             });
         };
-        let clock = MonotonicClock::start();
+        let clock = TscClock::new();
         let (measured, nanos) = with_target!(target, target => replay(target, &clock, requests, settings, show))?;
         drop(progress);
         let flash = written()?.zip(before).map(|(after, before)| after.saturating_sub(before));
@@ -180,7 +185,7 @@ impl Replay {
                 ("store a block", &measured.store),
             ];
             let lines = lines.map(|(name, latency)| Series::latency(name, latency));
-            let size = bytes(u64::from(last.block_bytes));
+            let size = binary(u64::from(last.block_bytes));
             let title = format!("Replay: latency, blocks of {size}, speed {}", last.speed);
             report::latency_plot(&file, &title, &lines)?;
         }

@@ -165,7 +165,7 @@ impl<'a> Engine<'a> {
                 return;
             };
             self.next += 1;
-            let keys = chain::keys(&request.hash_ids, self.settings.block_bytes);
+            let keys = chain::keys(&request.hash_ids, self.settings.block_bytes, self.settings.salt);
             let stripes = keys.len().div_ceil(STRIPE_BLOCKS);
             self.measured.counts.blocks += keys.len() as u64;
             let mut job = Job {

@@ -60,6 +60,8 @@ pub struct Settings {
     pub speed: Speed,
     /// Bytes of a block's value.
     pub block_bytes: u32,
+    /// Goes into every key: replays with other numbers do not meet each other's values.
+    pub salt: u32,
     /// The most commands in flight.
     pub depth: u32,
     /// The most requests under way; further ones wait, and their waiting counts.

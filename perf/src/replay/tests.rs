@@ -1,17 +1,17 @@
 use super::*;
-use crate::clock::{ManualClock, MonotonicClock};
 use crate::target::{Fault, MemoryTarget};
+use dataplane::core::{ManualClock, TscClock};
 
 fn request(timestamp: u64, hash_ids: &[u64]) -> Request {
     Request { timestamp, input_length: 512 * hash_ids.len() as u64, output_length: 1, hash_ids: hash_ids.to_vec() }
 }
 
 fn one_by_one(block_bytes: u32) -> Settings {
-    Settings { speed: Speed::Max, block_bytes, depth: 8, concurrency: 1, verify: Verify::Full }
+    Settings { speed: Speed::Max, block_bytes, salt: 0, depth: 8, concurrency: 1, verify: Verify::Full }
 }
 
 fn run(target: &mut MemoryTarget, trace: &[Request], settings: Settings) -> Measured {
-    replay(target, &MonotonicClock::start(), trace, settings, |_| {}).unwrap().0
+    replay(target, &TscClock::new(), trace, settings, |_| {}).unwrap().0
 }
 
 #[test]
@@ -64,6 +64,8 @@ fn a_second_replay_hits_everything() {
     // Blocks of another size are other values.
     let third = run(&mut target, &trace, Settings { block_bytes: 512, ..settings }).counts;
     assert_eq!(third.wrong_bytes, 0);
+    let salted = run(&mut target, &trace, Settings { salt: 1, ..settings }).counts;
+    assert_eq!(salted.hit_blocks, first.hit_blocks);
     assert_eq!(third.hit_blocks, first.hit_blocks);
 }
 

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 pub use plot::{Series, latency_plot, throughput_plot};
 pub use progress::Progress;
-pub use table::{Table, bytes, count, micros};
+pub use table::{Table, binary, bytes, count, micros};
 
 /// Where a command's results go besides the table.
 #[derive(Args, Clone, Debug, Default)]

@@ -13,6 +13,9 @@ const SIZE: (u32, u32) = (960, 540);
 const COLOURS: [RGBColor; 5] =
     [RGBColor(0, 114, 178), RGBColor(213, 94, 0), RGBColor(0, 158, 115), RGBColor(204, 121, 167), RGBColor(86, 86, 86)];
 
+/// Lines of fewer points have them marked: of a single one nothing would be seen otherwise.
+const MARKED_POINTS: usize = 8;
+
 type Chart<'a, 'b, Y> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, Y>>;
 
 /// A line of a plot.
@@ -117,8 +120,12 @@ fn draw_lines<'a, 'b: 'a, Y>(
 where
     Y: plotters::coord::ranged1d::Ranged<ValueType = f64>,
 {
-    for (series, colour) in series.iter().zip(COLOURS.iter().cycle()) {
+    let drawn = series.iter().zip(COLOURS.iter().cycle()).filter(|(series, _)| !series.points.is_empty());
+    for (series, colour) in drawn {
         let style = colour.stroke_width(2);
+        if series.points.len() < MARKED_POINTS {
+            chart.draw_series(series.points.iter().map(|point| Circle::new(*point, 3, colour.filled())))?;
+        }
         chart
             .draw_series(LineSeries::new(series.points.iter().copied(), style))?
             .label(&series.name)
@@ -148,7 +155,8 @@ fn bounds(figures: impl Iterator<Item = f64>) -> (f64, f64) {
         return (1.0, 10.0);
     }
     let low = 10f64.powf(low.log10().floor());
-    (low, 10f64.powf((high * 1.0001).log10().ceil()).max(low * 10.0))
+    // Room above the highest keeps the legend clear of the lines.
+    (low, 10f64.powf((high * 3.0).log10().ceil()).max(low * 10.0))
 }
 
 /// The percentile with that many nines: 0 is the least, 1 is 90 %, 2 is 99 %.

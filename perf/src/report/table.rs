@@ -57,6 +57,14 @@ pub fn bytes(value: u64) -> String {
     if unit == 0 { format!("{value} B") } else { format!("{scaled:.2} {}", units[unit]) }
 }
 
+/// Bytes with the binary unit that they are a whole number of: "64 KiB", "1 MiB", "100 B".
+#[must_use]
+pub fn binary(value: u64) -> String {
+    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+    let unit = units.into_iter().find(|(shift, _)| value > 0 && value.trailing_zeros() >= *shift);
+    unit.map_or(format!("{value} B"), |(shift, name)| format!("{} {name}", value >> shift))
+}
+
 /// A count with thin groups of three digits: "1 234 567".
 #[must_use]
 pub fn count(value: u64) -> String {
@@ -79,6 +87,7 @@ mod tests {
     fn numbers_carry_their_units() {
         assert_eq!([0.84, 1270.0, 3_400_000.0].map(micros), ["0.84 us", "1.27 ms", "3.40 s"]);
         assert_eq!([0, 999, 65_536, 1 << 30].map(bytes), ["0 B", "999 B", "65.54 kB", "1.07 GB"]);
+        assert_eq!([0, 100, 65_536, 3 << 20].map(binary), ["0 B", "100 B", "64 KiB", "3 MiB"]);
         assert_eq!([0, 999, 1000, 1_234_567].map(count), ["0", "999", "1 000", "1 234 567"]);
     }
 
