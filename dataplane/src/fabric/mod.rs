@@ -1,7 +1,9 @@
 //! How hosts reach the data plane: the [`Fabric`] trait, the controller model that every carrier shares, and the
 //! carriers, one folder each.
 
+pub mod controller;
 mod permit;
+pub mod vfio_user;
 
 pub use permit::{Permit, lost_completions};
 
