@@ -41,7 +41,7 @@ pub(super) struct Terms {
 
 /// A client and everything that belongs to it.
 pub(super) struct Connection {
-    stream: UnixStream,
+    stream: Arc<UnixStream>,
     assembler: Assembler,
     negotiated: bool,
     controller: Controller,
@@ -63,7 +63,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(stream: UnixStream, session: Box<dyn Session>, terms: Terms) -> std::io::Result<Self> {
+    pub(super) fn new(stream: Arc<UnixStream>, session: Box<dyn Session>, terms: Terms) -> std::io::Result<Self> {
         let cores = Cores::new(terms.cores, session.id());
         let limits = ControllerLimits {
             max_queue_entries: terms.max_queue_entries,
