@@ -99,7 +99,6 @@ impl Connection {
             Err(ReceiveError::Closed) => info!(session, "vfio-user client left"),
             Err(error) => warn!(session, %error, "vfio-user client was disconnected"),
         }
-        self.tear_down();
     }
 
     fn serve(&mut self) -> Result<(), ReceiveError> {
@@ -209,9 +208,11 @@ impl Connection {
             warn!(session = self.session.id().0, %error, "a core did not go on with a client");
         }
     }
+}
 
-    /// Leaves nothing behind: no queue, no region, no slot.
-    fn tear_down(&mut self) {
+impl Drop for Connection {
+    /// Leaves nothing behind: no queue, no region, no slot. Also when the thread panics.
+    fn drop(&mut self) {
         self.admin = None;
         let _ = self.stream.shutdown(std::net::Shutdown::Both);
         self.end_queues();
