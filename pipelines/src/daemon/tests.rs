@@ -29,7 +29,9 @@ fn create(nqn: &str) -> Value {
 }
 
 /// A daemon with the fake, whether the fake was asked for, and the fake.
-fn daemon(options: Options) -> Result<(Daemon, Arc<Mutex<bool>>, Arc<FakeEngine>), StartError> {
+type WithFake = (Daemon, Arc<Mutex<bool>>, Arc<FakeEngine>);
+
+fn daemon(options: Options) -> Result<WithFake, StartError> {
     let calls = super::run::read_calls(&options)?;
     let (engine, assembled) = (Arc::new(FakeEngine::default()), Arc::new(Mutex::new(false)));
     let (given, told) = (Arc::clone(&engine), Arc::clone(&assembled));
