@@ -48,7 +48,13 @@ pub struct Disk {
 impl Disk {
     /// A blank disk.
     #[must_use]
-    pub fn new(blocks: u64, lba_bytes: u32, volatile_cache: bool, faults: DiskFaults, random: Random) -> Rc<RefCell<Self>> {
+    pub fn new(
+        blocks: u64,
+        lba_bytes: u32,
+        volatile_cache: bool,
+        faults: DiskFaults,
+        random: Random,
+    ) -> Rc<RefCell<Self>> {
         let geometry = Geometry {
             lba_bytes,
             blocks,
@@ -182,7 +188,15 @@ impl SimQueue {
     #[must_use]
     pub fn new(disk: &Rc<RefCell<Disk>>, random: Random, slowest: u64) -> Self {
         let geometry = disk.borrow().geometry;
-        Self { disk: Rc::clone(disk), geometry, regions: HashMap::new(), outstanding: Vec::new(), random, turn: 0, slowest }
+        Self {
+            disk: Rc::clone(disk),
+            geometry,
+            regions: HashMap::new(),
+            outstanding: Vec::new(),
+            random,
+            turn: 0,
+            slowest,
+        }
     }
 
     /// The power goes while commands are under way: each happened, or did not.
