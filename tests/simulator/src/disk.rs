@@ -123,7 +123,8 @@ impl Disk {
                     return Err(BlockError::Media(5));
                 }
                 let from = &self.view[at as usize..(at + bytes) as usize];
-                copy(regions, &io.memory).ok_or(BlockError::Invalid)?.write(offset(regions, &io.memory), from);
+                let region = copy(regions, &io.memory).ok_or(BlockError::Invalid)?;
+                region.write(offset(regions, &io.memory), from).ok_or(BlockError::Invalid)?;
             }
             BlockOp::Write { fua } => {
                 let mut buffer = vec![0; bytes as usize];
