@@ -155,6 +155,15 @@ impl World {
     /// # Errors
     /// The first violation.
     pub fn run(mut self) -> Result<Summary, Violation> {
+        let result = self.live();
+        let summary = self.summary;
+        // A violation ends the world as it is.
+        abandoning(|| drop(self));
+        result.map(|()| summary)
+    }
+
+    fn live(&mut self) -> Result<(), Violation> {
+        self.settle("the first start", |core| core.is_ready())?;
         let mut submitted = 0;
         let mut quiet = 0;
         let cut_every = self.plan.commands / (self.plan.power_cuts + 1) + 1;
@@ -174,8 +183,7 @@ impl World {
                 self.crash_client();
             }
         }
-        self.finish()?;
-        Ok(self.summary)
+        self.finish()
     }
 
     /// One core has its turn, and time goes on.
