@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use kvperf::command::generate::Generate;
+use kvperf::command::limit::Limit;
 use kvperf::command::replay::Replay;
 use kvperf::command::run::Run;
 
@@ -19,6 +20,8 @@ struct Arguments {
 enum Command {
     /// Make a synthetic trace of an LLM service
     Generate(Generate),
+    /// Compare kvplane with plain io_uring on the same device, turn by turn
+    Limit(Box<Limit>),
     /// Send commands of a chosen mix, closed loop or open loop
     Run(Box<Run>),
     /// Replay a trace: look up each prompt's prefix, load what is there, store the rest
@@ -28,6 +31,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Generate(generate) => generate.run().map(|()| ExitCode::SUCCESS),
+        Command::Limit(limit) => limit.run().map(|()| ExitCode::SUCCESS),
         Command::Run(run) => run.run(),
         Command::Replay(replay) => replay.run(),
     };

@@ -2,5 +2,6 @@
 
 pub mod connection;
 pub mod generate;
+pub mod limit;
 pub mod replay;
 pub mod run;
