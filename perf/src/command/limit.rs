@@ -11,7 +11,7 @@ use super::connection::{AnyTarget, Connection};
 use crate::limit::{Case, CaseReport, Plan, RawFile, measure};
 use crate::load::{Keys, populate};
 use crate::measure::Spread;
-use crate::report::{Outputs, Progress, Table, micros};
+use crate::report::{self, Outputs, Progress, Series, Table, micros};
 use crate::{size, with_target};
 
 /// The cases with a goal: values of 1 MiB at depth 16 and of 64 KiB at depth 32.
@@ -86,8 +86,19 @@ impl Limit {
             }
         }
         println!("{}", table(&reports));
+        self.plots(&reports)?;
         let (target, working_set_bytes) = (&self.connection.connect, self.working_set);
         self.outputs.write_json(&Report { command: "limit", target, working_set_bytes, cases: &reports })
+    }
+
+    fn plots(&self, reports: &[CaseReport]) -> anyhow::Result<()> {
+        for report in reports {
+            let name = report.case.name();
+            let Some(file) = self.outputs.plot(&format!("limit-{}.svg", name.replace(' ', "-"))) else { continue };
+            let lines = [Series::latency("plain io_uring", &report.plain), Series::latency("kvplane", &report.kvplane)];
+            report::latency_plot(&file, &format!("Latency of {name}, all rounds"), &lines)?;
+        }
+        Ok(())
     }
 
     fn plan(&self) -> Plan {

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{RawFile, RawMeasured, RawPattern};
 use crate::load::{Arrivals, Choice, Keys, Measured, Mix, Settings, Sizes, run};
-use crate::measure::{Percentiles, Spread};
+use crate::measure::{Latency, Percentiles, Spread};
 use crate::target::{Op, Target};
 use crate::value::Verify;
 
@@ -66,21 +66,32 @@ pub struct CaseReport {
     pub kvplane_p99_us: Spread,
     /// The rounds.
     pub rounds: Vec<Round>,
+    /// Latencies of all rounds, plain io_uring.
+    #[serde(skip)]
+    pub plain: Latency,
+    /// Latencies of all rounds, kvplane.
+    #[serde(skip)]
+    pub kvplane: Latency,
 }
 
 impl Case {
+    /// What kvplane does.
+    #[must_use]
+    pub const fn op(&self) -> Op {
+        if self.store { Op::Store } else { Op::Retrieve }
+    }
+
     /// Its name in tables and plots.
     #[must_use]
     pub fn name(&self) -> String {
-        let op = if self.store { Op::Store } else { Op::Retrieve };
-        format!("{} {} depth {}", op.name(), crate::report::binary(u64::from(self.bytes)), self.depth)
+        format!("{} {} depth {}", self.op().name(), crate::report::binary(u64::from(self.bytes)), self.depth)
     }
 
     /// The run through the daemon.
     #[must_use]
     pub fn settings(&self, plan: &Plan, seed: u64) -> Settings {
         Settings {
-            mix: Mix::only(if self.store { Op::Store } else { Op::Retrieve }),
+            mix: Mix::only(self.op()),
             sizes: Sizes::fixed(self.bytes),
             depth: self.depth,
             arrivals: Arrivals::Closed,
@@ -117,6 +128,7 @@ pub fn measure<T: Target>(
     mut progress: impl FnMut(u32),
 ) -> anyhow::Result<CaseReport> {
     let mut rounds = Vec::new();
+    let (mut all_plain, mut all_kvplane) = (Latency::default(), Latency::default());
     for round in 0..plan.rounds {
         let seed = u64::from(round) + 1;
         let settings = case.settings(plan, seed);
@@ -131,9 +143,11 @@ pub fn measure<T: Target>(
             (plain()?, kvplane)
         };
         rounds.push(Round::new(case, &plain, &kvplane)?);
+        all_plain.add(&plain.latency);
+        all_kvplane.add(&kvplane.per_op[case.op().index()].latency);
         progress(round + 1);
     }
-    Ok(CaseReport::new(case, rounds))
+    Ok(CaseReport { plain: all_plain, kvplane: all_kvplane, ..CaseReport::new(case, rounds) })
 }
 
 fn join(thread: std::thread::ScopedJoinHandle<'_, anyhow::Result<RawMeasured>>) -> anyhow::Result<RawMeasured> {
@@ -145,7 +159,7 @@ fn join(thread: std::thread::ScopedJoinHandle<'_, anyhow::Result<RawMeasured>>) 
 
 impl Round {
     fn new(case: Case, plain: &RawMeasured, kvplane: &Measured) -> anyhow::Result<Self> {
-        let op = &kvplane.per_op[if case.store { Op::Store } else { Op::Retrieve }.index()];
+        let op = &kvplane.per_op[case.op().index()];
         if op.errors > 0 {
             bail!("{} of {} commands failed: {}", op.errors, op.ops, kvplane.failure.clone().unwrap_or_default());
         }
@@ -173,6 +187,8 @@ impl CaseReport {
             plain_p99_us: of(|round| round.plain.p99_us),
             kvplane_p99_us: of(|round| round.kvplane.p99_us),
             rounds,
+            plain: Latency::default(),
+            kvplane: Latency::default(),
         }
     }
 }
