@@ -9,7 +9,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use dataplane::Burst;
-use dataplane::fabric::vfio_user::{CoreCommand, Cursor, QueuePairInfo, Target, TargetOptions, VfioUserFabric};
+use dataplane::fabric::QueuePairInfo;
+use dataplane::fabric::vfio_user::{CoreCommand, Cursor, Target, TargetOptions, VfioUserFabric};
 use dataplane::fabric::{
     Admission, Capsule, Completion, ControllerIdentity, CorePort, Fabric, NamespaceInfo, Peer, Refused, Session,
     SessionId,
@@ -91,6 +92,19 @@ pub struct Shared {
     cores: u32,
 }
 
+impl Shared {
+    fn new(cores: u16) -> Self {
+        Self {
+            namespaces: Mutex::new(vec![namespace(1), namespace(3)]),
+            generation: AtomicU64::new(0),
+            free: Mutex::new((0..64).rev().collect()),
+            open: AtomicUsize::new(0),
+            deny: AtomicBool::new(false),
+            cores: u32::from(cores),
+        }
+    }
+}
+
 pub fn namespace(nsid: u32) -> NamespaceInfo {
     NamespaceInfo {
         nsid,
@@ -169,14 +183,7 @@ impl Rig {
 
     pub fn with_options(cores: u16, options: TargetOptions) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let shared = Arc::new(Shared {
-            namespaces: Mutex::new(vec![namespace(1), namespace(3)]),
-            generation: AtomicU64::new(0),
-            free: Mutex::new((0..64).rev().collect()),
-            open: AtomicUsize::new(0),
-            deny: AtomicBool::new(false),
-            cores: u32::from(cores),
-        });
+        let shared = Arc::new(Shared::new(cores));
         let (mut views, mut threads, mut senders) = (Vec::new(), Vec::new(), Vec::new());
         for core in 0..cores {
             let (sender, receiver) = sync_channel(64);
@@ -194,6 +201,16 @@ impl Rig {
 
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// Admits everybody, for targets with cores of their own.
+    pub fn gate() -> Arc<dyn Admission> {
+        Arc::new(Gate(Arc::new(Shared::new(1))))
+    }
+
+    /// What another target in the same folder would be given.
+    pub fn parts(&self) -> (Arc<dyn CorePort<CoreCommand>>, Arc<dyn Admission>) {
+        (Arc::new(Ports(Vec::new())), Arc::new(Gate(Arc::clone(&self.shared))))
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -270,7 +287,9 @@ fn run_core(core: u16, commands: &Receiver<CoreCommand>, view: &CoreView, stop: 
         }
         view.sessions.store(fabric.sessions(), Ordering::Release);
         view.outstanding.store(fabric.outstanding(), Ordering::Release);
-        *view.queue_pairs.lock().unwrap() = fabric.queue_pairs().collect();
+        let mut pairs = Vec::new();
+        fabric.queue_pairs(&mut pairs);
+        *view.queue_pairs.lock().unwrap() = pairs;
         if idle {
             std::thread::yield_now();
         }

@@ -5,3 +5,4 @@ pub mod generate;
 pub mod limit;
 pub mod replay;
 pub mod run;
+pub mod stages;

@@ -14,7 +14,7 @@ mod shared_memory;
 mod socket;
 
 pub use initiator::{ClientMemory, ConnectError, ConnectOptions, Initiator, InitiatorQueue, Iova};
-pub use target::{CoreCommand, Cursor, QueuePairInfo, Target, TargetOptions, VfioUserFabric};
+pub use target::{CoreCommand, Cursor, Target, TargetOptions, VfioUserFabric};
 
 /// Size of BAR0: registers in the first page, doorbells in the second.
 pub const BAR0_BYTES: u64 = 0x4000;

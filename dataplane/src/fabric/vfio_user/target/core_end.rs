@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
 use crate::Burst;
-use crate::fabric::{Capsule, Completion, Fabric, Permit, SessionId};
+use crate::fabric::{Capsule, Completion, Fabric, Permit, QueuePairInfo, SessionId};
 use crate::memory::{DmaSlice, Region, RegionSlot, SlotId, SlotPool};
 use crate::nvme::spec::Status;
 use crate::nvme::{AttachError, BlockQueue};
@@ -98,27 +98,6 @@ pub(super) struct NewSq {
     pub link: Arc<Link>,
 }
 
-/// What a queue pair did so far.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct QueuePairInfo {
-    /// Whose it is.
-    pub session: SessionId,
-    /// Submission queue identifier.
-    pub qid: u16,
-    /// Completion queue identifier.
-    pub cqid: u16,
-    /// The core that serves it.
-    pub core: u16,
-    /// Entries of the submission queue.
-    pub depth: u32,
-    /// Commands taken and not yet completed.
-    pub outstanding: u32,
-    /// Commands taken so far.
-    pub commands: u64,
-    /// Commands completed so far.
-    pub completions: u64,
-}
-
 /// Something that had to wait.
 enum Waiting {
     /// Until no command of the session is in flight.
@@ -174,25 +153,6 @@ impl VfioUserFabric {
             sessions: Vec::new(),
             waiting: Vec::new(),
         }
-    }
-
-    /// Every queue pair that this core serves. Not for the hot path.
-    pub fn queue_pairs(&mut self) -> impl Iterator<Item = QueuePairInfo> + '_ {
-        let ids: Vec<SlotId> = self.sqs.ids().collect();
-        ids.into_iter().filter_map(|id| {
-            let sq = self.sqs.get_mut(id)?;
-            let (commands, completions) = sq.counts();
-            Some(QueuePairInfo {
-                session: sq.session(),
-                qid: sq.qid(),
-                cqid: self.cqs.get_mut(sq.cq)?.qid,
-                core: self.core,
-                depth: sq.depth(),
-                outstanding: sq.outstanding,
-                commands,
-                completions,
-            })
-        })
     }
 
     /// Sessions that have registered memory or queues here. Zero when every client has left.
@@ -490,5 +450,21 @@ impl Fabric for VfioUserFabric {
 
     fn copied_bytes(&self) -> u64 {
         self.copied
+    }
+
+    fn queue_pairs(&self, into: &mut Vec<QueuePairInfo>) {
+        into.extend(self.sqs.iter().filter_map(|sq| {
+            let (commands, completions) = sq.counts();
+            Some(QueuePairInfo {
+                session: sq.session(),
+                qid: sq.qid(),
+                cqid: self.cqs.get(sq.cq)?.qid,
+                core: self.core,
+                depth: sq.depth(),
+                outstanding: sq.outstanding,
+                commands,
+                completions,
+            })
+        }));
     }
 }
