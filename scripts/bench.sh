@@ -14,8 +14,9 @@
 # kvplaned runs on the first core that this process may use, kvperf on the second; leave both alone meanwhile. The
 # figure is the median of the rounds, the spread is half the distance between the least and the most, in percent of it.
 #
-# Results: target/bench/bench.json, a list of {name, unit, goal, figure, spread, met} (goal is "<= N" or ">= N"); rows that could not be
-# measured have figure null, met false and say why in "note". Reports and logs of every round are beside it.
+# Results: target/bench/bench.json, a list of {name, unit, goal, figure, spread, met, relation}; "relation" says whether
+# the figure is to be ">=" or "<=" the goal. Rows that could not be measured have figure null and met false, and say why
+# in "note". Reports and logs are beside it.
 # Exit codes: 0 measured; 1 something failed (or, with --check, a goal was missed); 2 wrong options.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -70,7 +71,7 @@ wanted() { # NAME FAMILY
 
 families=() rows=''
 while read -r name unit relation goal family; do
-    [ -n "$name" ] && wanted "$name" "$family" || continue
+    if [ -z "$name" ] || ! wanted "$name" "$family"; then continue; fi
     rows+="$name $unit $relation $goal"$'\n'
     [[ " ${families[*]} " == *" $family "* ]] || families+=("$family")
 done <<<"$ROWS"
@@ -89,20 +90,13 @@ flock -n 9 || die 1 "another bench.sh is at work in target/bench"
 rm -f "$out"/samples "$out"/notes "$out"/*.json "$out"/*.log
 touch "$out/samples" "$out/notes"
 sockets=$(socket_dir)
-daemon=''
-finish() {
-    local code=$?
-    trap - EXIT
-    [ -z "$daemon" ] || stop_pid "$daemon" || true
-    rm -rf "$sockets" "$store"
-    exit "$code"
-}
-trap finish EXIT
+trap 'rm -rf "$sockets" "$store" "$out/limit.raw" "$out"/restart.*' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
 mapfile -t cores < <(allowed_cores)
-[ "${#cores[@]}" -ge 2 ] || die 1 "two cores are needed: one for kvplaned, one for kvperf"
+[ "${#cores[@]}" -ge 2 ] || [ "${families[*]}" = callgrind ] ||
+    die 1 "two cores are needed: one for kvplaned, one for kvperf"
 raise_memlock
 memory=()
 [ "$(free_hugepages_mib)" -ge 512 ] || memory=(--no-huge)
@@ -122,7 +116,9 @@ start_daemon() { # STORE [OPTION...]
     wait_ready "$daemon" "$sockets/rpc.sock" "$log" 120
 }
 
+daemon=''
 stop_daemon() {
+    [ -n "$daemon" ] || return 0
     stop_pid "$daemon" 30 || { daemon=''; die 1 "kvplaned did not stop when asked (log: $out/kvplaned.log)"; }
     daemon=''
 }
@@ -171,23 +167,33 @@ measure_flood() {
     sample retrieve_p999_with_flood "$(ratio "$(json "$out/flood_with.json" "$p999")" "$(json "$out/flood_without.json" "$p999")")"
 }
 
-# kvperf limit compares by itself: plain io_uring and kvplaned in turns on the same file.
+# kvperf limit compares by itself: plain io_uring and kvplaned in turns, round by round, on the same file system. Its
+# rounds are these rounds; the least, the median and the most of them are handed on.
 measure_limit() {
-    local op size depth row
+    [ "$round" -eq 1 ] || return 0
+    local size row figure
     rm -f "$store"
     start_daemon "file:$store,size=8G,format=force"
-    for op in retrieve store; do
-        for size in 1m:16 64k:32; do
-            depth=${size#*:} size=${size%:*} row=limit_${op}_${size}_qd$depth
-            wanted "${row}_throughput" limit || wanted "${row}_p99" limit || continue
-            "$BIN/kvperf" limit --connect "vfio-user:$sockets" --cpu "${cores[1]}" --op "$op" --value-bytes "${size^^}" \
-                --depth "$depth" --duration "${seconds}s" --file "$out/limit.raw" --quiet --json "$out/$row.json" >"$out/$row.log" 2>&1
-            sample "${row}_throughput" "$(json "$out/$row.json" 'j["throughput_ratio"]')"
-            sample "${row}_p99" "$(json "$out/$row.json" 'j["p99_ratio"]')"
+    for size in 1m:16 64k:32; do
+        row=qd${size#*:} size=${size%:*}
+        [[ $rows == *"_${size}_$row"* ]] || continue
+        "$BIN/kvperf" limit --connect "vfio-user:$sockets" --cpu "${cores[1]}" --value-bytes "${size^^}" \
+            --depth "${row#qd}" --duration "${seconds}s" --rounds "$repeat" --raw-file "$out/limit.raw" --quiet \
+            --json "$out/limit_$size.json" >"$out/limit_$size.log" 2>&1 || { tail -n 5 "$out/limit_$size.log" >&2; return 1; }
+        for figure in throughput p99; do
+            limit_samples "$size" "limit_retrieve_${size}_${row}_$figure" 0 "${figure}_ratio"
+            limit_samples "$size" "limit_store_${size}_${row}_$figure" 1 "${figure}_ratio"
         done
     done
     stop_daemon
-    rm -f "$out/limit.raw"
+    rm -f "$out/limit.raw" "$store"
+}
+
+limit_samples() { # SIZE ROW CASE FIELD
+    local value
+    for value in min median max; do
+        sample "$2" "$(json "$out/limit_$1.json" "j['cases'][$3]['$4']['$value']")"
+    done
 }
 
 # Counted, not timed: one round says all.
@@ -198,9 +204,10 @@ measure_callgrind() {
         note callgrind_retrieve valgrind is not installed
         return 0
     fi
-    "$BIN/kvperf" stages --callgrind --quiet --json "$out/stages.json" >"$out/stages.log" 2>&1
-    sample callgrind_exist "$(json "$out/stages.json" 'j["callgrind"]["exist"]["instructions"]')"
-    sample callgrind_retrieve "$(json "$out/stages.json" 'j["callgrind"]["retrieve"]["instructions"]')"
+    "$BIN/kvperf" stages --callgrind --op exist --op retrieve --quiet --json "$out/stages.json" >"$out/stages.log" 2>&1 ||
+        { tail -n 5 "$out/stages.log" >&2; return 1; }
+    sample callgrind_exist "$(json "$out/stages.json" '[c["instructions"] for c in j["costs"] if c["op"] == "exist"][0]')"
+    sample callgrind_retrieve "$(json "$out/stages.json" '[c["instructions"] for c in j["costs"] if c["op"] == "retrieve"][0]')"
 }
 
 # What a restart reads of a store full of 64 KiB blocks, and how fast it takes in a store full of small ones.
@@ -232,10 +239,32 @@ measure_allocations() {
 # ---------------------------------------------------------------- measuring
 
 : >"$out/kvplaned.log"
+failures=0
 for ((round = 1; round <= repeat; round++)); do
     for family in "${families[@]}"; do
         step "Round $round of $repeat: $family"
-        "measure_$family"
+        # Its own shell: when a family fails, its daemon is stopped and the others are still measured.
+        set +e
+        (
+            set -e
+            trap 'stop_daemon' EXIT
+            trap 'exit 130' INT
+            trap 'exit 143' TERM
+            "measure_$family"
+        )
+        code=$?
+        set -e
+        case $code in
+            0) ;;
+            130 | 143) exit "$code" ;;
+            *)
+                warn "$family failed in round $round (logs in target/bench)"
+                failures=$((failures + 1))
+                while read -r name _ _ _ of; do
+                    [ "$of" != "$family" ] || note "$name" "failed in round $round"
+                done <<<"$ROWS"
+                ;;
+        esac
     done
 done
 
@@ -249,3 +278,4 @@ case $code in
     3) [ "$check" = no ] || die 1 "a goal was missed" ;;
     *) die 1 "the figures could not be put together" ;;
 esac
+[ "$failures" -eq 0 ] || die 1 "$failures measurements failed"

@@ -17,7 +17,8 @@ def words(path, count):
 
 def row(name, unit, relation, goal, figures, note):
     """One row. Without a figure the goal is not met."""
-    result = {"name": name, "unit": unit, "goal": f"{relation} {goal}", "figure": None, "spread": None, "met": False}
+    result = {"name": name, "unit": unit, "goal": float(goal), "figure": None, "spread": None, "met": False}
+    result["relation"] = relation
     if figures:
         median = statistics.median(figures)
         spread = 0.0 if median == 0 else (max(figures) - min(figures)) / 2 / abs(median) * 100
@@ -32,12 +33,13 @@ def row(name, unit, relation, goal, figures, note):
 
 def cells(entry):
     """A row as text: name, unit, goal, figure, spread, verdict."""
+    goal = f"{entry['relation']} {entry['goal']:g}"
     if entry["figure"] is None:
-        return [entry["name"], entry["unit"], entry["goal"], "-", "-", entry["note"]]
+        return [entry["name"], entry["unit"], goal, "-", "-", entry["note"]]
     verdict = "met" if entry["met"] else "missed"
     if "note" in entry:
         verdict += f" ({entry['note']})"
-    return [entry["name"], entry["unit"], entry["goal"], f"{entry['figure']:g}", f"±{entry['spread']:g} %", verdict]
+    return [entry["name"], entry["unit"], goal, f"{entry['figure']:g}", f"±{entry['spread']:g} %", verdict]
 
 
 HEAD = ["figure", "unit", "goal", "measured", "spread", ""]
