@@ -7,6 +7,7 @@ use kvperf::command::generate::Generate;
 use kvperf::command::limit::Limit;
 use kvperf::command::replay::Replay;
 use kvperf::command::run::Run;
+use kvperf::command::stages::Stages;
 
 /// Loads kvplane and measures it
 #[derive(Parser)]
@@ -26,6 +27,8 @@ enum Command {
     Run(Box<Run>),
     /// Replay a trace: look up each prompt's prefix, load what is there, store the rest
     Replay(Box<Replay>),
+    /// Measure what each stage of the pipeline costs on one core
+    Stages(Box<Stages>),
 }
 
 fn main() -> ExitCode {
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
         Command::Limit(limit) => limit.run().map(|()| ExitCode::SUCCESS),
         Command::Run(run) => run.run(),
         Command::Replay(replay) => replay.run(),
+        Command::Stages(stages) => stages.run(),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
