@@ -166,6 +166,9 @@ impl Round {
         if op.misses > 0 {
             bail!("{} of {} values are gone: give the store more room, or --working-set less", op.misses, op.ops);
         }
+        if op.ops == 0 || plain.bytes == 0 {
+            bail!("nothing that started after the warm-up has ended: take a longer --duration");
+        }
         Ok(Self {
             plain_gb_per_s: plain.bytes as f64 / plain.nanos.max(1) as f64,
             kvplane_gb_per_s: op.bytes as f64 / kvplane.nanos.max(1) as f64,
@@ -200,7 +203,7 @@ mod tests {
     use crate::target::{Fault, MemoryTarget};
     use dataplane::core::TscClock;
 
-    const PLAN: Plan = Plan { rounds: 3, warm_up: 1_000_000, duration: 5_000_000, working_set: 4 << 20 };
+    const PLAN: Plan = Plan { rounds: 3, warm_up: 0, duration: 100_000_000, working_set: 4 << 20 };
 
     fn measured(case: Case, mut target: MemoryTarget) -> Option<anyhow::Result<CaseReport>> {
         let folder = tempfile::tempdir().unwrap();
