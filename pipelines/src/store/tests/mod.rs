@@ -1,1 +1,7 @@
+//! The store against a device that loses power, and a model of what may then be left.
 
+mod basics;
+mod device;
+mod faults;
+mod model;
+mod world;
