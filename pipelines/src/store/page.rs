@@ -97,7 +97,8 @@ impl PageHeader {
             sequence: long(page, 40),
             kind,
         };
-        (header.count <= RECORDS_PER_PAGE && header.generation < LIMIT && header.sequence < LIMIT).then_some(header)
+        let life = header.generation < LIMIT && (header.generation > 0 || kind == PageKind::Free);
+        (life && header.count <= RECORDS_PER_PAGE && header.sequence < LIMIT).then_some(header)
     }
 }
 

@@ -262,7 +262,7 @@ impl<P> Shard<P> {
 
     /// A tail that takes a record without a value.
     pub(super) fn tail_with_room(&mut self, privileged: bool) -> Option<usize> {
-        if !self.open.is_some_and(|open| self.record_room(open) > 0) {
+        if self.open.is_none_or(|open| self.record_room(open) == 0) {
             self.rotate(privileged).ok()?;
         }
         self.open

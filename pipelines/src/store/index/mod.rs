@@ -38,9 +38,6 @@ pub(super) struct Index {
 }
 
 impl Index {
-    /// Bytes for each block at design load: the entry and its share of a bucket.
-    pub const BYTES_PER_BLOCK: usize = 48;
-
     /// An index for up to `capacity` blocks, hashed under a secret seed.
     pub fn new(capacity: u32, seed: u64) -> Self {
         // Twelve slots filled to 0.85 are 10.2 entries a bucket.

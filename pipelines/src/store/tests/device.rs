@@ -34,6 +34,9 @@ impl Dice {
     }
 }
 
+/// Says of a command whether it fails.
+type Fails = Box<dyn FnMut(&BlockIo) -> bool>;
+
 /// The medium. Outlives the queues.
 pub struct Medium {
     geometry: Geometry,
@@ -45,7 +48,7 @@ pub struct Medium {
     /// Percent of commands that fail.
     pub errors: u64,
     /// Commands that fail if this says so.
-    pub fails: Option<Box<dyn FnMut(&BlockIo) -> bool>>,
+    pub fails: Option<Fails>,
     pub reads: u64,
 }
 
