@@ -4,4 +4,6 @@ mod basics;
 mod device;
 mod faults;
 mod model;
+mod order;
+mod speed;
 mod world;
