@@ -1,6 +1,15 @@
-//! KV blocks: what becomes of a command, and the flash store that keeps the values.
+//! KV blocks: the stages of a request's life, the flash store, the control plane and the daemon.
 //!
-//! Nothing in this crate reads a clock or talks to a device by itself: time is handed in as ticks, and devices and
-//! hosts are reached through `dataplane`'s traits, so the very same code runs under a simulator.
+//! Nothing on the request path here does input or output of its own or reads a clock of its own: it is generic over
+//! [`dataplane::nvme::BlockQueue`], [`dataplane::fabric::Fabric`] and [`dataplane::core::Clock`], and so the same
+//! code runs on devices and under the simulator.
 
+pub mod accounting;
+pub mod classify;
+pub mod control;
+pub mod core_pipeline;
+pub mod daemon;
+pub mod dma;
+pub mod placement;
+pub mod policy;
 pub mod store;

@@ -1,0 +1,8 @@
+//! The commands: options in, table, JSON and plots out.
+
+pub mod connection;
+pub mod generate;
+pub mod limit;
+pub mod replay;
+pub mod run;
+pub mod stages;
