@@ -1,2 +1,30 @@
-//! bin
-fn main() {}
+//! `kvplane`: values by hand and in scripts, and calls of kvplaned's control socket.
+
+mod args;
+mod end;
+mod key;
+mod rpc;
+mod values;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Args, Command};
+use end::{End, UsageError};
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let ended = match &args.command {
+        Command::Rpc(call) => rpc::run(call),
+        Command::Values(command) => values::run(command),
+    };
+    match ended {
+        Ok(end) => ExitCode::from(end as u8),
+        Err(error) => {
+            eprintln!("kvplane: {error:#}");
+            let usage = error.is::<UsageError>();
+            ExitCode::from(if usage { End::Usage } else { End::Failed } as u8)
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! How the process ends.
+
+/// What the process ends with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Done.
+    Done = 0,
+    /// A key has no value.
+    Miss = 1,
+    /// The command line is wrong. clap ends with this code too.
+    Usage = 2,
+    /// Anything else went wrong.
+    Failed = 3,
+}
+
+/// The command line is wrong in a way that clap cannot see.
+#[derive(Debug, PartialEq, Eq)]
+pub struct UsageError(pub String);
+
+impl std::fmt::Display for UsageError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for UsageError {}

@@ -1,0 +1,321 @@
+//! A target in this process, for tests: the KV and vendor commands over a hash map, and ways to misbehave.
+#![allow(unsafe_code)]
+
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use dataplane::Burst;
+use dataplane::fabric::NamespaceInfo;
+use dataplane::memory::{Region, RegionSlot};
+use dataplane::nvme::spec::kv::{KeyFields, opcode, store_options};
+use dataplane::nvme::spec::vendor::{self, KeyState, OwnerMap, Tier};
+use dataplane::nvme::spec::{Cqe, DataPointer, Sqe, Status};
+
+use crate::transport::{Mapping, Transport};
+use crate::{ConnectOptions, Error, Identity};
+
+pub(crate) const MAX_VALUE: u32 = 1 << 20;
+
+#[derive(Clone)]
+pub(crate) struct FakeTarget {
+    state: Arc<Mutex<State>>,
+}
+
+/// A value as the target keeps it.
+#[derive(Clone, Default)]
+pub(crate) struct Value {
+    pub bytes: Vec<u8>,
+    pub checksum: u64,
+    pub parent: u64,
+}
+
+pub(crate) struct State {
+    pub identity: Identity,
+    pub values: HashMap<[u8; 16], Value>,
+    pub submitted: Vec<VecDeque<Sqe>>,
+    pub completed: Vec<VecDeque<Cqe>>,
+    /// Leave commands in their queues until [`FakeTarget::run`].
+    pub hold: bool,
+    /// Carry the newest command out first.
+    pub newest_first: bool,
+    pub dead: bool,
+    pub refuse: bool,
+    /// Answers for the next commands, which are not carried out.
+    pub answers: VecDeque<Status>,
+    /// Changes completions before they are seen.
+    pub rewrite: Option<fn(&mut Cqe)>,
+    /// Queue and opcode of every command carried out.
+    pub seen: Vec<(usize, u8)>,
+    pub leases: Vec<u32>,
+    regions: Vec<(u64, Arc<Region>)>,
+    next_iova: u64,
+    interrupts: Vec<OwnedFd>,
+}
+
+impl FakeTarget {
+    pub fn new(cores: u32, shards: u32) -> Self {
+        let owners = Some(OwnerMap { shards, cores });
+        let identity = Identity { subsystem_nqn: "nqn.fake".into(), owners, ..Identity::default() };
+        let state = State {
+            identity,
+            values: HashMap::new(),
+            submitted: vec![VecDeque::new(); cores as usize],
+            completed: vec![VecDeque::new(); cores as usize],
+            hold: false,
+            newest_first: false,
+            dead: false,
+            refuse: false,
+            answers: VecDeque::new(),
+            rewrite: None,
+            seen: Vec::new(),
+            leases: Vec::new(),
+            regions: Vec::new(),
+            next_iova: 1 << 32,
+            interrupts: (0..cores).map(|_| eventfd()).collect(),
+        };
+        Self { state: Arc::new(Mutex::new(state)) }
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// Carries out everything that was submitted.
+    pub fn run(&self) {
+        self.lock().run();
+    }
+
+    pub fn connect(&self, options: &ConnectOptions) -> Result<FakeTransport, Error> {
+        let mut state = self.lock();
+        if state.refuse || state.dead {
+            return Err(Error::Connect { address: "fake".into(), reason: "refused".into() });
+        }
+        state.regions.clear();
+        let queues = state.submitted.len();
+        state.submitted.iter_mut().for_each(VecDeque::clear);
+        state.completed.iter_mut().for_each(VecDeque::clear);
+        Ok(FakeTransport {
+            target: self.clone(),
+            free: (0..queues).map(|_| (0..options.queue_depth).rev().collect()).collect(),
+            pushed: vec![Vec::new(); queues],
+            interrupts: state.interrupts.iter().map(|fd| fd.try_clone().unwrap()).collect(),
+        })
+    }
+}
+
+impl State {
+    fn run(&mut self) {
+        for queue in 0..self.submitted.len() {
+            while let Some(sqe) =
+                if self.newest_first { self.submitted[queue].pop_back() } else { self.submitted[queue].pop_front() }
+            {
+                self.seen.push((queue, sqe.opcode()));
+                let (dword0, dword1, status) = match self.answers.pop_front() {
+                    Some(status) => (0, 0, status),
+                    None => self.execute(&sqe),
+                };
+                let mut cqe = Cqe { dword0, dword1, sq_head: 0, sq_id: queue as u16 + 1, cid: sqe.cid(), status };
+                if let Some(rewrite) = self.rewrite {
+                    rewrite(&mut cqe);
+                }
+                self.completed[queue].push_back(cqe);
+                let one = 1u64.to_ne_bytes();
+                // SAFETY: an eventfd takes eight bytes, which `one` has.
+                unsafe { libc::write(self.interrupts[queue].as_raw_fd(), one.as_ptr().cast(), 8) };
+            }
+        }
+    }
+
+    fn at(&self, sqe: &Sqe) -> (Arc<Region>, u64, usize) {
+        let Some(DataPointer::Sgl(data)) = sqe.data_pointer() else { panic!("no SGL") };
+        let (iova, region) = self
+            .regions
+            .iter()
+            .find(|(iova, region)| (*iova..=iova + region.bytes() as u64).contains(&data.address))
+            .expect("an address that was registered");
+        (region.clone(), data.address - iova, data.length as usize)
+    }
+
+    fn read(&self, sqe: &Sqe) -> Vec<u8> {
+        let (region, offset, bytes) = self.at(sqe);
+        let mut into = vec![0; bytes];
+        region.read(offset, &mut into).expect("inside the region");
+        into
+    }
+
+    fn write(&self, sqe: &Sqe, from: &[u8]) {
+        let (region, offset, bytes) = self.at(sqe);
+        region.write(offset, &from[..from.len().min(bytes)]).expect("inside the region");
+    }
+
+    fn keys(&self, sqe: &Sqe) -> Vec<[u8; 16]> {
+        self.read(sqe).chunks_exact(16).map(|key| key.try_into().unwrap()).collect()
+    }
+
+    fn execute(&mut self, sqe: &Sqe) -> (u32, u32, Status) {
+        let ok = (0, 0, Status::SUCCESS);
+        let miss = (0, 0, Status::KEY_DOES_NOT_EXIST);
+        let key = sqe.key_bytes();
+        match sqe.opcode() {
+            opcode::STORE => {
+                let options = store_options(sqe.options()).unwrap();
+                if options.must_not_exist && self.values.contains_key(&key) {
+                    return (0, 0, Status::KEY_EXISTS);
+                }
+                if options.must_exist && !self.values.contains_key(&key) {
+                    return miss;
+                }
+                let flag = |bit: u32, word: u64| if sqe.dword(11) & bit != 0 { word } else { 0 };
+                let value = Value {
+                    bytes: self.read(sqe),
+                    checksum: flag(vendor::STORE_HAS_CHECKSUM, sqe.quadword(12)),
+                    parent: flag(vendor::STORE_HAS_PARENT, sqe.quadword(4)),
+                };
+                self.values.insert(key, value);
+                ok
+            }
+            opcode::RETRIEVE => {
+                let Some(value) = self.values.get(&key).cloned() else { return miss };
+                self.write(sqe, &value.bytes);
+                (value.bytes.len() as u32, value.checksum as u32, Status::SUCCESS)
+            }
+            opcode::EXIST if self.values.contains_key(&key) => ok,
+            opcode::DELETE if self.values.remove(&key).is_some() => ok,
+            opcode::EXIST | opcode::DELETE => miss,
+            vendor::opcode::LOOKUP_PREFIX => {
+                let hits = self.keys(sqe).iter().take_while(|key| self.values.contains_key(*key)).count();
+                let lease = if sqe.dword(11) & vendor::LOOKUP_TAKE_LEASE != 0 { 77 } else { 0 };
+                self.leases.extend((lease != 0).then_some(lease));
+                (hits as u32, lease, Status::SUCCESS)
+            }
+            vendor::opcode::LOOKUP_STATE => {
+                let states: Vec<KeyState> = self.keys(sqe).iter().map(|key| self.state_of(key)).collect();
+                let bytes: Vec<u8> = states.iter().flat_map(KeyState::to_bytes).collect();
+                self.write(sqe, &bytes);
+                (states.iter().filter(|state| state.present).count() as u32, 0, Status::SUCCESS)
+            }
+            vendor::opcode::RELEASE => match self.leases.iter().position(|lease| *lease == sqe.dword(10)) {
+                Some(at) => {
+                    self.leases.remove(at);
+                    ok
+                }
+                None => (0, 0, Status::INVALID_FIELD),
+            },
+            vendor::opcode::HINT => (self.keys(sqe).len() as u32, 0, Status::SUCCESS),
+            _ => (0, 0, Status::INVALID_OPCODE),
+        }
+    }
+
+    fn state_of(&self, key: &[u8; 16]) -> KeyState {
+        self.values.get(key).map_or(KeyState::MISSING, |value| KeyState {
+            present: true,
+            tier: Tier::Flash,
+            value_bytes: value.bytes.len() as u32,
+            checksum: value.checksum,
+        })
+    }
+}
+
+pub(crate) struct FakeTransport {
+    target: FakeTarget,
+    free: Vec<Vec<u16>>,
+    pushed: Vec<Vec<Sqe>>,
+    interrupts: Vec<OwnedFd>,
+}
+
+impl Transport for FakeTransport {
+    fn identity(&self) -> Identity {
+        self.target.lock().identity.clone()
+    }
+
+    fn namespaces(&mut self) -> Result<Vec<NamespaceInfo>, Error> {
+        let info = NamespaceInfo {
+            nsid: 1,
+            size_bytes: 1 << 30,
+            used_bytes: 0,
+            max_value_bytes: MAX_VALUE,
+            max_keys: 0,
+            granularity: 4096,
+            nguid: [1; 16],
+        };
+        Ok(vec![info])
+    }
+
+    fn queues(&self) -> usize {
+        self.free.len()
+    }
+
+    fn allocate(&mut self, bytes: usize, _hugepages: bool) -> Result<Mapping, Error> {
+        let mut mapping = Mapping { region: Arc::new(map(bytes.next_multiple_of(4096))), iova: 0 };
+        self.register_again(&mut mapping)?;
+        Ok(mapping)
+    }
+
+    fn register_again(&mut self, mapping: &mut Mapping) -> Result<(), Error> {
+        let mut state = self.target.lock();
+        mapping.iova = state.next_iova;
+        state.next_iova += mapping.region.bytes() as u64 + 4096;
+        state.regions.push((mapping.iova, mapping.region.clone()));
+        Ok(())
+    }
+
+    fn unregister(&mut self, mapping: &Mapping) -> Result<(), Error> {
+        self.target.lock().regions.retain(|(iova, _)| *iova != mapping.iova);
+        Ok(())
+    }
+
+    fn push(&mut self, queue: usize, mut sqe: Sqe) -> Result<u16, Sqe> {
+        let Some(cid) = self.free[queue].pop() else { return Err(sqe) };
+        sqe.set_cid(cid);
+        self.pushed[queue].push(sqe);
+        Ok(cid)
+    }
+
+    fn ring(&mut self, queue: usize) {
+        self.target.lock().submitted[queue].extend(self.pushed[queue].drain(..));
+    }
+
+    fn poll(&mut self, queue: usize, completions: &mut Burst<Cqe>) {
+        let mut state = self.target.lock();
+        if !state.hold && !state.dead {
+            state.run();
+        }
+        while !completions.is_full()
+            && let Some(cqe) = state.completed[queue].pop_front()
+        {
+            if !self.free[queue].contains(&cqe.cid) {
+                self.free[queue].push(cqe.cid);
+            }
+            completions.push(cqe);
+        }
+    }
+
+    fn interrupt(&self, queue: usize) -> Option<BorrowedFd<'_>> {
+        Some(self.interrupts[queue].as_fd())
+    }
+
+    fn is_alive(&mut self) -> bool {
+        !self.target.lock().dead
+    }
+}
+
+fn eventfd() -> OwnedFd {
+    // SAFETY: the call takes no pointers; its result is checked and owned by nobody else.
+    unsafe {
+        let fd = libc::eventfd(0, libc::EFD_NONBLOCK);
+        assert!(fd >= 0, "no eventfd");
+        OwnedFd::from_raw_fd(fd)
+    }
+}
+
+fn map(bytes: usize) -> Region {
+    let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: a fresh anonymous mapping, whose address is checked before the region takes it over.
+    unsafe {
+        let base = libc::mmap(std::ptr::null_mut(), bytes, protection, flags, -1, 0);
+        assert_ne!(base, libc::MAP_FAILED);
+        Region::from_mapping(NonNull::new(base.cast()).unwrap(), bytes, RegionSlot(1))
+    }
+}

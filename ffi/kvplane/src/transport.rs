@@ -1,0 +1,142 @@
+//! What a client needs of the initiator end of a carrier, and the carriers there are.
+
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use dataplane::Burst;
+use dataplane::fabric::NamespaceInfo;
+use dataplane::memory::Region;
+use dataplane::nvme::spec::{Cqe, Sqe};
+
+use crate::{Address, ConnectOptions, Error, Identity};
+
+#[cfg(test)]
+use crate::fake;
+
+/// The initiator end of a carrier: a controller with one I/O queue pair per core of the target.
+pub(crate) trait Transport {
+    /// What the target says of itself.
+    fn identity(&self) -> Identity;
+
+    /// The namespaces attached to this host now. Not the hot path.
+    fn namespaces(&mut self) -> Result<Vec<NamespaceInfo>, Error>;
+
+    /// Queue pairs; number `n` (from 0) is served by core `n`.
+    fn queues(&self) -> usize;
+
+    /// Allocates memory that this carrier can register, and registers it.
+    fn allocate(&mut self, bytes: usize, hugepages: bool) -> Result<Mapping, Error>;
+
+    /// Registers memory that [`allocate`](Self::allocate) made for an earlier connection; its address may change.
+    fn register_again(&mut self, mapping: &mut Mapping) -> Result<(), Error>;
+
+    /// Takes memory away from the target.
+    fn unregister(&mut self, mapping: &Mapping) -> Result<(), Error>;
+
+    /// Puts a command into a queue and gives it a command identifier that is free there. The target sees it after
+    /// [`ring`](Self::ring). Hands the command back if the queue is full.
+    fn push(&mut self, queue: usize, sqe: Sqe) -> Result<u16, Sqe>;
+
+    /// Tells the target of new commands.
+    fn ring(&mut self, queue: usize);
+
+    /// Takes completions until the burst is full or there are none.
+    fn poll(&mut self, queue: usize, completions: &mut Burst<Cqe>);
+
+    /// The eventfd that is written with every completion, if interrupts were asked for.
+    fn interrupt(&self, queue: usize) -> Option<BorrowedFd<'_>>;
+
+    /// Whether the target is still there. May cost a system call.
+    fn is_alive(&mut self) -> bool;
+}
+
+/// Memory as a carrier registered it.
+pub(crate) struct Mapping {
+    /// The bytes, mapped in this process.
+    pub region: Arc<Region>,
+    /// The address by which the target knows the first of them.
+    pub iova: u64,
+}
+
+/// The carriers there are. An enum and not a trait object, so that a command costs no indirect call.
+pub(crate) enum Carrier {
+    VfioUser(std::convert::Infallible),
+    #[cfg(test)]
+    Fake(fake::FakeTransport),
+}
+
+/// How to make a connection, and to make it again.
+pub(crate) enum Dial {
+    Address(Address),
+    #[cfg(test)]
+    Fake(fake::FakeTarget),
+}
+
+impl Dial {
+    pub(crate) fn connect(&self, options: &ConnectOptions) -> Result<Carrier, Error> {
+        match self {
+            Self::Address(Address::VfioUser(_)) => Err(Error::Protocol("not written yet")),
+            #[cfg(test)]
+            Self::Fake(target) => target.connect(options).map(Carrier::Fake),
+        }
+    }
+}
+
+macro_rules! forward {
+    ($self:ident, $carrier:ident => $call:expr) => {
+        match $self {
+            Carrier::VfioUser($carrier) => match *$carrier {},
+            #[cfg(test)]
+            Carrier::Fake($carrier) => $call,
+        }
+    };
+}
+
+impl Transport for Carrier {
+    fn identity(&self) -> Identity {
+        forward!(self, carrier => carrier.identity())
+    }
+
+    fn namespaces(&mut self) -> Result<Vec<NamespaceInfo>, Error> {
+        forward!(self, carrier => carrier.namespaces())
+    }
+
+    fn queues(&self) -> usize {
+        forward!(self, carrier => carrier.queues())
+    }
+
+    fn allocate(&mut self, bytes: usize, hugepages: bool) -> Result<Mapping, Error> {
+        forward!(self, carrier => carrier.allocate(bytes, hugepages))
+    }
+
+    fn register_again(&mut self, mapping: &mut Mapping) -> Result<(), Error> {
+        forward!(self, carrier => carrier.register_again(mapping))
+    }
+
+    fn unregister(&mut self, mapping: &Mapping) -> Result<(), Error> {
+        forward!(self, carrier => carrier.unregister(mapping))
+    }
+
+    #[inline]
+    fn push(&mut self, queue: usize, sqe: Sqe) -> Result<u16, Sqe> {
+        forward!(self, carrier => carrier.push(queue, sqe))
+    }
+
+    #[inline]
+    fn ring(&mut self, queue: usize) {
+        forward!(self, carrier => carrier.ring(queue))
+    }
+
+    #[inline]
+    fn poll(&mut self, queue: usize, completions: &mut Burst<Cqe>) {
+        forward!(self, carrier => carrier.poll(queue, completions))
+    }
+
+    fn interrupt(&self, queue: usize) -> Option<BorrowedFd<'_>> {
+        forward!(self, carrier => carrier.interrupt(queue))
+    }
+
+    fn is_alive(&mut self) -> bool {
+        forward!(self, carrier => carrier.is_alive())
+    }
+}
