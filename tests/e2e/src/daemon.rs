@@ -322,9 +322,19 @@ impl Daemon {
         assert_eq!(status.signal(), Some(libc::SIGKILL), "it had ended before ({status}):\n{}", self.log());
     }
 
+    /// Waits until it has ended, in whatever way.
+    pub fn await_end(&mut self) {
+        assert!(wait(&mut self.child).is_some(), "kvplaned does not end:\n{}", self.log());
+    }
+
+    /// Starts it after it ended, on the same files, and does not wait until it serves.
+    pub fn launch_again(&mut self) {
+        self.child = launch(&self.home, &self.setup);
+    }
+
     /// Starts it after it ended, on the same files.
     pub fn start_again(&mut self) {
-        self.child = launch(&self.home, &self.setup);
+        self.launch_again();
         self.await_socket();
         self.await_ready();
     }

@@ -176,10 +176,23 @@ impl Controller {
     /// # Panics
     /// If the controller refuses.
     pub fn create_queue(&mut self, id: u16, entries: u16) -> Queue {
+        self.create_queue_of(id, entries, 1)
+    }
+
+    /// Creates an I/O queue pair whose completions raise an interrupt vector.
+    ///
+    /// # Panics
+    /// If the controller refuses.
+    pub fn create_queue_with_interrupt(&mut self, id: u16, entries: u16, vector: u16) -> Queue {
+        self.create_queue_of(id, entries, 0b11 | u32::from(vector) << 16)
+    }
+
+    fn create_queue_of(&mut self, id: u16, entries: u16, completion_dword11: u32) -> Queue {
         let submissions = self.allocate(usize::from(entries) * 64);
         let completions = self.allocate(usize::from(entries) * 16);
         let shape = u32::from(id) | u32::from(entries - 1) << 16;
-        let create = Command::new(0x05, 0).dword(10, shape).dword(11, 1).prp(self.address(completions), 0);
+        let create =
+            Command::new(0x05, 0).dword(10, shape).dword(11, completion_dword11).prp(self.address(completions), 0);
         assert_eq!(self.admin(create).status, 0, "create I/O completion queue {id}");
         let create =
             Command::new(0x01, 0).dword(10, shape).dword(11, 1 | u32::from(id) << 16).prp(self.address(submissions), 0);
