@@ -239,7 +239,6 @@ impl Daemon {
     ///
     /// # Panics
     /// If it is answered by an error.
-    #[must_use]
     pub fn rpc(&self, method: &str, params: Value) -> Value {
         self.try_rpc(method, params).unwrap_or_else(|error| panic!("{method}: {error:?}"))
     }
@@ -343,6 +342,12 @@ impl Daemon {
     pub fn start_again_with(&mut self, setup: Setup) {
         self.setup = setup;
         self.start_again();
+    }
+
+    /// Gives its files up, which stay, and kills it if it still runs.
+    #[must_use]
+    pub fn into_home(mut self) -> Home {
+        std::mem::take(&mut self.home)
     }
 
     /// What it logged so far.
