@@ -1,7 +1,26 @@
 //! Cores: the reactor and what it runs.
 
 mod clock;
+mod core_lock;
+mod idle;
+mod mailbox;
+mod manual_clock;
+mod mask;
 mod poll;
+mod reactor;
+mod reactor_counters;
+mod thread;
+mod tsc;
+mod wake;
 
 pub use clock::{Clock, Ticks};
-pub use poll::{Poll, Poller};
+pub use core_lock::{CoreLock, CoreLockError};
+pub use idle::{IdlePolicy, ParseIdlePolicyError};
+pub use mailbox::{Mailbox, PostError, Postbox, mailbox, mailbox_on};
+pub use manual_clock::ManualClock;
+pub use mask::{CoreMask, MaskError};
+pub use poll::{Poll, Poller, Wake};
+pub use reactor::{Reactor, ReactorEnd, ReactorHandle, ReactorPanicked, SpawnError};
+pub use reactor_counters::ReactorCounters;
+pub use tsc::TscClock;
+pub use wake::{WakeEvent, WakeLatency};

@@ -1,9 +1,12 @@
 //! How hosts reach the data plane: the [`Fabric`] trait, the controller model that every carrier shares, and the
 //! carriers, one folder each.
 
+pub mod controller;
+pub mod null;
 mod permit;
+pub mod vfio_user;
 
-pub use permit::{Permit, lost_completions};
+pub use permit::{Permit, abandoning, is_abandoning, lost_completions};
 
 use crate::Burst;
 use crate::memory::DmaSlice;
@@ -111,6 +114,30 @@ pub trait Fabric {
 
     /// Bytes that the CPU copied out of and into clients' memory so far.
     fn copied_bytes(&self) -> u64;
+
+    /// Appends what there is to tell of the queue pairs of this core. Not the hot path.
+    fn queue_pairs(&self, into: &mut Vec<QueuePairInfo>);
+}
+
+/// What a core tells of one of its queue pairs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueuePairInfo {
+    /// Whose it is.
+    pub session: SessionId,
+    /// I/O submission queue identifier, from 1.
+    pub qid: u16,
+    /// Its completion queue.
+    pub cqid: u16,
+    /// The core that serves it.
+    pub core: u16,
+    /// Entries.
+    pub depth: u32,
+    /// Commands taken and not completed.
+    pub outstanding: u32,
+    /// Commands taken so far.
+    pub commands: u64,
+    /// Completions written so far.
+    pub completions: u64,
 }
 
 /// The control side's way to a core: where a carrier sends its [`Fabric::Command`]s.

@@ -1,7 +1,12 @@
-//! Memory that devices may address: regions, the arena of a core, slot pools.
+//! Memory that devices may address: regions, the arena of a core, what clients lend, slot pools.
 
+mod arena;
+mod client;
+pub mod guard;
 mod region;
 mod slots;
 
+pub use arena::{Arena, ArenaBuffer, ArenaError, Backing, HugePages, PageSize};
+pub use client::{Access, MAX_REGION_BYTES, MapError, Seals, map_client, seals};
 pub use region::{DmaSlice, Region, RegionSlot};
 pub use slots::{SlotId, SlotPool};

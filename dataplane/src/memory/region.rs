@@ -1,8 +1,11 @@
 //! A span of memory that a device may address, and slices of it.
 #![allow(unsafe_code)]
 
+use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use super::guard::Guarded;
 
 /// The number under which a region is known to every queue of the process. Slot 0 is each core's own arena.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -64,10 +67,15 @@ impl DmaSlice {
 ///
 /// Others (a device, a client process) may write to it at any time, so it is never behind a reference: bytes are
 /// copied in and out, and words are loaded and stored atomically. Unmapped when the last holder lets go.
+///
+/// [`read`](Self::read) copies bulk bytes. What decides something (a command, a PRP list) is copied once by
+/// [`read_words`](Self::read_words), and only the copy is checked and used.
 pub struct Region {
     base: NonNull<u8>,
     bytes: usize,
     slot: RegionSlot,
+    writable: bool,
+    guard: Option<Guarded>,
 }
 
 // SAFETY: a region is only an address range; every access goes through raw copies or atomics, which are sound from
@@ -84,7 +92,54 @@ impl Region {
     /// by Rust objects.
     #[must_use]
     pub unsafe fn from_mapping(base: NonNull<u8>, bytes: usize, slot: RegionSlot) -> Self {
-        Self { base, bytes, slot }
+        Self { base, bytes, slot, writable: true, guard: None }
+    }
+
+    /// Fresh zeroed memory of the process itself, of ordinary pages that are not locked: for tests and simulation.
+    ///
+    /// # Errors
+    /// What `mmap` says; zero bytes are `InvalidInput`.
+    pub fn anonymous(bytes: usize, slot: RegionSlot) -> io::Result<Self> {
+        if bytes == 0 {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a region needs at least one byte"));
+        }
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no existing memory.
+        let base = unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, flags, -1, 0) };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mmap gave address zero"))?;
+        // SAFETY: the mapping was just made, is readable and writable, and only the region knows of it.
+        Ok(unsafe { Self::from_mapping(base, bytes, slot) })
+    }
+
+    /// The region with a guard on its range, which ends just before the range is unmapped.
+    #[must_use]
+    pub(super) fn guarded(mut self, guard: Guarded) -> Self {
+        self.guard = Some(guard);
+        self
+    }
+
+    /// The region as one that must not be written to, because it is mapped so.
+    #[must_use]
+    pub(super) fn read_only(mut self) -> Self {
+        self.writable = false;
+        self
+    }
+
+    /// Whether it may be written to, by the processor or by a device.
+    #[must_use]
+    pub fn writable(&self) -> bool {
+        self.writable
+    }
+
+    /// Whether its owner took pages away from under it (truncated the file behind it). Zero pages stand in for what
+    /// is gone; nothing read from the region from then on may be trusted, and its owner should be cut off.
+    #[must_use]
+    pub fn poisoned(&self) -> bool {
+        self.guard.as_ref().is_some_and(Guarded::poisoned)
     }
 
     /// The slot it is known under.
@@ -121,6 +176,12 @@ impl Region {
             && slice.address - self.base() <= self.bytes as u64 - u64::from(slice.bytes)
     }
 
+    /// How far into the region a slice begins; `None` if it does not lie inside.
+    #[must_use]
+    pub fn offset_of(&self, slice: &DmaSlice) -> Option<u64> {
+        self.contains(slice).then(|| slice.address - self.base())
+    }
+
     fn at(&self, offset: u64, bytes: usize) -> Option<*mut u8> {
         let end = offset.checked_add(bytes as u64)?;
         // SAFETY: the offset was just checked to lie inside the mapping.
@@ -137,27 +198,69 @@ impl Region {
         Some(())
     }
 
-    /// Copies bytes in. `None`, and nothing copied, if the range does not lie inside.
+    fn at_writable(&self, offset: u64, bytes: usize) -> Option<*mut u8> {
+        if self.writable { self.at(offset, bytes) } else { None }
+    }
+
+    /// Copies bytes in. `None`, and nothing copied, if the range does not lie inside or the region is read-only.
     #[must_use]
     pub fn write(&self, offset: u64, from: &[u8]) -> Option<()> {
-        let into = self.at(offset, from.len())?;
+        let into = self.at_writable(offset, from.len())?;
         // SAFETY: as in `read`, the other way round.
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), into, from.len()) };
         Some(())
     }
 
-    /// The 64-bit word at an offset that is a multiple of 8.
+    /// Sets bytes to a value. `None`, and nothing written, if the range does not lie inside or the region is read-only.
+    #[must_use]
+    pub fn fill(&self, offset: u64, bytes: usize, value: u8) -> Option<()> {
+        let into = self.at_writable(offset, bytes)?;
+        // SAFETY: the range lies inside the mapping, which is writable.
+        unsafe { std::ptr::write_bytes(into, value, bytes) };
+        Some(())
+    }
+
+    /// Copies bytes into another region, or another part of this one. `None`, and nothing copied, if a range does not
+    /// lie inside its region or the other region is read-only.
+    #[must_use]
+    pub fn copy_to(&self, offset: u64, into: &Self, into_offset: u64, bytes: usize) -> Option<()> {
+        let from = self.at(offset, bytes)?;
+        let into = into.at_writable(into_offset, bytes)?;
+        // SAFETY: both ranges lie inside live mappings, the target is writable, and `copy` lets them overlap. Others may
+        // change either meanwhile; the bytes are plain.
+        unsafe { std::ptr::copy(from, into, bytes) };
+        Some(())
+    }
+
+    /// Copies words out, each with one atomic load: for control data that another party may change at any moment, so
+    /// that what was checked is what is used. `None`, and nothing copied, if the range does not lie inside or the
+    /// offset is not a multiple of 8. The loads are relaxed: pair them with an acquiring load of the tail or doorbell.
+    #[must_use]
+    pub fn read_words(&self, offset: u64, into: &mut [u64]) -> Option<()> {
+        let from = self.at(offset, std::mem::size_of_val(into))?.cast::<u64>();
+        if !(from as usize).is_multiple_of(align_of::<u64>()) {
+            return None;
+        }
+        for (index, word) in into.iter_mut().enumerate() {
+            // SAFETY: the whole range lies inside the mapping, is aligned, and any bits are a valid atomic. Only
+            // loads go through it, which a read-only mapping permits.
+            *word = unsafe { AtomicU64::from_ptr(from.add(index)) }.load(Ordering::Relaxed);
+        }
+        Some(())
+    }
+
+    /// The 64-bit word at an offset that is a multiple of 8, of a region that may be written to.
     #[must_use]
     pub fn word64(&self, offset: u64) -> Option<&AtomicU64> {
-        let at = self.at(offset, 8)?;
+        let at = self.at_writable(offset, 8)?;
         // SAFETY: inside the mapping, aligned (checked), and every bit pattern is a valid atomic.
         (at as usize).is_multiple_of(8).then(|| unsafe { AtomicU64::from_ptr(at.cast()) })
     }
 
-    /// The 32-bit word at an offset that is a multiple of 4.
+    /// The 32-bit word at an offset that is a multiple of 4, of a region that may be written to.
     #[must_use]
     pub fn word32(&self, offset: u64) -> Option<&AtomicU32> {
-        let at = self.at(offset, 4)?;
+        let at = self.at_writable(offset, 4)?;
         // SAFETY: as above.
         (at as usize).is_multiple_of(4).then(|| unsafe { AtomicU32::from_ptr(at.cast()) })
     }
@@ -165,12 +268,16 @@ impl Region {
     /// Loads the 64-bit word at an aligned offset.
     #[must_use]
     pub fn load64(&self, offset: u64, order: Ordering) -> Option<u64> {
-        Some(self.word64(offset)?.load(order))
+        let at = self.at(offset, 8)?;
+        // SAFETY: inside the mapping, aligned (checked), and only loaded from, which a read-only mapping permits.
+        (at as usize).is_multiple_of(8).then(|| unsafe { AtomicU64::from_ptr(at.cast()) }.load(order))
     }
 }
 
 impl Drop for Region {
     fn drop(&mut self) {
+        // The guard goes first: once unmapped, the addresses may soon be somebody else's.
+        self.guard = None;
         // SAFETY: `from_mapping` took over the mapping and nobody else unmaps it.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
     }
@@ -179,5 +286,47 @@ impl Drop for Region {
 impl std::fmt::Debug for Region {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Region").field("slot", &self.slot).field("bytes", &self.bytes).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_outside_are_refused() {
+        let region = Region::anonymous(4096, RegionSlot(3)).unwrap();
+        assert!(region.write(4090, &[1; 6]).is_some());
+        assert!(region.write(4090, &[1; 7]).is_none());
+        assert!(region.read(u64::MAX, &mut [0]).is_none());
+        assert!(region.fill(0, 4097, 0).is_none());
+        assert!(region.slice(4096, 1).is_none());
+        assert!(region.copy_to(0, &region, 4000, 100).is_none());
+        let slice = region.slice(100, 50).unwrap();
+        assert_eq!(region.offset_of(&slice), Some(100));
+        let other = Region::anonymous(4096, RegionSlot(4)).unwrap();
+        assert_eq!(other.offset_of(&slice), None);
+    }
+
+    #[test]
+    fn words_are_read_whole_and_aligned() {
+        let region = Region::anonymous(4096, RegionSlot(0)).unwrap();
+        region.write(8, &0x0123_4567_89AB_CDEF_u64.to_ne_bytes()).unwrap();
+        let mut words = [0; 2];
+        assert_eq!(region.read_words(8, &mut words), Some(()));
+        assert_eq!(words, [0x0123_4567_89AB_CDEF, 0]);
+        assert_eq!(region.read_words(4, &mut words), None);
+        assert_eq!(region.read_words(4096 - 8, &mut words), None);
+        assert_eq!(region.load64(8, Ordering::Acquire), Some(0x0123_4567_89AB_CDEF));
+        assert_eq!(region.load64(12, Ordering::Acquire), None);
+    }
+
+    #[test]
+    fn a_read_only_region_refuses_writes() {
+        let region = Region::anonymous(4096, RegionSlot(0)).unwrap().read_only();
+        assert!(region.write(0, &[1]).is_none());
+        assert!(region.fill(0, 1, 1).is_none());
+        assert!(region.word64(0).is_none() && region.word32(0).is_none());
+        assert_eq!(region.load64(0, Ordering::Relaxed), Some(0));
     }
 }

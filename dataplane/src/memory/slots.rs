@@ -83,6 +83,18 @@ impl<T> SlotPool<T> {
         if slot.generation == id.generation { slot.value.as_mut() } else { None }
     }
 
+    /// As [`get_mut`](Self::get_mut), to look at.
+    #[must_use]
+    pub fn get(&self, id: SlotId) -> Option<&T> {
+        let slot = self.slots.get(id.index as usize)?;
+        if slot.generation == id.generation { slot.value.as_ref() } else { None }
+    }
+
+    /// The values in use, in no particular order. Not for the hot path.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.slots.iter().filter_map(|slot| slot.value.as_ref())
+    }
+
     /// Takes the value that `id` names out and frees its slot.
     pub fn remove(&mut self, id: SlotId) -> Option<T> {
         let slot = self.slots.get_mut(id.index as usize)?;

@@ -1,0 +1,348 @@
+//! The client's end of vfio-user: connects to a target, drives its NVMe controller.
+//!
+//! It works with any target that presents an NVMe controller with the KV command set; what is kvplane's own (which
+//! core owns which key) is an option that such a controller tells in Identify.
+
+mod admin;
+mod channel;
+mod client_memory;
+mod data_pointer;
+mod queue;
+
+pub use admin::AdminData;
+pub use channel::ChannelError;
+pub use client_memory::ClientMemory;
+pub use data_pointer::{PrpError, PrpList, set_prps, set_sgl};
+pub use queue::InitiatorQueue;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::fabric::NamespaceInfo;
+use crate::fabric::controller::offset as property;
+use crate::memory::Region;
+use crate::nvme::spec::vendor::OwnerMap;
+use crate::nvme::spec::{Sqe, Status, kv};
+
+use super::pci::{COMMAND_BUS_MASTER, COMMAND_MEMORY, offset as config};
+use super::shared_memory;
+use super::wire::region;
+use admin::AdminRings;
+use channel::Channel;
+
+/// An I/O virtual address: what a device calls a byte of registered memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Iova(pub u64);
+
+/// Name of the socket in a target's folder.
+const SOCKET_NAME: &str = "cntrl";
+/// I/O virtual addresses begin here; the first 4 GiB stay free so that a zero or small address is always an error.
+const FIRST_IOVA: u64 = 1 << 32;
+/// Registered memory begins on multiples of this.
+const IOVA_ALIGN: u64 = 2 << 20;
+
+/// How to connect.
+#[derive(Clone, Debug)]
+pub struct ConnectOptions {
+    /// How long any one step may take: an answer on the socket, an admin command, a change of the controller's state.
+    pub timeout: Duration,
+}
+
+impl Default for ConnectOptions {
+    fn default() -> Self {
+        Self { timeout: Duration::from_secs(10) }
+    }
+}
+
+/// Why a controller could not be reached or asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The socket, or what came over it.
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    /// Memory to share could not be made.
+    #[error("cannot make shared memory: {0}; check the limits of memory and of open files")]
+    Memory(#[from] std::io::Error),
+    /// It is not an NVMe controller.
+    #[error("the device has class {0:06x}, not that of an NVMe controller (010802)")]
+    NotNvme(u32),
+    /// It lacks something that this initiator needs.
+    #[error("the controller lacks {0}")]
+    Unsupported(&'static str),
+    /// It did not get ready, or not answer, in time.
+    #[error("the controller did not {what} within {waited:?}; is the target alive?")]
+    TimedOut {
+        /// What it was to do.
+        what: &'static str,
+        /// How long that was waited for.
+        waited: Duration,
+    },
+    /// It says that it failed.
+    #[error("the controller failed (CSTS.CFS is set)")]
+    Failed,
+    /// An admin command failed.
+    #[error("{command} failed: {status}")]
+    Admin {
+        /// Which one.
+        command: &'static str,
+        /// How.
+        status: Status,
+    },
+    /// The caller asked for what cannot be.
+    #[error("{0}")]
+    Invalid(&'static str),
+}
+
+/// What the controller says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InitiatorIdentity {
+    /// Serial number.
+    pub serial: String,
+    /// Model number.
+    pub model: String,
+    /// Firmware revision.
+    pub firmware: String,
+    /// NQN of the subsystem.
+    pub subsystem_nqn: String,
+    /// The most bytes one command may move; `None` for no limit.
+    pub max_transfer_bytes: Option<u32>,
+    /// How keys map to cores; `None` from a controller that is not kvplane's.
+    pub owners: Option<OwnerMap>,
+    /// Entries of the longest queue.
+    pub max_queue_entries: u32,
+    /// I/O queues that may be made.
+    pub io_queues: u16,
+}
+
+/// A connection to one controller.
+pub struct Initiator {
+    channel: Channel,
+    timeout: Duration,
+    doorbells: Arc<Region>,
+    /// Bytes between doorbells: CAP.DSTRD.
+    stride: u64,
+    max_queue_entries: u32,
+    admin: AdminRings,
+    identity: InitiatorIdentity,
+    next_iova: u64,
+    registered: Vec<(Iova, u64)>,
+    /// Queue identifiers in use, by number.
+    queues: Vec<bool>,
+}
+
+impl std::fmt::Debug for Initiator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Initiator").field("identity", &self.identity).finish_non_exhaustive()
+    }
+}
+
+impl Initiator {
+    /// Connects to the target whose folder is `dir`, resets its controller and gets it ready.
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
+    pub fn connect(dir: &Path, options: &ConnectOptions) -> Result<Self, ConnectError> {
+        let timeout = options.timeout;
+        let mut channel = Channel::connect(&dir.join(SOCKET_NAME), timeout)?;
+        check_class(&mut channel)?;
+        let doorbells = Arc::new(map_doorbells(&mut channel)?);
+        let command = COMMAND_MEMORY | COMMAND_BUS_MASTER;
+        channel.region_write(region::CONFIG, config::COMMAND as u64, &command.to_le_bytes())?;
+        let cap = channel.read64(region::BAR0, property::CAP)?;
+        if cap & (1 << 43) == 0 {
+            return Err(ConnectError::Unsupported("I/O command sets other than NVM (CAP.CSS bit 6)"));
+        }
+        let admin = AdminRings::new(doorbells.clone())?;
+        let mut initiator = Self {
+            channel,
+            timeout,
+            doorbells,
+            stride: 4 << ((cap >> 32) & 0xF),
+            max_queue_entries: (cap & 0xFFFF) as u32 + 1,
+            admin,
+            identity: InitiatorIdentity {
+                serial: String::new(),
+                model: String::new(),
+                firmware: String::new(),
+                subsystem_nqn: String::new(),
+                max_transfer_bytes: None,
+                owners: None,
+                max_queue_entries: 0,
+                io_queues: 0,
+            },
+            next_iova: FIRST_IOVA,
+            registered: Vec::new(),
+            queues: Vec::new(),
+        };
+        initiator.enable()?;
+        initiator.identity = initiator.identify_controller()?;
+        initiator.queues = vec![false; usize::from(initiator.identity.io_queues)];
+        Ok(initiator)
+    }
+
+    /// What the controller says of itself.
+    #[must_use]
+    pub fn identity(&self) -> &InitiatorIdentity {
+        &self.identity
+    }
+
+    /// Whether the target still holds its end of the connection. A system call.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.channel.is_alive()
+    }
+
+    /// Disables the controller, gives it the admin queues, enables it.
+    fn enable(&mut self) -> Result<(), ConnectError> {
+        self.channel.write32(region::BAR0, property::CC, 0)?;
+        self.wait_ready(false, "stop")?;
+        let (iova, bytes) = self.map(&self.admin.memory.clone())?;
+        self.admin.place(iova, bytes);
+        let attributes = (AdminRings::ENTRIES - 1) | ((AdminRings::ENTRIES - 1) << 16);
+        self.channel.write32(region::BAR0, property::AQA, attributes)?;
+        self.channel.write64(region::BAR0, property::ASQ, self.admin.sq_iova())?;
+        self.channel.write64(region::BAR0, property::ACQ, self.admin.cq_iova())?;
+        // IOCQES 16 bytes, IOSQES 64 bytes, CSS 110b (all supported I/O command sets), enable.
+        let configuration = (4 << 20) | (6 << 16) | (0b110 << 4) | 1;
+        self.channel.write32(region::BAR0, property::CC, configuration)?;
+        self.wait_ready(true, "get ready")
+    }
+
+    fn wait_ready(&mut self, ready: bool, what: &'static str) -> Result<(), ConnectError> {
+        let deadline = Instant::now() + self.timeout;
+        loop {
+            let status = self.channel.read32(region::BAR0, property::CSTS)?;
+            if status & 0b10 != 0 && ready {
+                return Err(ConnectError::Failed);
+            }
+            if (status & 1 != 0) == ready {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(ConnectError::TimedOut { what, waited: self.timeout });
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Registers memory, so that commands can name it.
+    ///
+    /// # Errors
+    /// What the target or the system said.
+    pub fn register(&mut self, memory: &ClientMemory) -> Result<Iova, ConnectError> {
+        self.map(&memory.shared).map(|(iova, _)| iova)
+    }
+
+    fn map(&mut self, memory: &shared_memory::SharedMemory) -> Result<(Iova, u64), ConnectError> {
+        let bytes = memory.region().bytes() as u64;
+        let iova = self.next_iova;
+        let next = iova.checked_add(bytes).and_then(|end| end.checked_next_multiple_of(IOVA_ALIGN));
+        self.next_iova = next.ok_or(ConnectError::Invalid("the I/O address space is used up"))?;
+        self.channel.dma_map(memory.fd(), 0, iova, bytes)?;
+        self.registered.push((Iova(iova), bytes));
+        Ok((Iova(iova), bytes))
+    }
+
+    /// Takes memory back. Returns when the target no longer touches it; commands that name it fail from then on.
+    ///
+    /// # Errors
+    /// What the target said; [`ConnectError::Invalid`] for an address that [`register`](Self::register) did not give.
+    pub fn unregister(&mut self, iova: Iova) -> Result<(), ConnectError> {
+        let at = self.registered.iter().position(|(known, _)| *known == iova);
+        let at = at.ok_or(ConnectError::Invalid("no memory is registered at this address"))?;
+        let (_, bytes) = self.registered.swap_remove(at);
+        Ok(self.channel.dma_unmap(iova.0, bytes)?)
+    }
+
+    /// The namespaces with the KV command set, in rising order.
+    ///
+    /// # Errors
+    /// What the controller said.
+    pub fn namespaces(&mut self) -> Result<Vec<NamespaceInfo>, ConnectError> {
+        let list = self.identify("Identify (active namespaces)", 0x07, 0, kv::CSI)?;
+        let words = list.chunks_exact(4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]));
+        let nsids: Vec<u32> = words.take_while(|nsid| *nsid != 0).collect();
+        nsids.into_iter().map(|nsid| self.namespace(nsid)).collect()
+    }
+
+    fn namespace(&mut self, nsid: u32) -> Result<NamespaceInfo, ConnectError> {
+        let data = self.identify("Identify (KV namespace)", 0x05, nsid, kv::CSI)?;
+        let mut nguid = [0; 16];
+        nguid.copy_from_slice(&data[48..64]);
+        let format = 72 + 16 * usize::from(data[29] & 0x0F);
+        Ok(NamespaceInfo {
+            nsid,
+            size_bytes: word64(&data, 0),
+            used_bytes: word64(&data, 16),
+            max_value_bytes: word32(&data, format + 4),
+            max_keys: word32(&data, format + 8),
+            granularity: word32(&data, 32),
+            nguid,
+        })
+    }
+
+    fn identify(&mut self, what: &'static str, cns: u8, nsid: u32, csi: u8) -> Result<Vec<u8>, ConnectError> {
+        let mut sqe = Sqe::new(0x06, 0);
+        sqe.set_nsid(nsid);
+        sqe.set_dword(10, u32::from(cns));
+        sqe.set_dword(11, u32::from(csi) << 24);
+        let mut data = vec![0; 4096];
+        self.admin_checked(what, sqe, AdminData::In(&mut data))?;
+        Ok(data)
+    }
+
+    fn identify_controller(&mut self) -> Result<InitiatorIdentity, ConnectError> {
+        let data = self.identify("Identify (controller)", 0x01, 0, 0)?;
+        let text = |from: usize, to: usize| {
+            String::from_utf8_lossy(&data[from..to]).trim_matches(|c| c == ' ' || c == '\0').to_owned()
+        };
+        let mut owners = [0; OwnerMap::BYTES];
+        owners.copy_from_slice(&data[OwnerMap::IDENTIFY_OFFSET..OwnerMap::IDENTIFY_OFFSET + OwnerMap::BYTES]);
+        let shift = u32::from(data[77]);
+        let (serial, model, firmware, nqn) = (text(4, 24), text(24, 64), text(64, 72), text(768, 1024));
+        let mut sqe = Sqe::new(0x09, 0);
+        sqe.set_dword(10, 0x07);
+        // As many as there are; the answer says how many that is.
+        sqe.set_dword(11, 0x00FF_00FF);
+        let queues = self.admin_checked("Set Features (number of queues)", sqe, AdminData::None)?.dword0;
+        let io_queues = ((queues & 0xFFFF).min(queues >> 16) + 1).min(self.doorbell_room());
+        Ok(InitiatorIdentity {
+            serial,
+            model,
+            firmware,
+            subsystem_nqn: nqn,
+            max_transfer_bytes: (shift > 0).then(|| 4096u32.checked_shl(shift).unwrap_or(u32::MAX)),
+            owners: OwnerMap::from_bytes(&owners),
+            max_queue_entries: self.max_queue_entries,
+            io_queues: io_queues as u16,
+        })
+    }
+
+    /// I/O queues that the mapped doorbells have room for.
+    fn doorbell_room(&self) -> u32 {
+        (self.doorbells.bytes() as u64 / (2 * self.stride)) as u32 - 1
+    }
+}
+
+fn word32(data: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([data[at], data[at + 1], data[at + 2], data[at + 3]])
+}
+
+fn word64(data: &[u8], at: usize) -> u64 {
+    u64::from(word32(data, at)) | (u64::from(word32(data, at + 4)) << 32)
+}
+
+fn check_class(channel: &mut Channel) -> Result<(), ConnectError> {
+    let class = channel.read32(region::CONFIG, config::REVISION as u64)? >> 8;
+    if class == 0x01_0802 { Ok(()) } else { Err(ConnectError::NotNvme(class)) }
+}
+
+/// Maps the doorbells: the area of BAR0 that the target lets us map.
+fn map_doorbells(channel: &mut Channel) -> Result<Region, ConnectError> {
+    let (fd, offset, bytes) = channel.doorbell_area()?;
+    if bytes < 4096 {
+        return Err(ConnectError::Unsupported("doorbells that can be mapped"));
+    }
+    Ok(shared_memory::map_trusted(std::os::fd::AsFd::as_fd(&fd), offset, bytes.min(1 << 20))?)
+}

@@ -1,0 +1,470 @@
+//! One core's end: polls the queue pairs assigned to the core and resolves clients' addresses.
+
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+
+use crate::Burst;
+use crate::fabric::{Capsule, Completion, Fabric, Permit, QueuePairInfo, SessionId};
+use crate::memory::{DmaSlice, Region, RegionSlot, SlotId, SlotPool};
+use crate::nvme::spec::Status;
+use crate::nvme::{AttachError, BlockQueue};
+
+use super::super::ring::{CommandRing, CompletionRing, Doorbell};
+use super::cursor::{Cursor, copy_in, copy_out};
+use super::iova::{IovaRange, IovaTable};
+use super::link::Link;
+use super::queue_pair::{CompletionQueue, Issuer, SqState, SubmissionQueue};
+
+/// Queues of each kind that one core serves at most: 64 connections with 64 queues each, all on one core.
+const MAX_QUEUES: u16 = 4096;
+
+/// Why a core could not do what it was asked to.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CoreError {
+    /// The core's table of queues is full.
+    #[error("the core serves {MAX_QUEUES} queues already")]
+    NoRoom,
+    /// The queue named does not exist on this core.
+    #[error("the queue does not exist on this core")]
+    NoSuchQueue,
+    /// The address range is taken.
+    #[error("the address range is taken")]
+    Overlap,
+    /// The device's queue refused the region.
+    #[error("the device refused the memory: {0}")]
+    Attach(String),
+}
+
+pub(super) type Answer = SyncSender<Result<(), CoreError>>;
+
+/// What a connection asks of a core. Made by the target, handed over by a
+/// [`CorePort`](crate::fabric::CorePort), carried out by [`VfioUserFabric`].
+#[derive(Debug)]
+pub struct CoreCommand {
+    pub(super) session: SessionId,
+    pub(super) order: Order,
+    pub(super) answer: Answer,
+}
+
+pub(super) enum Order {
+    /// Make a region known to the device and to address look-ups.
+    Attach(IovaRange),
+    /// Stop taking commands, answer when none is in flight.
+    Quiesce,
+    /// Forget the region at this address; queues that lie in it end.
+    Detach(u64),
+    /// Take commands again.
+    Resume,
+    CreateCq(NewCq),
+    CreateSq(NewSq),
+    DeleteSq(u16),
+    DeleteCq(u16),
+    /// End every queue, throw completions away, answer when no command is in flight.
+    CloseQueues,
+    /// Forget the session. Its regions were detached before.
+    Forget,
+}
+
+impl std::fmt::Debug for Order {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Attach(_) => "Attach",
+            Self::Quiesce => "Quiesce",
+            Self::Detach(_) => "Detach",
+            Self::Resume => "Resume",
+            Self::CreateCq(_) => "CreateCq",
+            Self::CreateSq(_) => "CreateSq",
+            Self::DeleteSq(_) => "DeleteSq",
+            Self::DeleteCq(_) => "DeleteCq",
+            Self::CloseQueues => "CloseQueues",
+            Self::Forget => "Forget",
+        })
+    }
+}
+
+pub(super) struct NewCq {
+    pub qid: u16,
+    pub ring: CompletionRing,
+    pub head: Doorbell,
+    pub vector: Option<u16>,
+    pub link: Arc<Link>,
+}
+
+pub(super) struct NewSq {
+    pub qid: u16,
+    pub cqid: u16,
+    pub ring: CommandRing,
+    pub tail: Doorbell,
+    pub link: Arc<Link>,
+}
+
+/// Something that had to wait.
+enum Waiting {
+    /// Until no command of the session is in flight.
+    Idle { session: SessionId, close: bool, answer: Answer },
+    /// Until no command of the queue is in flight.
+    Drained { queue: SlotId, answer: Answer },
+    /// Until no DMA names the region.
+    Dma { slot: RegionSlot, answer: Answer },
+}
+
+/// One core's end of the vfio-user carrier.
+pub struct VfioUserFabric {
+    core: u16,
+    /// Where the next round begins.
+    turn: usize,
+    /// Submission queues that may yield commands.
+    active: Vec<SlotId>,
+    sqs: SlotPool<SubmissionQueue>,
+    cqs: SlotPool<CompletionQueue>,
+    /// Completion queues with an interrupt to raise.
+    dirty: Vec<SlotId>,
+    outstanding: usize,
+    copied: u64,
+    /// By session number.
+    sessions: Vec<Option<IovaTable>>,
+    waiting: Vec<Waiting>,
+}
+
+impl std::fmt::Debug for VfioUserFabric {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (core, queues, outstanding) = (self.core, self.sqs.in_use(), self.outstanding);
+        f.debug_struct("VfioUserFabric")
+            .field("core", &core)
+            .field("queues", &queues)
+            .field("outstanding", &outstanding)
+            .finish_non_exhaustive()
+    }
+}
+
+impl VfioUserFabric {
+    /// The end of core `core`.
+    #[must_use]
+    pub fn new(core: u16) -> Self {
+        Self {
+            core,
+            turn: 0,
+            active: Vec::with_capacity(MAX_QUEUES as usize),
+            sqs: SlotPool::new(MAX_QUEUES),
+            cqs: SlotPool::new(MAX_QUEUES),
+            dirty: Vec::with_capacity(MAX_QUEUES as usize),
+            outstanding: 0,
+            copied: 0,
+            sessions: Vec::new(),
+            waiting: Vec::new(),
+        }
+    }
+
+    /// Sessions that have registered memory or queues here. Zero when every client has left.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.sessions.iter().flatten().count()
+    }
+
+    fn table(&mut self, session: SessionId) -> Option<&mut IovaTable> {
+        self.sessions.get_mut(session.0 as usize)?.as_mut()
+    }
+
+    fn table_or_new(&mut self, session: SessionId) -> &mut IovaTable {
+        let index = session.0 as usize;
+        if self.sessions.len() <= index {
+            self.sessions.resize_with(index + 1, || None);
+        }
+        self.sessions[index].get_or_insert_default()
+    }
+
+    fn attach<B: BlockQueue>(&mut self, session: SessionId, range: IovaRange, blocks: &mut B) -> Result<(), CoreError> {
+        blocks.attach(Arc::clone(&range.region)).map_err(|error| CoreError::Attach(error.to_string()))?;
+        let slot = range.region.slot();
+        if self.table_or_new(session).insert(range).is_err() {
+            // Nothing can have used it yet, so this cannot be busy.
+            let _ = blocks.detach(slot);
+            return Err(CoreError::Overlap);
+        }
+        Ok(())
+    }
+
+    /// Submission queues of a session, by slot.
+    fn queues_of(&mut self, session: SessionId) -> Vec<SlotId> {
+        let ids: Vec<SlotId> = self.sqs.ids().collect();
+        ids.into_iter().filter(|&id| self.sqs.get_mut(id).is_some_and(|sq| sq.session() == session)).collect()
+    }
+
+    fn in_flight(&mut self, session: SessionId) -> bool {
+        self.queues_of(session).into_iter().any(|id| self.sqs.get_mut(id).is_some_and(|sq| sq.outstanding > 0))
+    }
+
+    fn set_state(&mut self, session: SessionId, change: impl Fn(SqState) -> SqState) {
+        for id in self.queues_of(session) {
+            if let Some(sq) = self.sqs.get_mut(id) {
+                sq.state = change(sq.state);
+            }
+        }
+    }
+
+    fn find_sq(&mut self, session: SessionId, qid: u16) -> Option<SlotId> {
+        self.queues_of(session).into_iter().find(|&id| self.sqs.get_mut(id).is_some_and(|sq| sq.qid() == qid))
+    }
+
+    fn find_cq(&mut self, session: SessionId, qid: u16) -> Option<SlotId> {
+        let ids: Vec<SlotId> = self.cqs.ids().collect();
+        ids.into_iter().find(|&id| self.cqs.get_mut(id).is_some_and(|cq| cq.session == session && cq.qid == qid))
+    }
+
+    fn create_cq(&mut self, session: SessionId, new: NewCq) -> Result<(), CoreError> {
+        let cq = CompletionQueue::new(new.ring, new.head, session, new.qid, new.vector, new.link);
+        self.table_or_new(session);
+        self.cqs.insert(cq).map(|_| ()).map_err(|_| CoreError::NoRoom)
+    }
+
+    fn create_sq(&mut self, session: SessionId, new: NewSq) -> Result<(), CoreError> {
+        let cq = self.find_cq(session, new.cqid).ok_or(CoreError::NoSuchQueue)?;
+        let sq = SubmissionQueue::new(new.ring, new.tail, session, new.qid, cq, new.link);
+        let id = self.sqs.insert(sq).map_err(|_| CoreError::NoRoom)?;
+        self.active.push(id);
+        Ok(())
+    }
+
+    fn remove_sq(&mut self, id: SlotId) {
+        self.active.retain(|&other| other != id);
+        self.turn = 0;
+        self.sqs.remove(id);
+    }
+
+    /// Drops every queue of a session. No command of it is in flight.
+    fn remove_queues(&mut self, session: SessionId) {
+        for id in self.queues_of(session) {
+            self.remove_sq(id);
+        }
+        let ids: Vec<SlotId> = self.cqs.ids().collect();
+        for id in ids {
+            if self.cqs.get_mut(id).is_some_and(|cq| cq.session == session) {
+                self.cqs.remove(id);
+            }
+        }
+    }
+
+    /// Ends the queues that lie in a region. They are drained: the session was quiesced before.
+    fn remove_queues_in(&mut self, session: SessionId, region: &Arc<Region>) {
+        for id in self.queues_of(session) {
+            let Some(sq) = self.sqs.get_mut(id) else { continue };
+            let cq_lost = self.cqs.get_mut(sq.cq).is_none_or(|cq| cq.lies_in(region));
+            if (cq_lost || sq.lies_in(region)) && sq.outstanding == 0 {
+                self.remove_sq(id);
+            }
+        }
+        let ids: Vec<SlotId> = self.cqs.ids().collect();
+        for id in ids {
+            if self.cqs.get_mut(id).is_some_and(|cq| cq.session == session && cq.lies_in(region)) {
+                self.cqs.remove(id);
+            }
+        }
+    }
+
+    /// Begins to carry out an order; `None` if the answer must wait.
+    fn carry_out<B: BlockQueue>(
+        &mut self,
+        session: SessionId,
+        order: Order,
+        answer: &Answer,
+        blocks: &mut B,
+    ) -> Option<Result<(), CoreError>> {
+        let later = |answer: &Answer| answer.clone();
+        match order {
+            Order::Attach(range) => Some(self.attach(session, range, blocks)),
+            Order::CreateCq(new) => Some(self.create_cq(session, new)),
+            Order::CreateSq(new) => Some(self.create_sq(session, new)),
+            Order::Resume => {
+                self.set_state(session, |state| if state == SqState::Paused { SqState::Running } else { state });
+                Some(Ok(()))
+            }
+            Order::Quiesce => {
+                self.set_state(session, |state| if state == SqState::Running { SqState::Paused } else { state });
+                self.waiting.push(Waiting::Idle { session, close: false, answer: later(answer) });
+                None
+            }
+            Order::CloseQueues => {
+                self.set_state(session, |_| SqState::Discarding);
+                self.waiting.push(Waiting::Idle { session, close: true, answer: later(answer) });
+                None
+            }
+            Order::DeleteSq(qid) => {
+                let Some(queue) = self.find_sq(session, qid) else { return Some(Err(CoreError::NoSuchQueue)) };
+                if let Some(sq) = self.sqs.get_mut(queue) {
+                    sq.state = SqState::Closed;
+                }
+                self.waiting.push(Waiting::Drained { queue, answer: later(answer) });
+                None
+            }
+            Order::DeleteCq(qid) => {
+                let found = self.find_cq(session, qid).and_then(|id| self.cqs.remove(id));
+                Some(found.map(|_| ()).ok_or(CoreError::NoSuchQueue))
+            }
+            Order::Detach(iova) => {
+                let Some(range) = self.table(session).and_then(|table| table.remove(iova)) else {
+                    // It was never attached here, for instance because this core refused it.
+                    return Some(Ok(()));
+                };
+                self.remove_queues_in(session, &range.region);
+                // Nothing of ours may hold the region when the answer goes out: the connection counts its holders.
+                let slot = range.region.slot();
+                drop(range);
+                self.waiting.push(Waiting::Dma { slot, answer: later(answer) });
+                None
+            }
+            Order::Forget => {
+                self.remove_queues(session);
+                if let Some(entry) = self.sessions.get_mut(session.0 as usize) {
+                    *entry = None;
+                }
+                Some(Ok(()))
+            }
+        }
+    }
+
+    /// Whether the wait is over; answers if so.
+    fn is_over<B: BlockQueue>(&mut self, waiting: &Waiting, blocks: &mut B) -> bool {
+        match waiting {
+            Waiting::Idle { session, close, answer } => {
+                if self.in_flight(*session) {
+                    return false;
+                }
+                if *close {
+                    self.remove_queues(*session);
+                }
+                // A connection that no longer waits for the answer is no reason to stop.
+                let _ = answer.try_send(Ok(()));
+            }
+            Waiting::Drained { queue, answer } => {
+                if self.sqs.get_mut(*queue).is_some_and(|sq| sq.outstanding > 0) {
+                    return false;
+                }
+                self.remove_sq(*queue);
+                let _ = answer.try_send(Ok(()));
+            }
+            Waiting::Dma { slot, answer } => {
+                if matches!(blocks.detach(*slot), Err(AttachError::Busy(_))) {
+                    return false;
+                }
+                let _ = answer.try_send(Ok(()));
+            }
+        }
+        true
+    }
+}
+
+impl Fabric for VfioUserFabric {
+    type Data = Cursor;
+    type Command = CoreCommand;
+
+    fn command<B: BlockQueue>(&mut self, command: CoreCommand, blocks: &mut B) {
+        let CoreCommand { session, order, answer } = command;
+        if let Some(result) = self.carry_out(session, order, &answer, blocks) {
+            let _ = answer.try_send(result);
+        } else {
+            self.settle(blocks);
+        }
+    }
+
+    fn settle<B: BlockQueue>(&mut self, blocks: &mut B) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let waiting = std::mem::take(&mut self.waiting);
+        let still: Vec<Waiting> = waiting.into_iter().filter(|entry| !self.is_over(entry, blocks)).collect();
+        self.waiting = still;
+    }
+
+    fn outstanding(&self) -> usize {
+        self.outstanding
+    }
+
+    fn poll(&mut self, capsules: &mut Burst<Capsule<Cursor>>) {
+        let queues = self.active.len();
+        if queues == 0 {
+            return;
+        }
+        let before = capsules.len();
+        let first = if self.turn < queues { self.turn } else { 0 };
+        let mut at = first;
+        for _ in 0..queues {
+            let room = capsules.remaining_capacity();
+            if room == 0 {
+                break;
+            }
+            let queue = self.active[at];
+            at = if at + 1 == queues { 0 } else { at + 1 };
+            let Some(sq) = self.sqs.get_mut(queue) else { continue };
+            let Some(cq) = self.cqs.get_mut(sq.cq) else { continue };
+            sq.take(cq, Issuer { core: self.core, queue }, room, capsules);
+        }
+        // The next round begins after the queue that this one ended with when the burst was full, and one further
+        // otherwise, so that every queue is first in its turn.
+        self.turn = if capsules.is_full() { at } else { first + 1 };
+        self.outstanding += capsules.len() - before;
+    }
+
+    fn complete(&mut self, permit: Permit, completion: Completion) {
+        debug_assert_eq!(permit.core(), self.core, "a permit goes back to the core that issued it");
+        let (queue, cid) = permit.redeem();
+        self.outstanding -= 1;
+        // A queue is not removed while a command is in flight, so both are there.
+        let Some(sq) = self.sqs.get_mut(queue) else { return };
+        let Some(cq) = self.cqs.get_mut(sq.cq) else {
+            sq.outstanding -= 1;
+            return;
+        };
+        sq.complete(cq, cid, completion);
+        if cq.interrupts() && !cq.dirty {
+            cq.dirty = true;
+            self.dirty.push(sq.cq);
+        }
+    }
+
+    fn flush(&mut self) {
+        while let Some(id) = self.dirty.pop() {
+            if let Some(cq) = self.cqs.get_mut(id) {
+                cq.publish();
+            }
+        }
+    }
+
+    fn window(&mut self, data: &mut Cursor, max: u32) -> Result<DmaSlice, Status> {
+        let table = self.table(data.session()).ok_or(Status::DATA_TRANSFER_ERROR)?;
+        data.window(table, max)
+    }
+
+    fn copy_from_client(&mut self, data: &mut Cursor, into: &mut [u8]) -> Result<(), Status> {
+        let table = self.table(data.session()).ok_or(Status::DATA_TRANSFER_ERROR)?;
+        copy_out(data, table, into)?;
+        self.copied += into.len() as u64;
+        Ok(())
+    }
+
+    fn copy_to_client(&mut self, data: &mut Cursor, from: &[u8]) -> Result<(), Status> {
+        let table = self.table(data.session()).ok_or(Status::DATA_TRANSFER_ERROR)?;
+        copy_in(data, table, from)?;
+        self.copied += from.len() as u64;
+        Ok(())
+    }
+
+    fn copied_bytes(&self) -> u64 {
+        self.copied
+    }
+
+    fn queue_pairs(&self, into: &mut Vec<QueuePairInfo>) {
+        into.extend(self.sqs.iter().filter_map(|sq| {
+            let (commands, completions) = sq.counts();
+            Some(QueuePairInfo {
+                session: sq.session(),
+                qid: sq.qid(),
+                cqid: self.cqs.get(sq.cq)?.qid,
+                core: self.core,
+                depth: sq.depth(),
+                outstanding: sq.outstanding,
+                commands,
+                completions,
+            })
+        }));
+    }
+}

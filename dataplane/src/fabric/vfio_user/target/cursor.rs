@@ -1,0 +1,289 @@
+//! Walks a command's data pointer: PRP entries and lists, scatter gather lists.
+
+use crate::fabric::SessionId;
+use crate::memory::DmaSlice;
+use crate::nvme::spec::{DataPointer, SglDescriptor, SglKind, Sqe, Status};
+
+use super::iova::IovaTable;
+
+/// Page size of the controller: CAP.MPSMIN = CAP.MPSMAX = 0.
+const PAGE: u64 = 4096;
+/// The most SGL descriptors that one command may use, empty ones included.
+const MAX_DESCRIPTORS: u16 = 4096;
+
+/// Where the bytes of a command lie, and how far they have been read.
+///
+/// Nothing is looked up before the first byte is asked for, so that commands without data cost nothing. Every entry
+/// of a list is read once when it is reached, checked, and only then used; a client that changes its lists meanwhile
+/// only fools itself.
+#[derive(Clone, Debug)]
+pub struct Cursor {
+    /// PRP: address of the current page. SGL: address of the current data block.
+    at: u64,
+    /// PRP: the next list entry. SGL: the next descriptor.
+    next: u64,
+    /// Bytes left in the current page or block.
+    run: u32,
+    /// Bytes left in all, the current run included.
+    rest: u32,
+    /// SGL: descriptors left in the current segment.
+    segment: u32,
+    /// SGL: descriptors that may still be read.
+    budget: u16,
+    session: SessionId,
+    walk: Walk,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Walk {
+    /// The data pointer as it stands in the command: PRP entries 1 and 2.
+    FreshPrp,
+    /// The data pointer as it stands in the command: an SGL descriptor in `at` and `next`.
+    FreshSgl,
+    /// PSDT was 11b.
+    Reserved,
+    /// `next` is PRP entry 2, the last page.
+    PrpSecond,
+    /// `next` is in a PRP list.
+    PrpList,
+    /// `next` is in an SGL segment; more may follow.
+    Segment,
+    /// `next` is in the last SGL segment.
+    LastSegment,
+    /// Nothing follows the current run.
+    Last,
+}
+
+/// How many bytes a command moves: CDW10 for those that move any, which bits 1:0 of the opcode tell (base, "Opcode").
+/// That holds for the Key Value command set and for kvplane's vendor commands.
+#[inline]
+#[must_use]
+pub(super) const fn transfer_bytes(sqe: &Sqe) -> u32 {
+    if sqe.opcode() & 0b11 == 0 { 0 } else { sqe.dword(10) }
+}
+
+impl Cursor {
+    /// A cursor over the first `bytes` of what the data pointer of `sqe` names.
+    #[inline]
+    pub(super) fn new(sqe: &Sqe, session: SessionId, bytes: u32) -> Self {
+        let walk = match sqe.data_pointer() {
+            Some(DataPointer::Prp { .. }) => Walk::FreshPrp,
+            Some(DataPointer::Sgl(_)) => Walk::FreshSgl,
+            None => Walk::Reserved,
+        };
+        Self {
+            at: sqe.quadword(6),
+            next: sqe.quadword(8),
+            run: 0,
+            rest: bytes,
+            segment: 0,
+            budget: MAX_DESCRIPTORS,
+            session,
+            walk,
+        }
+    }
+
+    /// Whose memory it names.
+    #[must_use]
+    pub fn session(&self) -> SessionId {
+        self.session
+    }
+
+    /// Bytes that it can still yield.
+    #[must_use]
+    pub fn remaining(&self) -> u32 {
+        self.rest
+    }
+
+    /// The next bytes, `max` at most, adjacent pages joined.
+    pub(super) fn window(&mut self, table: &mut IovaTable, max: u32) -> Result<DmaSlice, Status> {
+        let mut window = DmaSlice::EMPTY;
+        loop {
+            let part = match self.part(table, max - window.bytes()) {
+                Ok(part) => part,
+                // What was found so far is good; the fault comes up again with the next call.
+                Err(_) if window.bytes() > 0 => return Ok(window),
+                Err(status) => return Err(status),
+            };
+            let joined = if window.bytes() == 0 { Some(part) } else { window.join(part) };
+            let Some(joined) = joined else { return Ok(window) };
+            window = joined;
+            self.consume(part.bytes());
+            if window.bytes() == max || self.rest == 0 {
+                return Ok(window);
+            }
+        }
+    }
+
+    /// The bytes at the cursor as far as they lie together, without moving on.
+    fn part(&mut self, table: &mut IovaTable, max: u32) -> Result<DmaSlice, Status> {
+        if max == 0 || self.rest == 0 {
+            return Err(Status::DATA_SGL_LENGTH_INVALID);
+        }
+        while self.run == 0 {
+            self.advance(table)?;
+        }
+        table.translate(self.at, max.min(self.run)).ok_or(Status::DATA_TRANSFER_ERROR)
+    }
+
+    fn consume(&mut self, bytes: u32) {
+        self.at += u64::from(bytes);
+        self.run -= bytes;
+        self.rest -= bytes;
+    }
+
+    /// Goes to the next page or block. Changes nothing if that fails.
+    fn advance(&mut self, table: &mut IovaTable) -> Result<(), Status> {
+        match self.walk {
+            Walk::FreshPrp => self.begin_prp(),
+            Walk::FreshSgl => {
+                let descriptor = SglDescriptor::from_quadwords(self.at, self.next);
+                // The descriptor in the command may be a data block, or the segment that holds all others.
+                self.take_descriptor(descriptor, Walk::Last, true)
+            }
+            Walk::Reserved => Err(Status::INVALID_FIELD),
+            Walk::PrpSecond => {
+                let page = self.next;
+                self.take_page(page, Walk::Last)
+            }
+            Walk::PrpList => self.next_prp(table),
+            Walk::Segment | Walk::LastSegment => self.next_descriptor(table),
+            Walk::Last => Err(Status::DATA_SGL_LENGTH_INVALID),
+        }
+    }
+
+    fn begin_prp(&mut self) -> Result<(), Status> {
+        let offset = self.at % PAGE;
+        // The base specification wants dword alignment of the first entry.
+        if !offset.is_multiple_of(4) {
+            return Err(Status::PRP_OFFSET_INVALID);
+        }
+        let run = u64::from(self.rest).min(PAGE - offset) as u32;
+        let beyond = u64::from(self.rest - run);
+        self.walk = if beyond == 0 {
+            Walk::Last
+        } else if beyond <= PAGE {
+            Walk::PrpSecond
+        } else if self.next.is_multiple_of(8) {
+            Walk::PrpList
+        } else {
+            return Err(Status::PRP_OFFSET_INVALID);
+        };
+        self.run = run;
+        Ok(())
+    }
+
+    fn take_page(&mut self, page: u64, then: Walk) -> Result<(), Status> {
+        if !page.is_multiple_of(PAGE) {
+            return Err(Status::PRP_OFFSET_INVALID);
+        }
+        self.at = page;
+        self.run = u64::from(self.rest).min(PAGE) as u32;
+        self.walk = then;
+        Ok(())
+    }
+
+    /// The last entry of a list page leads to the next list page, unless it is the last entry of all.
+    fn next_prp(&mut self, table: &mut IovaTable) -> Result<(), Status> {
+        let mut list = self.next;
+        let mut entry = Self::load(table, list)?;
+        let ends_page = list % PAGE == PAGE - 8;
+        if ends_page && u64::from(self.rest) > PAGE {
+            if !entry.is_multiple_of(PAGE) {
+                return Err(Status::PRP_OFFSET_INVALID);
+            }
+            list = entry;
+            entry = Self::load(table, list)?;
+        }
+        self.take_page(entry, Walk::PrpList)?;
+        self.next = list.wrapping_add(8);
+        Ok(())
+    }
+
+    fn next_descriptor(&mut self, table: &mut IovaTable) -> Result<(), Status> {
+        let (Some(segment), Some(budget)) = (self.segment.checked_sub(1), self.budget.checked_sub(1)) else {
+            // The segment ran out before the data did, or the list is absurdly long.
+            return Err(if self.segment == 0 { Status::DATA_SGL_LENGTH_INVALID } else { Status::INVALID_SGL_COUNT });
+        };
+        let low = Self::load(table, self.next)?;
+        let high = Self::load(table, self.next.wrapping_add(8))?;
+        let here = self.walk;
+        let next = self.next.wrapping_add(u64::from(SglDescriptor::BYTES));
+        // Only the last descriptor of a segment may lead on, and none of the last segment.
+        let may_lead_on = here == Walk::Segment && segment == 0;
+        let (before_segment, before_next) = (self.segment, self.next);
+        (self.segment, self.next) = (segment, next);
+        let taken = self.take_descriptor(SglDescriptor::from_quadwords(low, high), here, may_lead_on);
+        if taken.is_err() {
+            (self.segment, self.next) = (before_segment, before_next);
+        } else {
+            self.budget = budget;
+        }
+        taken
+    }
+
+    fn take_descriptor(&mut self, descriptor: SglDescriptor, then: Walk, may_lead_on: bool) -> Result<(), Status> {
+        match descriptor.kind() {
+            Some(SglKind::DataBlock) => {
+                self.at = descriptor.address;
+                self.run = descriptor.length.min(self.rest);
+                self.walk = then;
+                Ok(())
+            }
+            Some(kind @ (SglKind::Segment | SglKind::LastSegment)) => {
+                let whole = descriptor.length >= SglDescriptor::BYTES
+                    && descriptor.length.is_multiple_of(SglDescriptor::BYTES)
+                    && descriptor.address.is_multiple_of(8);
+                if !may_lead_on || !whole {
+                    return Err(Status::INVALID_SGL_SEGMENT);
+                }
+                self.next = descriptor.address;
+                self.segment = descriptor.length / SglDescriptor::BYTES;
+                self.run = 0;
+                self.walk = if kind == SglKind::Segment { Walk::Segment } else { Walk::LastSegment };
+                Ok(())
+            }
+            Some(SglKind::BitBucket | SglKind::KeyedDataBlock) | None => Err(Status::SGL_TYPE_INVALID),
+        }
+    }
+
+    fn load(table: &mut IovaTable, at: u64) -> Result<u64, Status> {
+        let found = table.find(at).and_then(|(region, offset)| {
+            // Aligned as the address is: regions begin on pages.
+            region.load64(offset, std::sync::atomic::Ordering::Relaxed)
+        });
+        found.map(u64::from_le).ok_or(Status::DATA_TRANSFER_ERROR)
+    }
+}
+
+/// Copies bytes out of a client's memory and moves the cursor on.
+pub(super) fn copy_out(cursor: &mut Cursor, table: &mut IovaTable, into: &mut [u8]) -> Result<(), Status> {
+    let mut done = 0;
+    while done < into.len() {
+        let part = cursor.part(table, bounded(into.len() - done))?;
+        let end = done + part.bytes() as usize;
+        let (region, offset) = table.find(cursor.at).ok_or(Status::DATA_TRANSFER_ERROR)?;
+        region.read(offset, &mut into[done..end]).ok_or(Status::DATA_TRANSFER_ERROR)?;
+        cursor.consume(part.bytes());
+        done = end;
+    }
+    Ok(())
+}
+
+/// Copies bytes into a client's memory and moves the cursor on.
+pub(super) fn copy_in(cursor: &mut Cursor, table: &mut IovaTable, from: &[u8]) -> Result<(), Status> {
+    let mut done = 0;
+    while done < from.len() {
+        let part = cursor.part(table, bounded(from.len() - done))?;
+        let end = done + part.bytes() as usize;
+        let (region, offset) = table.find(cursor.at).ok_or(Status::DATA_TRANSFER_ERROR)?;
+        region.write(offset, &from[done..end]).ok_or(Status::DATA_TRANSFER_ERROR)?;
+        cursor.consume(part.bytes());
+        done = end;
+    }
+    Ok(())
+}
+
+fn bounded(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,276 @@
+//! The memory that one client registered, and the cores' knowledge of it.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+
+use tracing::warn;
+
+use crate::fabric::{CorePort, SessionId};
+use crate::memory::Region;
+
+use super::super::shared_memory;
+use super::super::wire::{DMA_READABLE, DMA_WRITABLE};
+use super::core_end::{CoreCommand, CoreError, Order};
+use super::iova::{IovaRange, IovaTable};
+use super::slot_table::SlotLease;
+
+/// The longest region in one piece.
+const MAX_REGION_BYTES: u64 = 1 << 30;
+
+/// Why a core did not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AskError {
+    #[error("the core has stopped")]
+    Stopped,
+    #[error(transparent)]
+    Refused(#[from] CoreError),
+}
+
+/// The way to the cores, for one session.
+pub(super) struct Cores {
+    port: Arc<dyn CorePort<CoreCommand>>,
+    session: SessionId,
+}
+
+impl Cores {
+    pub(super) fn new(port: Arc<dyn CorePort<CoreCommand>>, session: SessionId) -> Self {
+        Self { port, session }
+    }
+
+    pub(super) fn count(&self) -> u16 {
+        self.port.cores().max(1)
+    }
+
+    /// The core that serves an I/O queue.
+    pub(super) fn of_queue(&self, qid: u16) -> u16 {
+        qid.saturating_sub(1) % self.count()
+    }
+
+    /// Asks one core and waits for the answer.
+    pub(super) fn ask(&self, core: u16, order: Order) -> Result<(), AskError> {
+        let (answer, answers) = sync_channel(1);
+        let command = CoreCommand { session: self.session, order, answer };
+        self.port.send(core, command).map_err(|_| AskError::Stopped)?;
+        Ok(answers.recv().map_err(|_| AskError::Stopped)??)
+    }
+
+    /// Asks every core and waits for all answers. The first failure counts.
+    pub(super) fn ask_all(&self, order: impl Fn() -> Order) -> Result<(), AskError> {
+        let count = self.count();
+        let (answer, answers) = sync_channel(usize::from(count));
+        let mut outcome = Ok(());
+        for core in 0..count {
+            let command = CoreCommand { session: self.session, order: order(), answer: answer.clone() };
+            if self.port.send(core, command).is_err() {
+                outcome = Err(AskError::Stopped);
+            }
+        }
+        drop(answer);
+        let mut answered = 0;
+        // Ends when every command was answered or dropped.
+        while let Ok(result) = answers.recv() {
+            answered += 1;
+            if outcome.is_ok() {
+                outcome = result.map_err(AskError::from);
+            }
+        }
+        if answered < count && outcome.is_ok() { Err(AskError::Stopped) } else { outcome }
+    }
+}
+
+/// Why DMA_MAP or DMA_UNMAP was refused.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DmaError {
+    #[error("no file descriptor came with it; memory that only messages can reach is not supported")]
+    NoDescriptor,
+    #[error("flags {0:#x} are not both readable and writable")]
+    Flags(u32),
+    #[error("address {address:#x}, size {size:#x} or offset {offset:#x} is zero, not on a page, or overflows")]
+    Range { address: u64, size: u64, offset: u64 },
+    #[error("it overlaps memory that is mapped already")]
+    Overlap,
+    #[error("the client has {0} regions, as many as it may")]
+    TooMany(usize),
+    #[error("the client would map more than {0} bytes")]
+    TooMuch(u64),
+    #[error("every region slot of this process is in use")]
+    NoSlot,
+    #[error("nothing is mapped at exactly this address and size")]
+    NotMapped,
+    #[error("the file cannot be mapped: {0}")]
+    Map(String),
+    #[error(transparent)]
+    Core(#[from] AskError),
+}
+
+impl DmaError {
+    /// The errno for the reply.
+    pub(super) fn errno(&self) -> u32 {
+        let errno = match self {
+            Self::NoDescriptor | Self::Flags(_) | Self::Range { .. } | Self::Map(_) => libc::EINVAL,
+            Self::Overlap => libc::EEXIST,
+            Self::TooMany(_) | Self::TooMuch(_) | Self::NoSlot => libc::ENOSPC,
+            Self::NotMapped => libc::ENOENT,
+            Self::Core(AskError::Stopped) => libc::ESHUTDOWN,
+            Self::Core(AskError::Refused(_)) => libc::ENOMEM,
+        };
+        errno as u32
+    }
+}
+
+/// One DMA_MAP as the client asked for it.
+struct Mapping {
+    iova: u64,
+    bytes: u64,
+    /// One for each region that it was cut into.
+    pieces: Vec<Piece>,
+}
+
+struct Piece {
+    iova: u64,
+    lease: SlotLease,
+}
+
+/// What a client may register.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DmaLimits {
+    pub regions: usize,
+    pub bytes: u64,
+}
+
+/// Everything that one client registered.
+pub(super) struct ClientMemoryMap {
+    limits: DmaLimits,
+    mappings: Vec<Mapping>,
+    table: IovaTable,
+}
+
+impl ClientMemoryMap {
+    pub(super) fn new(limits: DmaLimits) -> Self {
+        Self { limits, mappings: Vec::new(), table: IovaTable::default() }
+    }
+
+    /// How many regions the client may have.
+    pub(super) fn region_limit(&self) -> usize {
+        self.limits.regions
+    }
+
+    /// Address look-ups for this connection's own use: the admin queue.
+    pub(super) fn table(&mut self) -> &mut IovaTable {
+        &mut self.table
+    }
+
+    fn check(&self, flags: u32, offset: u64, address: u64, size: u64) -> Result<(), DmaError> {
+        let range = DmaError::Range { address, size, offset };
+        let aligned = [address, size, offset].iter().all(|value| value % 4096 == 0);
+        let Some(end) = address.checked_add(size) else { return Err(range) };
+        if size == 0 || !aligned || offset.checked_add(size).is_none() {
+            return Err(range);
+        }
+        if flags != DMA_READABLE | DMA_WRITABLE {
+            return Err(DmaError::Flags(flags));
+        }
+        let pieces: usize = self.mappings.iter().map(|mapping| mapping.pieces.len()).sum();
+        if pieces as u64 + size.div_ceil(MAX_REGION_BYTES) > self.limits.regions as u64 {
+            return Err(DmaError::TooMany(pieces));
+        }
+        let mapped: u64 = self.mappings.iter().map(|mapping| mapping.bytes).sum();
+        if mapped.saturating_add(size) > self.limits.bytes {
+            return Err(DmaError::TooMuch(self.limits.bytes));
+        }
+        if self.table.overlaps(address, end) { Err(DmaError::Overlap) } else { Ok(()) }
+    }
+
+    /// Maps memory here and makes it known to every core. All or nothing.
+    pub(super) fn map(
+        &mut self,
+        cores: &Cores,
+        request: (u32, u64, u64, u64),
+        fd: Option<OwnedFd>,
+    ) -> Result<(), DmaError> {
+        let (flags, offset, address, size) = request;
+        self.check(flags, offset, address, size)?;
+        let fd = fd.ok_or(DmaError::NoDescriptor)?;
+        let mut pieces: Vec<Piece> = Vec::new();
+        let mut outcome = Ok(());
+        let mut done = 0;
+        while done < size && outcome.is_ok() {
+            let bytes = (size - done).min(MAX_REGION_BYTES);
+            outcome = self.map_piece(cores, &fd, offset + done, address + done, bytes).map(|piece| pieces.push(piece));
+            done += bytes;
+        }
+        if outcome.is_err() {
+            self.detach(cores, pieces);
+        } else {
+            self.mappings.push(Mapping { iova: address, bytes: size, pieces });
+        }
+        outcome
+    }
+
+    fn map_piece(
+        &mut self,
+        cores: &Cores,
+        fd: &OwnedFd,
+        offset: u64,
+        iova: u64,
+        bytes: u64,
+    ) -> Result<Piece, DmaError> {
+        let lease = SlotLease::take().ok_or(DmaError::NoSlot)?;
+        let region = shared_memory::map(fd.as_fd(), offset, bytes, lease.slot());
+        let region = Arc::new(region.map_err(|error| DmaError::Map(error.to_string()))?);
+        let range = IovaRange { iova, region };
+        let attached = cores.ask_all(|| Order::Attach(range.clone()));
+        if self.table.insert(range).is_err() {
+            // `check` made sure of the opposite.
+            warn!(iova, "a region overlaps another after all");
+        }
+        let piece = Piece { iova, lease };
+        match attached {
+            Ok(()) => Ok(piece),
+            Err(error) => {
+                self.detach(cores, vec![piece]);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Takes regions from every core, then drops them.
+    fn detach(&mut self, cores: &Cores, pieces: Vec<Piece>) {
+        for piece in pieces {
+            let detached = cores.ask_all(|| Order::Detach(piece.iova));
+            let Some(range) = self.table.remove(piece.iova) else { continue };
+            let sole = Arc::strong_count(&range.region) == 1;
+            if detached.is_err() || !sole {
+                // A core that has stopped may still hold it. Its number must never name other memory.
+                warn!(iova = piece.iova, "memory of a client is kept: a core did not let go of it");
+                std::mem::forget(piece.lease);
+            }
+        }
+    }
+
+    /// The regions of a mapping, for who has queues in them.
+    pub(super) fn regions_of(&self, iova: u64) -> Vec<Arc<Region>> {
+        let Some(mapping) = self.mappings.iter().find(|mapping| mapping.iova == iova) else { return Vec::new() };
+        let inside = |range: &&IovaRange| mapping.pieces.iter().any(|piece| piece.iova == range.iova);
+        self.table.ranges().iter().filter(inside).map(|range| Arc::clone(&range.region)).collect()
+    }
+
+    /// Whether exactly this was mapped.
+    pub(super) fn is_mapped(&self, iova: u64, bytes: u64) -> bool {
+        self.mappings.iter().any(|mapping| mapping.iova == iova && mapping.bytes == bytes)
+    }
+
+    /// Takes a mapping back. The session's commands have ended before; they begin again only after.
+    pub(super) fn unmap(&mut self, cores: &Cores, iova: u64) -> Result<(), DmaError> {
+        let at = self.mappings.iter().position(|mapping| mapping.iova == iova).ok_or(DmaError::NotMapped)?;
+        let mapping = self.mappings.remove(at);
+        self.detach(cores, mapping.pieces);
+        Ok(())
+    }
+
+    /// Addresses of all mappings.
+    pub(super) fn addresses(&self) -> Vec<u64> {
+        self.mappings.iter().map(|mapping| mapping.iova).collect()
+    }
+}

@@ -1,0 +1,16 @@
+//! The daemon's end of vfio-user: a listener, a thread for each connection, and an end on every core.
+
+mod connection;
+mod core_end;
+mod cursor;
+mod dma;
+mod iova;
+mod link;
+mod listener;
+mod queue_pair;
+mod slot_table;
+
+pub use core_end::{CoreCommand, CoreError, VfioUserFabric};
+pub use cursor::Cursor;
+pub use listener::{ListenError, Target, TargetOptions};
+pub use slot_table::region_slots_in_use;
