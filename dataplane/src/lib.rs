@@ -8,7 +8,6 @@
 pub mod core;
 pub mod fabric;
 pub mod memory;
-pub mod metrics;
 pub mod nvme;
 
 /// The most items that one call of a poll function or a pipeline stage handles.

@@ -1,1 +1,5 @@
 //! KV blocks.
+
+pub mod control;
+pub mod daemon;
+pub mod policy;

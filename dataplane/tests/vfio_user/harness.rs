@@ -92,6 +92,19 @@ pub struct Shared {
     cores: u32,
 }
 
+impl Shared {
+    fn new(cores: u16) -> Self {
+        Self {
+            namespaces: Mutex::new(vec![namespace(1), namespace(3)]),
+            generation: AtomicU64::new(0),
+            free: Mutex::new((0..64).rev().collect()),
+            open: AtomicUsize::new(0),
+            deny: AtomicBool::new(false),
+            cores: u32::from(cores),
+        }
+    }
+}
+
 pub fn namespace(nsid: u32) -> NamespaceInfo {
     NamespaceInfo {
         nsid,
@@ -170,14 +183,7 @@ impl Rig {
 
     pub fn with_options(cores: u16, options: TargetOptions) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let shared = Arc::new(Shared {
-            namespaces: Mutex::new(vec![namespace(1), namespace(3)]),
-            generation: AtomicU64::new(0),
-            free: Mutex::new((0..64).rev().collect()),
-            open: AtomicUsize::new(0),
-            deny: AtomicBool::new(false),
-            cores: u32::from(cores),
-        });
+        let shared = Arc::new(Shared::new(cores));
         let (mut views, mut threads, mut senders) = (Vec::new(), Vec::new(), Vec::new());
         for core in 0..cores {
             let (sender, receiver) = sync_channel(64);
@@ -195,6 +201,16 @@ impl Rig {
 
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// Admits everybody, for targets with cores of their own.
+    pub fn gate() -> Arc<dyn Admission> {
+        Arc::new(Gate(Arc::new(Shared::new(1))))
+    }
+
+    /// What another target in the same folder would be given.
+    pub fn parts(&self) -> (Arc<dyn CorePort<CoreCommand>>, Arc<dyn Admission>) {
+        (Arc::new(Ports(Vec::new())), Arc::new(Gate(Arc::clone(&self.shared))))
     }
 
     pub fn socket(&self) -> PathBuf {

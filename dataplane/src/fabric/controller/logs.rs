@@ -85,7 +85,7 @@ impl Controller {
         let dwords = u64::from(sqe.dword(10) >> 16) | (u64::from(sqe.dword(11) & 0xFFFF) << 16);
         let bytes = (dwords + 1) * 4;
         let offset = sqe.quadword(12);
-        if bytes > u64::from(self.identity.max_transfer_bytes) || offset % 4 != 0 {
+        if bytes > u64::from(self.identity.max_transfer_bytes) || !offset.is_multiple_of(4) {
             return Err(Status::INVALID_FIELD);
         }
         let log = match page {

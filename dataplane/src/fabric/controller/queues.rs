@@ -51,7 +51,7 @@ fn size_and_address(sqe: &Sqe, limits: &ControllerLimits) -> Result<(u32, u64), 
     if !contiguous || address == 0 {
         return Err(Status::INVALID_FIELD);
     }
-    if address % 4096 != 0 {
+    if !address.is_multiple_of(4096) {
         return Err(Status::PRP_OFFSET_INVALID);
     }
     Ok((entries, address))

@@ -67,7 +67,7 @@ pub(super) fn map_trusted(fd: BorrowedFd<'_>, offset: u64, bytes: u64) -> io::Re
     map(fd, offset, bytes, NO_SLOT)
 }
 
-pub(super) fn map(fd: BorrowedFd<'_>, offset: u64, bytes: u64, slot: RegionSlot) -> io::Result<Region> {
+fn map(fd: BorrowedFd<'_>, offset: u64, bytes: u64, slot: RegionSlot) -> io::Result<Region> {
     let length = usize::try_from(bytes).map_err(io::Error::other)?;
     let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
     let protection = libc::PROT_READ | libc::PROT_WRITE;

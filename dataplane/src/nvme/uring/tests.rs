@@ -131,6 +131,37 @@ fn registered_memory_is_used_as_such() {
 }
 
 #[test]
+fn shared_memory_of_a_client_is_registered() {
+    use std::os::fd::AsFd;
+    let folder = folder();
+    let device = UringDevice::open(store(&folder), options()).unwrap();
+    let mut queue = device.queue(4, 2).unwrap();
+    let lent = tempfile::tempfile_in("/dev/shm").unwrap();
+    lent.set_len(8192).unwrap();
+    let region = Arc::new(map_client(lent.as_fd(), 0, 8192, RegionSlot(1), Access::ReadWrite).unwrap());
+    queue.attach(Arc::clone(&region)).unwrap();
+    region.fill(0, 4096, 0x5D).unwrap();
+    assert_eq!(run(&mut queue, io(WRITE, 7, 1, region.slice(0, 4096).unwrap())), Ok(()));
+    assert_eq!(run(&mut queue, io(BlockOp::Read, 7, 1, region.slice(4096, 4096).unwrap())), Ok(()));
+    assert_eq!(region.load64(8184, std::sync::atomic::Ordering::Relaxed), Some(0x5D5D_5D5D_5D5D_5D5D));
+    assert_eq!((queue.stats().fixed, queue.stats().unfixed), (2, 0));
+    // Its pages are pinned: truncation changes nothing for commands to come.
+    lent.set_len(0).unwrap();
+    assert_eq!(run(&mut queue, io(WRITE, 8, 1, region.slice(0, 4096).unwrap())), Ok(()));
+    assert!(!region.poisoned());
+    // Memory lent for reading alone is never a target.
+    let read_only = Arc::new({
+        let file = tempfile::tempfile_in("/dev/shm").unwrap();
+        file.set_len(4096).unwrap();
+        map_client(file.as_fd(), 0, 4096, RegionSlot(0), Access::Read).unwrap()
+    });
+    queue.attach(Arc::clone(&read_only)).unwrap();
+    let memory = read_only.slice(0, 4096).unwrap();
+    assert_eq!(run(&mut queue, io(BlockOp::Read, 7, 1, memory)), Err(BlockError::Invalid));
+    assert_eq!(run(&mut queue, io(WRITE, 9, 1, memory)), Ok(()), "though it may be read from");
+}
+
+#[test]
 fn memory_backed_by_a_file_is_reached_without_registration() {
     use std::os::fd::AsFd;
     let folder = folder();

@@ -45,7 +45,7 @@ pub enum PrpError {
 /// # Errors
 /// See [`PrpError`]; the command is unchanged then.
 pub fn set_prps(sqe: &mut Sqe, iova: Iova, bytes: u32, list: Option<PrpList<'_>>) -> Result<(), PrpError> {
-    if iova.0 % 4 != 0 {
+    if !iova.0.is_multiple_of(4) {
         return Err(PrpError::Unaligned);
     }
     let first_page = iova.0 - iova.0 % PAGE;
@@ -58,7 +58,7 @@ pub fn set_prps(sqe: &mut Sqe, iova: Iova, bytes: u32, list: Option<PrpList<'_>>
             // Each list page but the last gives one entry to the way to the next.
             let needed = if pages - 1 <= LIST_ENTRIES { 1 } else { (pages - 2).div_ceil(LIST_ENTRIES - 1) };
             let list = list.filter(|list| list.pages >= needed).ok_or(PrpError::NoList { needed })?;
-            if list.offset % PAGE != 0 {
+            if !list.offset.is_multiple_of(PAGE) {
                 return Err(PrpError::Unaligned);
             }
             write_list(&list, &mut (1..pages).map(page)).ok_or(PrpError::NoList { needed })?;

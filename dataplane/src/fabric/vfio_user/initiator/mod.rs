@@ -237,7 +237,9 @@ impl Initiator {
     fn map(&mut self, memory: &shared_memory::SharedMemory) -> Result<(Iova, u64), ConnectError> {
         let bytes = memory.region().bytes() as u64;
         let iova = self.next_iova;
-        let next = iova.checked_add(bytes).and_then(|end| end.checked_next_multiple_of(IOVA_ALIGN));
+        // A hole after each: a command that runs over the end of its memory must fail, not reach a queue.
+        let end = iova.checked_add(bytes).and_then(|end| end.checked_add(IOVA_ALIGN));
+        let next = end.and_then(|end| end.checked_next_multiple_of(IOVA_ALIGN));
         self.next_iova = next.ok_or(ConnectError::Invalid("the I/O address space is used up"))?;
         self.channel.dma_map(memory.fd(), 0, iova, bytes)?;
         self.registered.push((Iova(iova), bytes));

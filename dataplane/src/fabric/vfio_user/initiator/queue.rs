@@ -214,6 +214,17 @@ impl Initiator {
         })
     }
 
+    /// Writes a submission queue's tail doorbell by message rather than through shared memory, as a client without a
+    /// mapping of the doorbells would, and with any value: for tests of targets.
+    ///
+    /// # Errors
+    /// What the target said.
+    #[doc(hidden)]
+    pub fn write_doorbell(&mut self, qid: u16, tail: u32) -> Result<(), ConnectError> {
+        let offset = super::super::DOORBELL_OFFSET + 2 * u64::from(qid) * self.stride;
+        Ok(self.channel.write32(super::super::wire::region::BAR0, offset, tail)?)
+    }
+
     fn create_cq(&mut self, qid: u16, entries: u32, iova: u64, interrupt: bool) -> Result<(), ConnectError> {
         let mut sqe = Sqe::new(0x05, 0);
         sqe.set_prp(iova, 0);

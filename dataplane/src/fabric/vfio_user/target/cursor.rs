@@ -264,6 +264,10 @@ pub(super) fn copy_out(cursor: &mut Cursor, table: &mut IovaTable, into: &mut [u
         let end = done + part.bytes() as usize;
         let (region, offset) = table.find(cursor.at).ok_or(Status::DATA_TRANSFER_ERROR)?;
         region.read(offset, &mut into[done..end]).ok_or(Status::DATA_TRANSFER_ERROR)?;
+        if region.poisoned() {
+            // The client truncated its memory; what was read may be zeros that nobody wrote.
+            return Err(Status::DATA_TRANSFER_ERROR);
+        }
         cursor.consume(part.bytes());
         done = end;
     }
@@ -286,4 +290,111 @@ pub(super) fn copy_in(cursor: &mut Cursor, table: &mut IovaTable, from: &[u8]) -
 
 fn bounded(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::shared_memory::SharedMemory;
+    use super::super::iova::IovaRange;
+    use super::*;
+    use crate::nvme::spec::kv::opcode;
+    use std::sync::Arc;
+
+    const BASE: u64 = 0x10_0000;
+
+    /// Two regions of 64 KiB that follow each other at `BASE`; the first one's memory comes back for lists.
+    fn two_regions() -> (IovaTable, SharedMemory) {
+        let (first, second) = (SharedMemory::create("a", 65536, false), SharedMemory::create("b", 65536, false));
+        let (first, second) = (first.unwrap(), second.unwrap());
+        let mut table = IovaTable::default();
+        table.insert(IovaRange { iova: BASE, region: Arc::clone(first.region()) }).unwrap();
+        table.insert(IovaRange { iova: BASE + 65536, region: Arc::clone(second.region()) }).unwrap();
+        (table, first)
+    }
+
+    fn cursor(fill: impl FnOnce(&mut Sqe), bytes: u32) -> Cursor {
+        let mut sqe = Sqe::new(opcode::STORE, 0);
+        sqe.set_dword(10, bytes);
+        fill(&mut sqe);
+        Cursor::new(&sqe, SessionId(0), transfer_bytes(&sqe))
+    }
+
+    fn lengths(mut cursor: Cursor, table: &mut IovaTable, max: u32) -> Result<Vec<u32>, Status> {
+        let mut found = Vec::new();
+        while cursor.remaining() > 0 {
+            found.push(cursor.window(table, max)?.bytes());
+        }
+        Ok(found)
+    }
+
+    #[test]
+    fn adjacent_pages_join_and_regions_do_not() {
+        let (mut table, memory) = two_regions();
+        // A list at the start of the region that names pages 15, 16 (the next region) and 18.
+        for (index, page) in [15u64, 16, 18].into_iter().enumerate() {
+            memory.region().write(index as u64 * 8, &(BASE + page * 4096).to_le_bytes()).unwrap();
+        }
+        let prp = |bytes| cursor(|sqe| sqe.set_prp(BASE + 14 * 4096 + 8, BASE), bytes);
+        assert_eq!(lengths(prp(4 * 4096 - 8), &mut table, u32::MAX), Ok(vec![8184, 4096, 4096]));
+        assert_eq!(lengths(prp(4 * 4096 - 8), &mut table, 5000), Ok(vec![5000, 3184, 4096, 4096]));
+        let sgl = cursor(|sqe| sqe.set_sgl(SglDescriptor::data_block(BASE + 65536 - 10, 30)), 30);
+        assert_eq!(lengths(sgl, &mut table, 1 << 20), Ok(vec![10, 20]));
+    }
+
+    #[test]
+    fn a_list_goes_on_in_its_last_entry() {
+        let (mut table, memory) = two_regions();
+        // Two entries are left in the list page: the first names page 1, the last leads to a list at page 2.
+        memory.region().write(4096 - 16, &(BASE + 4096).to_le_bytes()).unwrap();
+        memory.region().write(4096 - 8, &(BASE + 2 * 4096).to_le_bytes()).unwrap();
+        for (index, page) in [5u64, 6].into_iter().enumerate() {
+            memory.region().write(2 * 4096 + index as u64 * 8, &(BASE + page * 4096).to_le_bytes()).unwrap();
+        }
+        let chained = cursor(|sqe| sqe.set_prp(BASE + 3 * 4096, BASE + 4096 - 16), 4 * 4096);
+        assert_eq!(lengths(chained, &mut table, u32::MAX), Ok(vec![4096, 4096, 8192]));
+        // With one page less to go, the last entry of the page is a data page, here the one after the page before.
+        let ends = cursor(|sqe| sqe.set_prp(BASE + 3 * 4096, BASE + 4096 - 16), 3 * 4096);
+        assert_eq!(lengths(ends, &mut table, u32::MAX), Ok(vec![4096, 8192]));
+    }
+
+    #[test]
+    fn segments_chain_and_empty_blocks_are_skipped() {
+        let (mut table, memory) = two_regions();
+        let put = |at: u64, descriptor: SglDescriptor| {
+            let (low, high) = descriptor.to_quadwords();
+            memory.region().write(at, &[low.to_le_bytes(), high.to_le_bytes()].concat()).unwrap();
+        };
+        let lead = |kind: u8, address, length| SglDescriptor { address, length, middle: 0, identifier: kind << 4 };
+        put(0, SglDescriptor::data_block(BASE + 4096, 100));
+        put(16, SglDescriptor::data_block(BASE, 0));
+        put(32, lead(3, BASE + 64, 32));
+        put(64, SglDescriptor::data_block(BASE + 4196, 50));
+        put(80, SglDescriptor::data_block(BASE + 9000, 50));
+        let sgl = |bytes| cursor(|sqe| sqe.set_sgl(lead(2, BASE, 48)), bytes);
+        assert_eq!(lengths(sgl(200), &mut table, u32::MAX), Ok(vec![150, 50]));
+        assert_eq!(lengths(sgl(201), &mut table, u32::MAX), Err(Status::DATA_SGL_LENGTH_INVALID));
+        // The last segment may not lead on.
+        put(80, lead(2, BASE, 48));
+        assert_eq!(lengths(sgl(200), &mut table, u32::MAX), Err(Status::INVALID_SGL_SEGMENT));
+    }
+
+    #[test]
+    fn a_clone_remembers_the_place_and_no_data_costs_no_look() {
+        let (mut table, memory) = two_regions();
+        memory.region().write(4096, &[7; 64]).unwrap();
+        let mut walk = cursor(|sqe| sqe.set_sgl(SglDescriptor::data_block(BASE + 4096, 64)), 64);
+        walk.window(&mut table, 10).unwrap();
+        let mut place = walk.clone();
+        let mut bytes = [0; 54];
+        copy_out(&mut walk, &mut table, &mut bytes).unwrap();
+        assert_eq!((bytes, walk.remaining()), ([7; 54], 0));
+        copy_in(&mut place, &mut table, &[9; 54]).unwrap();
+        assert_eq!(copy_in(&mut place, &mut table, &[9]), Err(Status::DATA_SGL_LENGTH_INVALID));
+        let mut seen = [0; 2];
+        memory.region().read(4096 + 9, &mut seen).unwrap();
+        assert_eq!(seen, [7, 9]);
+        let mut exist = Sqe::new(opcode::EXIST, 0);
+        exist.set_dword(10, 77);
+        assert_eq!(transfer_bytes(&exist), 0);
+    }
 }

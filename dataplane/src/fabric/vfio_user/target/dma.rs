@@ -7,16 +7,12 @@ use std::sync::mpsc::sync_channel;
 use tracing::warn;
 
 use crate::fabric::{CorePort, SessionId};
-use crate::memory::Region;
+use crate::memory::{Access, MAX_REGION_BYTES, MapError, Region, map_client};
 
-use super::super::shared_memory;
 use super::super::wire::{DMA_READABLE, DMA_WRITABLE};
 use super::core_end::{CoreCommand, CoreError, Order};
 use super::iova::{IovaRange, IovaTable};
 use super::slot_table::SlotLease;
-
-/// The longest region in one piece.
-const MAX_REGION_BYTES: u64 = 1 << 30;
 
 /// Why a core did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -84,7 +80,7 @@ impl Cores {
 pub(super) enum DmaError {
     #[error("no file descriptor came with it; memory that only messages can reach is not supported")]
     NoDescriptor,
-    #[error("flags {0:#x} are not both readable and writable")]
+    #[error("flags {0:#x} are none that are known, or do not let the device read")]
     Flags(u32),
     #[error("address {address:#x}, size {size:#x} or offset {offset:#x} is zero, not on a page, or overflows")]
     Range { address: u64, size: u64, offset: u64 },
@@ -98,8 +94,8 @@ pub(super) enum DmaError {
     NoSlot,
     #[error("nothing is mapped at exactly this address and size")]
     NotMapped,
-    #[error("the file cannot be mapped: {0}")]
-    Map(String),
+    #[error(transparent)]
+    Map(#[from] MapError),
     #[error(transparent)]
     Core(#[from] AskError),
 }
@@ -161,15 +157,12 @@ impl ClientMemoryMap {
         &mut self.table
     }
 
-    fn check(&self, flags: u32, offset: u64, address: u64, size: u64) -> Result<(), DmaError> {
+    fn check(&self, offset: u64, address: u64, size: u64) -> Result<(), DmaError> {
         let range = DmaError::Range { address, size, offset };
         let aligned = [address, size, offset].iter().all(|value| value % 4096 == 0);
         let Some(end) = address.checked_add(size) else { return Err(range) };
         if size == 0 || !aligned || offset.checked_add(size).is_none() {
             return Err(range);
-        }
-        if flags != DMA_READABLE | DMA_WRITABLE {
-            return Err(DmaError::Flags(flags));
         }
         let pieces: usize = self.mappings.iter().map(|mapping| mapping.pieces.len()).sum();
         if pieces as u64 + size.div_ceil(MAX_REGION_BYTES) > self.limits.regions as u64 {
@@ -190,14 +183,20 @@ impl ClientMemoryMap {
         fd: Option<OwnedFd>,
     ) -> Result<(), DmaError> {
         let (flags, offset, address, size) = request;
-        self.check(flags, offset, address, size)?;
+        self.check(offset, address, size)?;
+        let access = match flags {
+            DMA_READABLE => Access::Read,
+            flags if flags == DMA_READABLE | DMA_WRITABLE => Access::ReadWrite,
+            _ => return Err(DmaError::Flags(flags)),
+        };
         let fd = fd.ok_or(DmaError::NoDescriptor)?;
         let mut pieces: Vec<Piece> = Vec::new();
         let mut outcome = Ok(());
         let mut done = 0;
         while done < size && outcome.is_ok() {
             let bytes = (size - done).min(MAX_REGION_BYTES);
-            outcome = self.map_piece(cores, &fd, offset + done, address + done, bytes).map(|piece| pieces.push(piece));
+            let place = (offset + done, address + done, bytes);
+            outcome = self.map_piece(cores, &fd, access, place).map(|piece| pieces.push(piece));
             done += bytes;
         }
         if outcome.is_err() {
@@ -212,13 +211,11 @@ impl ClientMemoryMap {
         &mut self,
         cores: &Cores,
         fd: &OwnedFd,
-        offset: u64,
-        iova: u64,
-        bytes: u64,
+        access: Access,
+        (offset, iova, bytes): (u64, u64, u64),
     ) -> Result<Piece, DmaError> {
         let lease = SlotLease::take().ok_or(DmaError::NoSlot)?;
-        let region = shared_memory::map(fd.as_fd(), offset, bytes, lease.slot());
-        let region = Arc::new(region.map_err(|error| DmaError::Map(error.to_string()))?);
+        let region = Arc::new(map_client(fd.as_fd(), offset, bytes, lease.slot(), access)?);
         let range = IovaRange { iova, region };
         let attached = cores.ask_all(|| Order::Attach(range.clone()));
         if self.table.insert(range).is_err() {

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crate::Burst;
 use crate::fabric::{Capsule, Completion, Permit, SessionId};
 use crate::memory::{Region, SlotId};
 use crate::nvme::spec::{Cqe, Sqe};
-use crate::{BURST, Burst};
 
 use super::super::ring::{CommandRing, CompletionRing, Doorbell};
 use super::cursor::{Cursor, transfer_bytes};
@@ -109,6 +109,7 @@ impl SubmissionQueue {
             let words = self.ring.load_entry(self.head);
             let sqe: Sqe = zerocopy::transmute!(words);
             self.head = if self.head + 1 == size { 0 } else { self.head + 1 };
+            self.ring.prefetch(self.head);
             let data = Cursor::new(&sqe, self.session, transfer_bytes(&sqe));
             let permit = Permit::issue(issuer.core, issuer.queue, sqe.cid());
             capsules.push(Capsule { sqe, session: self.session, data, permit });
@@ -116,18 +117,6 @@ impl SubmissionQueue {
         self.outstanding += count;
         self.commands += u64::from(count);
         count as usize
-    }
-
-    /// Whether the doorbell announces commands, or something odd, that were not taken.
-    #[inline]
-    pub(super) fn has_work(&self) -> bool {
-        self.tail.load() != self.head && self.state == SqState::Running
-    }
-
-    /// Asks for the entries that the next turn will read.
-    #[inline]
-    pub(super) fn prefetch(&self) {
-        self.ring.prefetch(self.head);
     }
 
     /// Accounts for a completion and writes it, unless nobody is there to read it.
@@ -259,5 +248,3 @@ impl CompletionQueue {
         self.ring.lies_in(region)
     }
 }
-
-const _: () = assert!(BURST <= u32::MAX as usize);

@@ -1,1 +1,0 @@
-//! Counters and histograms that a core owns and others read by asking it.

@@ -1,0 +1,108 @@
+//! What the control plane asks of the running cores.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dataplane::fabric::SessionId;
+
+use super::report::{CoreReport, QueuePairReport, StoreReport, TraceEvent};
+use super::state::ListenAddress;
+use crate::policy::table::PolicyTable;
+
+/// What stays the same for as long as the engine runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Ticks in a second, of every figure that is in ticks.
+    pub tick_rate: u64,
+    /// Cores that serve queues.
+    pub cores: u32,
+    /// Shards that the store is cut into.
+    pub shards: u32,
+    /// Bytes that the store can hold, over all shards.
+    pub capacity_bytes: u64,
+    /// The longest value that the store takes, in bytes.
+    pub max_value_bytes: u32,
+    /// The most bytes that one command may move; a power of two times 4096.
+    pub max_transfer_bytes: u32,
+    /// Value granularity that suits the device, in bytes.
+    pub granularity: u32,
+}
+
+/// The engine could not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct EngineError {
+    /// A positive errno that fits best.
+    pub errno: i32,
+    /// What failed, and what to do about it.
+    pub message: String,
+}
+
+/// The running cores with their store and carriers.
+///
+/// Called from control threads only, from several at once. Every call returns within a bounded time (a second or so)
+/// even if a core is stuck, and none may be made by a core. No method may wait for a session to open or to be dropped:
+/// the caller may hold the lock that those take.
+pub trait Engine: Send + Sync {
+    /// What stays the same.
+    fn shape(&self) -> Shape;
+
+    /// Starts polling. Called once, before any other call but [`shape`](Self::shape).
+    ///
+    /// # Errors
+    /// If a core or a device does not start.
+    fn start(&self) -> Result<(), EngineError>;
+
+    /// Stops listening, lets accepted commands end, makes acknowledged durable values durable, and stops the cores.
+    /// Later calls of other methods answer with nothing or an error.
+    ///
+    /// # Errors
+    /// If not everything ended within `patience`; the cores are stopped all the same.
+    fn stop(&self, patience: Duration) -> Result<(), EngineError>;
+
+    /// Gives every core a new policy, and returns once each uses it: then no command that is judged from now on is
+    /// judged by an older one.
+    ///
+    /// # Errors
+    /// If a core did not take it in time. It will still take it, before any later one.
+    fn set_policy(&self, table: Arc<PolicyTable>) -> Result<(), EngineError>;
+
+    /// Begins to listen. Connections are shown to the admission that the engine was built with.
+    ///
+    /// # Errors
+    /// If the address cannot be used: in use, no permission, carrier not there.
+    fn listen(&self, address: &ListenAddress) -> Result<(), EngineError>;
+
+    /// Ends listening. Sessions that came in by it stay.
+    ///
+    /// # Errors
+    /// If there is no such listener.
+    fn unlisten(&self, address: &ListenAddress) -> Result<(), EngineError>;
+
+    /// Asks a session's carrier to disconnect its host. The session is dropped some time later.
+    fn close_session(&self, session: SessionId);
+
+    /// Every core's figures. A core that does not answer in time is left out.
+    fn reports(&self) -> Vec<CoreReport>;
+
+    /// Sets every counter that [`reports`](Self::reports) shows back to zero.
+    fn reset_statistics(&self);
+
+    /// Forgets every value of a namespace. No grant names it any more. Returns the bytes freed.
+    ///
+    /// # Errors
+    /// If a core did not finish in time or a device failed; the call can be repeated.
+    fn purge_namespace(&self, ns28: u32) -> Result<u64, EngineError>;
+
+    /// Bytes that a namespace holds, over all shards.
+    fn namespace_used(&self, ns28: u32) -> u64;
+
+    /// Every queue pair of every session.
+    fn queue_pairs(&self) -> Vec<QueuePairReport>;
+
+    /// The newest events of the flight recorder, oldest first, of one core or of all.
+    fn trace(&self, core: Option<u32>) -> Vec<TraceEvent>;
+
+    /// The stores.
+    fn stores(&self) -> Vec<StoreReport>;
+}

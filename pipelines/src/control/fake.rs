@@ -1,0 +1,173 @@
+//! An engine for tests that remembers what it was told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use dataplane::fabric::SessionId;
+
+use super::report::{CoreReport, OperationReport, PollerReport, QueuePairReport, StageReport, StoreReport, TraceEvent};
+use super::state::ListenAddress;
+use super::{Context, Control, Engine, EngineError, Framework, LogControl, LogLevel, Shape};
+use crate::policy::table::PolicyTable;
+
+/// The shape of the fake.
+pub const SHAPE: Shape = Shape {
+    tick_rate: 1_000_000_000,
+    cores: 2,
+    shards: 2,
+    capacity_bytes: 1 << 40,
+    max_value_bytes: 16 << 20,
+    max_transfer_bytes: 16 << 20,
+    granularity: 4096,
+};
+
+/// The fake.
+pub struct FakeEngine {
+    pub table: Mutex<Arc<PolicyTable>>,
+    pub listeners: Mutex<BTreeSet<ListenAddress>>,
+    pub closed: Mutex<Vec<SessionId>>,
+    pub purged: Mutex<Vec<u32>>,
+    pub resets: AtomicU64,
+    /// A core that does not take over policies.
+    pub stuck: AtomicBool,
+    pub stopped: AtomicBool,
+}
+
+impl Default for FakeEngine {
+    fn default() -> Self {
+        Self {
+            table: Mutex::new(Arc::new(PolicyTable::deny_all())),
+            listeners: Mutex::default(),
+            closed: Mutex::default(),
+            purged: Mutex::default(),
+            resets: AtomicU64::default(),
+            stuck: AtomicBool::default(),
+            stopped: AtomicBool::default(),
+        }
+    }
+}
+
+impl FakeEngine {
+    pub fn table(&self) -> Arc<PolicyTable> {
+        Arc::clone(&self.table.lock().unwrap())
+    }
+}
+
+impl Engine for FakeEngine {
+    fn shape(&self) -> Shape {
+        SHAPE
+    }
+    fn start(&self) -> Result<(), EngineError> {
+        Ok(())
+    }
+    fn stop(&self, _: Duration) -> Result<(), EngineError> {
+        self.stopped.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+    fn set_policy(&self, table: Arc<PolicyTable>) -> Result<(), EngineError> {
+        *self.table.lock().unwrap() = table;
+        if self.stuck.load(Ordering::SeqCst) {
+            return Err(EngineError { errno: libc::ETIMEDOUT, message: "core 1 does not answer".into() });
+        }
+        Ok(())
+    }
+    fn listen(&self, address: &ListenAddress) -> Result<(), EngineError> {
+        if address.traddr.starts_with("/forbidden") {
+            return Err(EngineError { errno: libc::EACCES, message: format!("{}: permission denied", address.traddr) });
+        }
+        assert!(self.listeners.lock().unwrap().insert(address.clone()), "listens on {address} already");
+        Ok(())
+    }
+    fn unlisten(&self, address: &ListenAddress) -> Result<(), EngineError> {
+        assert!(self.listeners.lock().unwrap().remove(address), "does not listen on {address}");
+        Ok(())
+    }
+    fn close_session(&self, session: SessionId) {
+        self.closed.lock().unwrap().push(session);
+    }
+    fn reports(&self) -> Vec<CoreReport> {
+        (0..SHAPE.cores).map(report).collect()
+    }
+    fn reset_statistics(&self) {
+        self.resets.fetch_add(1, Ordering::SeqCst);
+    }
+    fn purge_namespace(&self, ns28: u32) -> Result<u64, EngineError> {
+        self.purged.lock().unwrap().push(ns28);
+        Ok(4096)
+    }
+    fn namespace_used(&self, _: u32) -> u64 {
+        8192
+    }
+    fn queue_pairs(&self) -> Vec<QueuePairReport> {
+        vec![QueuePairReport { session: 0, qid: 1, core: 0, entries: 128, outstanding: 3, state: "active".into() }]
+    }
+    fn trace(&self, core: Option<u32>) -> Vec<TraceEvent> {
+        (0..SHAPE.cores)
+            .filter(|it| core.is_none_or(|core| core == *it))
+            .map(|core| TraceEvent { core, event: "turn".into(), ..Default::default() })
+            .collect()
+    }
+    fn stores(&self) -> Vec<StoreReport> {
+        vec![StoreReport { name: "null:1G".into(), shards: 2, ..Default::default() }]
+    }
+}
+
+fn report(core: u32) -> CoreReport {
+    CoreReport {
+        core,
+        tid: 1000 + core,
+        busy: 70,
+        idle: 30,
+        turns: 9,
+        asleep: false,
+        pollers: vec![PollerReport { name: "fabric".into(), run_count: 9, busy_count: 7 }],
+        stages: vec![StageReport { name: "classify".into(), calls: 4, items: 40, ticks: 400 }],
+        operations: vec![OperationReport { name: "retrieve".into(), count: 40, ..Default::default() }],
+        store: BTreeMap::from([("evictions".into(), 1)]),
+    }
+}
+
+/// A log that is not there.
+pub struct FakeLog(Mutex<LogLevel>);
+
+impl LogControl for FakeLog {
+    fn level(&self) -> LogLevel {
+        *self.0.lock().unwrap()
+    }
+    fn set_level(&self, level: LogLevel) {
+        *self.0.lock().unwrap() = level;
+    }
+    fn flags(&self) -> Vec<(&'static str, bool)> {
+        vec![("rpc", false)]
+    }
+    fn set_flag(&self, flag: &str, _: bool) -> bool {
+        flag == "rpc"
+    }
+}
+
+/// A context that waits for `framework_start_init`, and the engine that it will then have.
+pub fn waiting() -> (Arc<Context>, Arc<FakeEngine>) {
+    let control = Control::new();
+    let engine = Arc::new(FakeEngine::default());
+    let (later, attached) = (control.clone(), Arc::clone(&engine));
+    let framework = Framework::new(Box::new(move || {
+        later.attach(attached);
+        Ok(())
+    }));
+    let context = Context {
+        control,
+        framework: Arc::new(framework),
+        log: Arc::new(FakeLog(Mutex::new(LogLevel::Notice))),
+        kill: Box::new(|_| ()),
+    };
+    (Arc::new(context), engine)
+}
+
+/// A context that is ready.
+pub fn ready() -> (Arc<Context>, Arc<FakeEngine>) {
+    let (context, engine) = waiting();
+    context.framework.start().unwrap();
+    (context, engine)
+}

@@ -1,0 +1,18 @@
+//! The control plane: what is configured, the policy compiled from it, and the socket that changes it.
+//!
+//! Nothing here runs on a polled core. The cores are reached through [`Engine`] alone.
+
+mod config;
+mod context;
+mod engine;
+mod error;
+#[cfg(test)]
+mod fake;
+pub mod report;
+pub mod rpc;
+pub mod state;
+
+pub use context::{Context, Framework, Lifecycle, LogControl, LogLevel};
+pub use engine::{Engine, EngineError, Shape};
+pub use error::ControlError;
+pub use state::Control;

@@ -1,0 +1,22 @@
+//! The methods, by what they are about.
+
+mod framework;
+mod log;
+mod namespaces;
+mod nvmf;
+mod statistics;
+
+use super::Method;
+
+const ALL: &[&[Method]] = &[framework::METHODS, log::METHODS, nvmf::METHODS, namespaces::METHODS, statistics::METHODS];
+
+/// Every method.
+pub fn all_methods() -> impl Iterator<Item = &'static Method> {
+    ALL.iter().copied().flatten()
+}
+
+/// The method of a name or alias.
+#[must_use]
+pub fn find_method(name: &str) -> Option<&'static Method> {
+    all_methods().find(|method| method.name == name || method.aliases.contains(&name))
+}

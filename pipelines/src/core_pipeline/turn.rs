@@ -1,0 +1,414 @@
+//! A turn of a core's pipeline.
+
+use dataplane::Burst;
+use dataplane::BURST;
+use dataplane::core::{Clock, Poll, Ticks};
+use dataplane::fabric::{Capsule, Completion, Fabric};
+use dataplane::nvme::BlockQueue;
+use dataplane::nvme::spec::Status;
+
+use super::leases::{LONGEST_LEASE_MS, Leases};
+use super::lists::{LeaseTerms, Progress};
+use super::mail::{Mail, Snapshot};
+use super::CorePipeline;
+use crate::accounting::{Outcome, Stage, TraceEntry};
+use crate::classify::{Classified, Ended, Operation, OperationKind, classify};
+use crate::dma::Surroundings;
+use crate::placement::{Placements, place};
+use crate::policy::{Admitted, admit};
+
+/// Messages taken from the mailbox in one turn.
+const MAIL_A_TURN: usize = 2 * BURST;
+
+impl<B: BlockQueue, F: Fabric, C: Clock> CorePipeline<B, F, C> {
+    /// Does what there is to do now.
+    pub(super) fn turn(&mut self, now: Ticks) -> Poll {
+        self.meter.begin(now);
+        let mut items = self.device_completions(now);
+        items += self.send_outgoing();
+        items += self.receive_mail(now);
+        items += self.retry_waiting(now);
+        items += self.receive_capsules(now);
+        items += self.issue(now);
+        items += self.work_on_lists(now);
+        items += self.store_work(now);
+        self.blocks.ring();
+        self.fabric.settle(&mut self.blocks);
+        self.fabric.flush();
+        Poll::of(items)
+    }
+
+    /// Completions of the device: the dma stage's pieces, and the shards' own commands.
+    fn device_completions(&mut self, now: Ticks) -> usize {
+        let mut done = Burst::new();
+        self.blocks.poll(&mut done);
+        let count = done.len();
+        if count > 0 {
+            let mut ended = Burst::new();
+            for completion in done.drain(..) {
+                match (completion.token >> 56) as usize {
+                    0 => {
+                        let mut around = Surroundings {
+                            blocks: &mut self.blocks,
+                            fabric: &mut self.fabric,
+                            shards: &mut self.shards,
+                            now,
+                        };
+                        self.dma.done(completion, &mut around, &mut ended);
+                    }
+                    owner => {
+                        if let Some(shard) = self.shards.get_mut(owner - 1) {
+                            shard.done(completion.token, completion.result, &mut self.blocks);
+                        }
+                    }
+                }
+            }
+            self.meter.charge(Stage::Device, count, &self.clock);
+            self.complete_all(&mut ended);
+        }
+        count + self.commits()
+    }
+
+    /// Durable Stores and Deletes whose records are on the medium now.
+    fn commits(&mut self) -> usize {
+        let mut count = 0;
+        for index in 0..self.shards.len() {
+            let mut tickets = Burst::new();
+            self.shards[index].committed(&mut tickets);
+            if tickets.is_empty() {
+                continue;
+            }
+            count += tickets.len();
+            let mut ended = Burst::new();
+            for (ticket, durable) in tickets.drain(..) {
+                self.dma.committed(ticket, durable, &mut ended);
+            }
+            self.complete_all(&mut ended);
+        }
+        count
+    }
+
+    /// Room for a whole burst of new commands everywhere they might go.
+    fn has_room(&self) -> bool {
+        self.dma.room() >= BURST + self.waiting.len()
+            && self.outgoing.is_empty()
+            && self.waiting_lists.len() < BURST
+            && self.waiting.len() < BURST
+    }
+
+    /// New commands of this core's clients.
+    fn receive_capsules(&mut self, now: Ticks) -> usize {
+        if self.draining || !self.has_room() {
+            return 0;
+        }
+        let mut capsules: Burst<Capsule<F::Data>> = Burst::new();
+        self.fabric.poll(&mut capsules);
+        let count = capsules.len();
+        if count == 0 {
+            return 0;
+        }
+        self.meter.charge(Stage::Receive, count, &self.clock);
+        let mut ended = Burst::new();
+        let mut classified: Burst<Classified<F::Data>> = Burst::new();
+        classify(now, &mut capsules, &mut classified, &mut ended);
+        self.meter.charge(Stage::Classify, count, &self.clock);
+        let mut admitted = Burst::new();
+        let items = classified.len();
+        admit(&self.policy, &mut classified, &mut admitted, &mut ended);
+        self.meter.charge(Stage::Policy, items, &self.clock);
+        self.place_and_start(&mut admitted, &mut ended, now);
+        count
+    }
+
+    /// Placement and what follows, for commands from clients, from other cores, and from those that had to wait.
+    /// Bursts go by reference: they are arrays, and moving one copies it.
+    fn place_and_start(&mut self, admitted: &mut Burst<Admitted<F::Data>>, ended: &mut Burst<Ended>, now: Ticks) {
+        let items = admitted.len();
+        let mut places = Placements::default();
+        place(self.ownership, &mut self.shards, admitted, &mut places, ended);
+        self.meter.charge(Stage::Placement, items, &self.clock);
+        for (core, command) in places.elsewhere.drain(..) {
+            self.forwarded += 1;
+            self.send(core, Mail::Forward(command));
+        }
+        self.waiting.extend(places.waiting.drain(..));
+        self.waiting_lists.extend(places.lists.drain(..));
+        let items = places.placed.len();
+        if items > 0 {
+            let mut around =
+                Surroundings { blocks: &mut self.blocks, fabric: &mut self.fabric, shards: &mut self.shards, now };
+            let mut started = Burst::new();
+            self.dma.start(&mut places.placed, &mut around, &mut started);
+            self.meter.charge(Stage::Dma, items, &self.clock);
+            self.complete_all(&mut started);
+        }
+        self.complete_all(ended);
+    }
+
+    /// Stores that had to wait for room: all of them once more, in order.
+    fn retry_waiting(&mut self, now: Ticks) -> usize {
+        let count = self.waiting.len().min(BURST);
+        if count == 0 {
+            return 0;
+        }
+        let mut again = Burst::new();
+        again.extend(self.waiting.drain(..count));
+        self.place_and_start(&mut again, &mut Burst::new(), now);
+        // Those that still wait were put at the back: waiting for the store is not progress.
+        count.saturating_sub(self.waiting.len())
+    }
+
+    fn issue(&mut self, now: Ticks) -> usize {
+        let mut ended = Burst::new();
+        let mut around =
+            Surroundings { blocks: &mut self.blocks, fabric: &mut self.fabric, shards: &mut self.shards, now };
+        let moved = self.dma.issue(&mut around, &mut ended);
+        self.meter.charge(Stage::Dma, moved, &self.clock);
+        self.complete_all(&mut ended);
+        moved
+    }
+
+    fn store_work(&mut self, now: Ticks) -> usize {
+        let mut items = 0;
+        for shard in &mut self.shards {
+            if let Poll::Busy(count) = shard.poll(now, &mut self.blocks) {
+                items += count as usize;
+            }
+        }
+        self.meter.charge(Stage::Store, items, &self.clock);
+        items
+    }
+
+    /// Tells clients of this core, and sends the rest home.
+    fn complete_all(&mut self, ended: &mut Burst<Ended>) {
+        let count = ended.len();
+        if count == 0 {
+            return;
+        }
+        let now = self.meter.boundary();
+        for command in ended.drain(..) {
+            let home = command.origin.permit.core();
+            if home == self.ownership.core {
+                self.complete(command, now);
+            } else {
+                self.send(home, Mail::Ended(command));
+            }
+        }
+        self.meter.charge(Stage::Complete, count, &self.clock);
+    }
+
+    #[inline]
+    fn complete(&mut self, command: Ended, now: Ticks) {
+        let Ended { origin, completion, value_bytes } = command;
+        let ticks = now.since(origin.received);
+        let status = completion.status;
+        self.operations.record(
+            origin.kind,
+            Outcome {
+                failed: !status.is_success(),
+                missing: status == Status::KEY_DOES_NOT_EXIST,
+                bytes: value_bytes,
+                ticks,
+            },
+        );
+        self.recorder.record(TraceEntry {
+            at: now,
+            ticks: ticks.min(u64::from(u32::MAX)) as u32,
+            bytes: value_bytes,
+            session: origin.session,
+            kind: origin.kind,
+            status,
+        });
+        self.hinted += u64::from(origin.kind == OperationKind::Hint && status.is_success());
+        self.fabric.complete(origin.permit, completion);
+    }
+
+    fn send(&mut self, core: u16, mail: Mail<F>) {
+        if !self.outgoing.is_empty() {
+            self.outgoing.push_back((core, mail));
+            return;
+        }
+        self.post(core, mail);
+    }
+
+    /// Posts to a peer; what does not fit is kept at the front of the line.
+    fn post(&mut self, core: u16, mail: Mail<F>) -> bool {
+        let Some(peer) = self.peers.get(usize::from(core)) else {
+            // No such core: only a command that came with a core number nobody has could do that.
+            return true;
+        };
+        match peer.post(mail) {
+            Ok(()) => true,
+            Err(refused) => {
+                self.outgoing.push_front((core, refused.into_inner()));
+                false
+            }
+        }
+    }
+
+    fn send_outgoing(&mut self) -> usize {
+        let mut sent = 0;
+        while let Some((core, mail)) = self.outgoing.pop_front() {
+            if !self.post(core, mail) {
+                break;
+            }
+            sent += 1;
+        }
+        sent
+    }
+
+    fn receive_mail(&mut self, now: Ticks) -> usize {
+        let mut count = 0;
+        let mut forwarded = Burst::new();
+        let mut ended = Burst::new();
+        while count < MAIL_A_TURN && !forwarded.is_full() && !ended.is_full() {
+            if self.dma.room() < BURST + self.waiting.len() {
+                break;
+            }
+            let Some(mail) = self.mailbox.take() else { break };
+            count += 1;
+            match mail {
+                Mail::Forward(command) => forwarded.push(command),
+                Mail::Ended(command) => ended.push(command),
+                Mail::List(job) => self.lists.push_back(job),
+                Mail::Unlease(lease) => self.shards.iter_mut().for_each(|shard| shard.unlease(lease)),
+                Mail::Fabric(command) => self.fabric.command(command, &mut self.blocks),
+                Mail::Policy(table) => self.policy = table,
+                Mail::Purge(ns28) => self.shards.iter_mut().for_each(|shard| shard.purge(ns28)),
+                Mail::Snapshot(mut snapshot, answer) => {
+                    self.fill(&mut snapshot);
+                    // The asker may have given up; then nobody needs it.
+                    let _ = answer.try_send(snapshot);
+                }
+                Mail::ResetCounters => {
+                    self.meter.reset();
+                    self.operations.reset();
+                }
+            }
+        }
+        if !forwarded.is_empty() {
+            self.place_and_start(&mut forwarded, &mut Burst::new(), now);
+        }
+        self.complete_all(&mut ended);
+        count
+    }
+
+    fn fill(&self, snapshot: &mut Snapshot) {
+        snapshot.core = self.ownership.core;
+        snapshot.stages.clear();
+        snapshot.stages.extend(self.meter.iter());
+        snapshot.operations.clone_from_core(&self.operations);
+        let (map, core) = (self.ownership.map, u32::from(self.ownership.core));
+        snapshot.shards.clear();
+        snapshot
+            .shards
+            .extend((0u32..).zip(&self.shards).map(|(local, shard)| (core + local * map.cores, shard.stats())));
+        if let Some(ns28) = snapshot.wants.namespace {
+            snapshot.namespace_used = self.shards.iter().map(|shard| shard.used_bytes(ns28)).sum();
+        }
+        snapshot.queue_pairs.clear();
+        self.fabric.queue_pairs(&mut snapshot.queue_pairs);
+        if snapshot.wants.trace {
+            snapshot.trace.clear();
+            snapshot.trace.extend(self.recorder.iter().copied());
+        }
+        snapshot.forwarded = self.forwarded;
+        snapshot.hinted = self.hinted;
+        snapshot.staged_bytes = self.dma.staged_bytes();
+        snapshot.copied_bytes = self.fabric.copied_bytes();
+    }
+}
+
+/// Lists of keys.
+impl<B: BlockQueue, F: Fabric, C: Clock> CorePipeline<B, F, C> {
+    fn work_on_lists(&mut self, now: Ticks) -> usize {
+        if self.waiting_lists.is_empty() && self.lists.is_empty() {
+            return 0;
+        }
+        let mut ended = Burst::new();
+        let begun = self.begin_lists(now, &mut ended);
+        let mut worked = 0;
+        // One slice of work a turn, of the list at the front; then the next list has its turn.
+        if let Some(mut job) = self.lists.pop_front() {
+            worked = 1;
+            match job.work(self.ownership, &mut self.shards) {
+                Progress::Again => self.lists.push_back(job),
+                Progress::Travel(core) => self.send(core, Mail::List(job)),
+                Progress::Finished if job.home != self.ownership.core => {
+                    let home = job.home;
+                    self.send(home, Mail::List(job));
+                }
+                Progress::Finished => {
+                    if let Some((command, lease)) = job.finish(&mut self.fabric) {
+                        ended.push(command);
+                        if let Some(lease) = lease {
+                            self.end_lease(lease);
+                        }
+                    }
+                    self.spare_lists.push(job);
+                }
+            }
+        }
+        self.meter.charge(Stage::Lists, begun + worked, &self.clock);
+        self.complete_all(&mut ended);
+        begun + worked
+    }
+
+    fn begin_lists(&mut self, now: Ticks, ended: &mut Burst<Ended>) -> usize {
+        let mut begun = 0;
+        while ended.len() < BURST - 1
+            && let Some(command) = self.waiting_lists.pop_front()
+        {
+            begun += 1;
+            if let Operation::Release { lease } = command.operation {
+                self.release(lease, command, ended);
+                continue;
+            }
+            let Some(mut job) = self.spare_lists.pop() else {
+                self.waiting_lists.push_front(command);
+                return begun - 1;
+            };
+            let lease = self.lease_terms(&command, now);
+            match job.begin(command, lease, &mut self.fabric) {
+                Ok(()) => self.lists.push_back(job),
+                Err(command) => {
+                    ended.push(command);
+                    self.spare_lists.push(job);
+                }
+            }
+        }
+        begun
+    }
+
+    fn lease_terms(&mut self, command: &Admitted<F::Data>, now: Ticks) -> Option<LeaseTerms> {
+        let Operation::LookupPrefix { lease_ms: Some(millis), .. } = command.operation else { return None };
+        let ticks = self.clock.ticks_of_micros(u64::from(millis.min(LONGEST_LEASE_MS)) * 1000);
+        let expires = Ticks(now.0 + ticks);
+        let id = self.leases.take(command.origin.session, now, expires)?;
+        Some(LeaseTerms { id, expires })
+    }
+
+    fn release(&mut self, lease: u32, command: Admitted<F::Data>, ended: &mut Burst<Ended>) {
+        let home = Leases::home(lease);
+        if home != self.ownership.core && u32::from(home) < self.ownership.map.cores {
+            self.forwarded += 1;
+            self.send(home, Mail::Forward(command));
+            return;
+        }
+        if !self.leases.release(lease, command.origin.session) {
+            ended.push(command.origin.fail(Status::INVALID_FIELD));
+            return;
+        }
+        self.end_lease(lease);
+        ended.push(command.origin.end(Completion::success(0, 0)));
+    }
+
+    /// Frees the blocks under a lease, here and wherever else they are.
+    fn end_lease(&mut self, lease: u32) {
+        self.shards.iter_mut().for_each(|shard| shard.unlease(lease));
+        let (cores, me) = (self.ownership.map.cores as u16, self.ownership.core);
+        for core in (0..cores).filter(|&core| core != me) {
+            self.send(core, Mail::Unlease(lease));
+        }
+    }
+}

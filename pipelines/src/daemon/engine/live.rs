@@ -1,0 +1,231 @@
+//! The engine that runs: cores, store and listeners, as the control plane sees them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use dataplane::core::{Clock, ReactorHandle, TscClock};
+use dataplane::fabric::vfio_user::{Target, TargetOptions};
+use dataplane::fabric::{Admission, SessionId};
+
+use super::port::{Cores, Silent};
+use super::reports::{self, ReactorFacts, StoreFacts};
+use crate::control::engine::{Engine, EngineError, Shape};
+use crate::control::report::{CoreReport, QueuePairReport, StoreReport, TraceEvent};
+use crate::control::state::ListenAddress;
+use crate::core_pipeline::{Mail, Snapshot, Wants};
+use crate::policy::PolicyTable;
+
+/// Starts the cores; done once.
+pub(super) type Launch = Box<dyn FnOnce() -> Result<Vec<ReactorHandle>, EngineError> + Send>;
+
+enum Stage {
+    Prepared(Launch),
+    Running { reactors: Vec<ReactorHandle>, listeners: BTreeMap<ListenAddress, Target> },
+    Stopped,
+}
+
+/// Cores, store and listeners.
+pub(crate) struct LiveEngine {
+    shape: Shape,
+    clock: TscClock,
+    store: StoreFacts,
+    /// The processor of each core of ours, by core.
+    cpus: Vec<u32>,
+    cores: Arc<Cores>,
+    admission: Arc<dyn Admission>,
+    stage: Mutex<Stage>,
+}
+
+impl LiveEngine {
+    pub(super) fn new(
+        shape: Shape,
+        clock: TscClock,
+        store: StoreFacts,
+        cpus: Vec<u32>,
+        cores: Cores,
+        admission: Arc<dyn Admission>,
+        launch: Launch,
+    ) -> Self {
+        let stage = Mutex::new(Stage::Prepared(launch));
+        Self { shape, clock, store, cpus, cores: Arc::new(cores), admission, stage }
+    }
+
+    fn stage(&self) -> MutexGuard<'_, Stage> {
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn cpu(&self, core: u16) -> u32 {
+        self.cpus.get(usize::from(core)).copied().unwrap_or_default()
+    }
+
+    /// The reactors' own counters; empty unless they run.
+    fn reactors(&self) -> Vec<ReactorFacts> {
+        match &*self.stage() {
+            Stage::Running { reactors, .. } => reactors
+                .iter()
+                .map(|reactor| ReactorFacts {
+                    cpu: reactor.core(),
+                    tid: reactor.tid(),
+                    counters: reactor.snapshot(),
+                })
+                .collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn snapshots(&self, wants: Wants) -> Vec<Box<Snapshot>> {
+        if matches!(*self.stage(), Stage::Running { .. }) { self.cores.ask_all(wants) } else { Vec::new() }
+    }
+
+    fn silent(&self, silent: Silent) -> EngineError {
+        let message = format!("core {} does not answer; see its log lines and trace_dump", self.cpu(silent.core));
+        EngineError { errno: libc::ETIMEDOUT, message }
+    }
+
+    fn not_running() -> EngineError {
+        EngineError { errno: libc::ESHUTDOWN, message: "the cores do not run".into() }
+    }
+}
+
+impl Engine for LiveEngine {
+    fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    fn start(&self) -> Result<(), EngineError> {
+        let mut stage = self.stage();
+        match std::mem::replace(&mut *stage, Stage::Stopped) {
+            Stage::Prepared(launch) => {
+                let reactors = launch()?;
+                *stage = Stage::Running { reactors, listeners: BTreeMap::new() };
+                Ok(())
+            }
+            other => {
+                *stage = other;
+                Err(EngineError { errno: libc::EALREADY, message: "the engine was started before".into() })
+            }
+        }
+    }
+
+    fn stop(&self, patience: Duration) -> Result<(), EngineError> {
+        let before = std::mem::replace(&mut *self.stage(), Stage::Stopped);
+        let Stage::Running { reactors, listeners } = before else { return Ok(()) };
+        // Clients are disconnected while the cores still run, for it is they that give up queues and memory.
+        drop(listeners);
+        reactors.iter().for_each(|reactor| reactor.stop_within(patience));
+        let mut trouble = None;
+        for reactor in reactors {
+            let cpu = reactor.core();
+            match reactor.join() {
+                Ok(end) if end.drained => {}
+                Ok(_) => trouble = Some(format!("core {cpu} did not finish its work in time")),
+                Err(panicked) => trouble = Some(panicked.to_string()),
+            }
+        }
+        trouble.map_or(Ok(()), |message| Err(EngineError { errno: libc::EIO, message }))
+    }
+
+    fn set_policy(&self, table: Arc<PolicyTable>) -> Result<(), EngineError> {
+        if !matches!(*self.stage(), Stage::Running { .. }) {
+            return Err(Self::not_running());
+        }
+        self.cores.tell_all(|| Mail::Policy(Arc::clone(&table))).map_err(|silent| self.silent(silent))?;
+        self.cores.barrier().map_err(|silent| self.silent(silent))
+    }
+
+    fn listen(&self, address: &ListenAddress) -> Result<(), EngineError> {
+        let mut stage = self.stage();
+        let Stage::Running { listeners, .. } = &mut *stage else { return Err(Self::not_running()) };
+        if listeners.contains_key(address) {
+            let message = format!("already listening on {address}");
+            return Err(EngineError { errno: libc::EADDRINUSE, message });
+        }
+        let target = Target::listen(
+            Path::new(&address.traddr),
+            TargetOptions::default(),
+            Arc::clone(&self.cores) as _,
+            Arc::clone(&self.admission),
+        )
+        .map_err(|error| EngineError { errno: libc::EADDRNOTAVAIL, message: error.to_string() })?;
+        listeners.insert(address.clone(), target);
+        Ok(())
+    }
+
+    fn unlisten(&self, address: &ListenAddress) -> Result<(), EngineError> {
+        let target = match &mut *self.stage() {
+            Stage::Running { listeners, .. } => listeners.remove(address),
+            _ => return Err(Self::not_running()),
+        };
+        // Dropped outside the lock: it waits for its connections to end.
+        match target {
+            Some(target) => {
+                drop(target);
+                Ok(())
+            }
+            None => Err(EngineError { errno: libc::ENOENT, message: format!("nothing listens on {address}") }),
+        }
+    }
+
+    fn close_session(&self, session: SessionId) {
+        if let Stage::Running { listeners, .. } = &*self.stage() {
+            listeners.values().for_each(|target| target.close_session(session));
+        }
+    }
+
+    fn reports(&self) -> Vec<CoreReport> {
+        let reactors = self.reactors();
+        self.snapshots(Wants::default())
+            .iter()
+            .filter_map(|snapshot| {
+                let facts = reactors.get(usize::from(snapshot.core))?;
+                Some(reports::core(snapshot, facts, &self.clock))
+            })
+            .collect()
+    }
+
+    fn reset_statistics(&self) {
+        // A core that does not answer keeps its counters; the next report leaves it out.
+        let _ = self.cores.tell_all(|| Mail::ResetCounters);
+        let _ = self.cores.barrier();
+    }
+
+    fn purge_namespace(&self, ns28: u32) -> Result<u64, EngineError> {
+        let held = self.namespace_used(ns28);
+        self.cores.tell_all(|| Mail::Purge(ns28)).map_err(|silent| self.silent(silent))?;
+        self.cores.barrier().map_err(|silent| self.silent(silent))?;
+        Ok(held)
+    }
+
+    fn namespace_used(&self, ns28: u32) -> u64 {
+        let wants = Wants { namespace: Some(ns28), ..Wants::default() };
+        self.snapshots(wants).iter().map(|snapshot| snapshot.namespace_used).sum()
+    }
+
+    fn queue_pairs(&self) -> Vec<QueuePairReport> {
+        let snapshots = self.snapshots(Wants::default());
+        let pairs = snapshots.iter().flat_map(|snapshot| &snapshot.queue_pairs);
+        pairs.map(|info| reports::queue_pair(info, self.cpu(info.core))).collect()
+    }
+
+    fn trace(&self, core: Option<u32>) -> Vec<TraceEvent> {
+        let mut events: Vec<_> = self
+            .snapshots(Wants { trace: true, ..Wants::default() })
+            .iter()
+            .filter(|snapshot| core.is_none_or(|cpu| cpu == self.cpu(snapshot.core)))
+            .flat_map(|snapshot| snapshot.trace.iter().map(|entry| reports::trace(entry, self.cpu(snapshot.core))))
+            .collect();
+        events.sort_by_key(|event| event.ticks);
+        events
+    }
+
+    fn stores(&self) -> Vec<StoreReport> {
+        vec![reports::store(&self.store, &self.snapshots(Wants::default()))]
+    }
+}
+
+/// Seconds in ticks, for settings that are given in time.
+pub(super) fn ticks_of(clock: &TscClock, time: Duration) -> u64 {
+    clock.ticks_of_micros(time.as_micros() as u64)
+}

@@ -1,0 +1,101 @@
+//! The control threads' way to the cores' mailboxes.
+
+use std::sync::mpsc::sync_channel;
+use std::time::{Duration, Instant};
+
+use dataplane::core::{PostError, Postbox};
+use dataplane::fabric::vfio_user::{CoreCommand, VfioUserFabric};
+use dataplane::fabric::{CorePort, Fabric};
+
+use crate::core_pipeline::{Mail, Snapshot, Wants};
+
+/// How long a control thread waits for a core before it gives up on it.
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Every core's postbox.
+pub(super) struct Cores {
+    postboxes: Vec<Postbox<Mail<VfioUserFabric>>>,
+}
+
+/// A core did not take a message, or did not answer, in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Silent {
+    pub(super) core: u16,
+}
+
+impl Cores {
+    pub(super) fn new(postboxes: Vec<Postbox<Mail<VfioUserFabric>>>) -> Self {
+        Self { postboxes }
+    }
+
+    pub(super) fn count(&self) -> u16 {
+        self.postboxes.len() as u16
+    }
+
+    /// Posts to one core, waiting for room.
+    fn post<F: Fabric>(postbox: &Postbox<Mail<F>>, mail: Mail<F>) -> Result<(), Mail<F>> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut mail = mail;
+        loop {
+            match postbox.post(mail) {
+                Ok(()) => return Ok(()),
+                Err(PostError::Stopped(back)) => return Err(back),
+                Err(PostError::Full(back)) if Instant::now() >= deadline => return Err(back),
+                Err(PostError::Full(back)) => mail = back,
+            }
+            std::thread::sleep(Duration::from_micros(50));
+        }
+    }
+
+    /// Posts what `make` makes to every core.
+    pub(super) fn tell_all(&self, mut make: impl FnMut() -> Mail<VfioUserFabric>) -> Result<(), Silent> {
+        let mut result = Ok(());
+        for (core, postbox) in self.postboxes.iter().enumerate() {
+            if Self::post(postbox, make()).is_err() {
+                result = Err(Silent { core: core as u16 });
+            }
+        }
+        result
+    }
+
+    /// Asks every core for a snapshot; one that does not answer is left out. As mail is read in order, an answer
+    /// also means that all earlier mail was acted on.
+    pub(super) fn ask_all(&self, wants: Wants) -> Vec<Box<Snapshot>> {
+        let asked: Vec<_> = self
+            .postboxes
+            .iter()
+            .filter_map(|postbox| {
+                let (answer, answered) = sync_channel(1);
+                Self::post(postbox, Mail::Snapshot(Snapshot::blank(wants), answer)).ok().map(|()| answered)
+            })
+            .collect();
+        let deadline = Instant::now() + PATIENCE;
+        asked
+            .into_iter()
+            .filter_map(|answered| answered.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok())
+            .collect()
+    }
+
+    /// Waits until every core has acted on all mail posted so far.
+    pub(super) fn barrier(&self) -> Result<(), Silent> {
+        let answered = self.ask_all(Wants::default());
+        match (0..self.count()).find(|&core| answered.iter().all(|snapshot| snapshot.core != core)) {
+            Some(core) => Err(Silent { core }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl CorePort<CoreCommand> for Cores {
+    fn cores(&self) -> u16 {
+        self.count()
+    }
+
+    fn send(&self, core: u16, command: CoreCommand) -> Result<(), CoreCommand> {
+        let Some(postbox) = self.postboxes.get(usize::from(core)) else { return Err(command) };
+        Self::post(postbox, Mail::Fabric(command)).map_err(|mail| match mail {
+            Mail::Fabric(command) => command,
+            _ => unreachable!("the same message comes back"),
+        })
+    }
+}

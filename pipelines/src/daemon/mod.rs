@@ -1,0 +1,3 @@
+//! The daemon `kvplaned`: options, start-up and shutdown.
+
+pub mod size;

@@ -1,0 +1,302 @@
+//! One run: cores, disk, clients and the clock, turned by chance.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use dataplane::core::{ManualClock, Poll, Poller, Postbox, Ticks, mailbox};
+use dataplane::core::Clock;
+use dataplane::fabric::{SessionId, abandoning, lost_completions};
+use dataplane::memory::{Arena, HugePages, Region, RegionSlot};
+use dataplane::nvme::BlockQueue;
+use dataplane::nvme::spec::vendor::OwnerMap;
+use pipelines::core_pipeline::{CorePipeline, Mail, Parts};
+use pipelines::dma::StagingBuffers;
+use pipelines::dma::pacing::PacingConfig;
+use pipelines::placement::Ownership;
+use pipelines::policy::{Durability, Grant, PolicyTable};
+use pipelines::store::Superblock;
+
+use crate::client::{Client, Violation};
+use crate::disk::{Disk, DiskFaults, SimQueue};
+use crate::fabric::{SimCommand, SimFabric};
+use crate::oracle::Oracle;
+use crate::plan::Plan;
+use crate::random::Random;
+use crate::shards;
+
+type Core = CorePipeline<SimQueue, SimFabric, ManualClock>;
+
+/// What a run that ended well did.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Summary {
+    /// Answers that were checked.
+    pub answers: u64,
+    /// Turns of cores.
+    pub turns: u64,
+    /// Power cuts survived.
+    pub power_cuts: u64,
+    /// Clients that died.
+    pub crashes: u64,
+    /// Answers whose checksum told of damage.
+    pub corrupt: u64,
+    /// Segments evicted.
+    pub evicted: u64,
+}
+
+/// Turns without an answer while commands are under way, after which a run is stuck.
+const STUCK_TURNS: u64 = 200_000;
+
+/// The simulated world.
+pub struct World {
+    plan: Plan,
+    random: Random,
+    disk: Rc<RefCell<Disk>>,
+    superblock: Superblock,
+    clock: ManualClock,
+    cores: Vec<Core>,
+    clients: Vec<Client>,
+    summary: Summary,
+}
+
+impl World {
+    /// A formatted disk, running cores and clients that have done nothing yet.
+    #[must_use]
+    pub fn new(plan: Plan) -> Self {
+        let mut random = Random::new(plan.seed ^ 0xD15C);
+        let blocks = plan.disk_bytes() / u64::from(plan.lba_bytes);
+        // Formatting is not what is tested here: nothing goes wrong yet.
+        let disk = Disk::new(blocks, plan.lba_bytes, plan.volatile_cache, DiskFaults::default(), random.fork());
+        let superblock = shards::format(&plan, &mut SimQueue::new(&disk, random.fork(), 1));
+        disk.borrow_mut().set_faults(plan.faults);
+        let clients = plan
+            .clients
+            .iter()
+            .map(|client| {
+                let slot = RegionSlot(1 + client.number);
+                let region = Region::anonymous(Client::memory_bytes(), slot).expect("memory for a client");
+                let oracle = Oracle::new(plan.may_vanish() || plan.quota.is_some(), plan.durable);
+                Client::new(client.clone(), oracle, random.fork(), Arc::new(region), plan.faults.destroys())
+            })
+            .collect();
+        let mut world = Self {
+            plan,
+            random,
+            disk,
+            superblock,
+            clock: ManualClock::new(),
+            cores: Vec::new(),
+            clients,
+            summary: Summary::default(),
+        };
+        world.start_cores();
+        world
+    }
+
+    fn start_cores(&mut self) {
+        let (postboxes, mailboxes): (Vec<Postbox<Mail<SimFabric>>>, Vec<_>) = (0..self.plan.cores)
+            .map(|_| mailbox(4 + self.random.below(60) as usize).expect("an eventfd"))
+            .unzip();
+        let policy = Arc::new(self.policy());
+        for (core, mailbox) in mailboxes.into_iter().enumerate() {
+            let core = core as u16;
+            let mut arena = Arena::new(16 << 20, HugePages::Off, RegionSlot(0)).expect("memory for a core");
+            let mut blocks = SimQueue::new(&self.disk, self.random.fork(), self.plan.slowest);
+            blocks.attach(Arc::clone(arena.region())).expect("an empty table");
+            let map = OwnerMap { shards: self.plan.shards, cores: u32::from(self.plan.cores) };
+            let shards = shards::open(&self.plan, &self.superblock, core, &mut arena, self.random.next());
+            let staging = (0..4).filter_map(|_| arena.alloc(pipelines::dma::STAGING_BYTES as usize, 4096)).collect();
+            let mut pipeline = CorePipeline::new(Parts {
+                ownership: Ownership { map, core },
+                blocks,
+                fabric: SimFabric::new(core),
+                clock: self.clock.clone(),
+                shards,
+                staging: StagingBuffers::new(staging),
+                pacing: PacingConfig { write_window_bytes: 128 << 10, write_piece_bytes: 32 << 10, quiet_ticks: 50_000 },
+                mailbox,
+                peers: postboxes.clone(),
+                policy: Arc::clone(&policy),
+            });
+            for client in &self.clients {
+                pipeline.command(SimCommand::Attach(Arc::clone(client.region())));
+            }
+            self.cores.push(pipeline);
+        }
+    }
+
+    fn policy(&self) -> PolicyTable {
+        let mut builder = PolicyTable::builder();
+        for client in &self.plan.clients {
+            let grant = Grant {
+                ns28: 1000 + client.tenant,
+                namespace: client.number,
+                class: if self.plan.durable { Durability::Durable } else { Durability::Cache },
+                quota_bytes: self.plan.quota,
+                max_value_bytes: client.longest as u32,
+                writable: true,
+            };
+            let view = builder.view([(1, grant)]);
+            builder.session(SessionId(client.number), view);
+        }
+        builder.build()
+    }
+
+    /// Runs to the end.
+    ///
+    /// # Errors
+    /// The first violation.
+    pub fn run(mut self) -> Result<Summary, Violation> {
+        let mut submitted = 0;
+        let mut quiet = 0;
+        let cut_every = self.plan.commands / (self.plan.power_cuts + 1) + 1;
+        let mut next_cut = cut_every;
+        while submitted < self.plan.commands {
+            let answered = self.turn()?;
+            quiet = if answered > 0 { 0 } else { quiet + 1 };
+            if quiet > STUCK_TURNS {
+                return Err(self.stuck());
+            }
+            submitted += self.submit();
+            if submitted >= next_cut {
+                next_cut += cut_every;
+                self.power_cut()?;
+            }
+            if self.random.chance(self.plan.client_crashes) && self.random.chance(20) {
+                self.crash_client();
+            }
+        }
+        self.finish()?;
+        Ok(self.summary)
+    }
+
+    /// One core has its turn, and time goes on.
+    fn turn(&mut self) -> Result<usize, Violation> {
+        let core = self.random.below(self.cores.len() as u64) as usize;
+        self.clock.advance_micros(1 + self.random.below(20));
+        let now = self.clock.now();
+        let _: Poll = self.cores[core].poll(now);
+        self.summary.turns += 1;
+        self.collect(core)
+    }
+
+    fn collect(&mut self, core: usize) -> Result<usize, Violation> {
+        let completions = std::mem::take(&mut self.cores[core].fabric_mut().completions);
+        let count = completions.len();
+        for (queue, cid, completion) in completions {
+            // A client that died meanwhile has a new life; what was for the old one is nobody's.
+            let Some(client) = self.clients.iter_mut().find(|client| client.queue() == queue) else { continue };
+            client.answered(cid, completion)?;
+            self.summary.answers += 1;
+        }
+        if lost_completions() > 0 {
+            return Err(Violation("a command was dropped without a completion".into()));
+        }
+        Ok(count)
+    }
+
+    fn submit(&mut self) -> u64 {
+        let mut submitted = 0;
+        for at in 0..self.clients.len() {
+            if !self.random.chance(300) {
+                continue;
+            }
+            let client = &mut self.clients[at];
+            let Some((sqe, data)) = client.next() else { continue };
+            client.began(&sqe);
+            let (queue, session) = (client.queue(), client.session());
+            // Any queue may carry any key.
+            let core = self.random.below(self.cores.len() as u64) as usize;
+            self.cores[core].fabric_mut().submit(queue, session, sqe, data);
+            submitted += 1;
+        }
+        submitted
+    }
+
+    /// The power goes and comes back; every core recovers from what the disk kept.
+    fn power_cut(&mut self) -> Result<(), Violation> {
+        for core in &mut self.cores {
+            core.blocks_mut().cut();
+        }
+        self.disk.borrow_mut().power_cut();
+        let cores = std::mem::take(&mut self.cores);
+        abandoning(|| drop(cores));
+        for client in &mut self.clients {
+            client.interrupted(true);
+        }
+        self.summary.power_cuts += 1;
+        self.start_cores();
+        self.settle("recovery", |core| core.is_ready())
+    }
+
+    /// A client dies with commands under way. They end, unheard; then it comes back as a new life.
+    fn crash_client(&mut self) {
+        let at = self.random.below(self.clients.len() as u64) as usize;
+        self.summary.crashes += 1;
+        // What is under way ends first, as a carrier does it: queues are closed and drained before memory goes.
+        let mut turns = 0;
+        while self.cores.iter().any(|core| core.outstanding() > 0) && turns < STUCK_TURNS {
+            let core = self.random.below(self.cores.len() as u64) as usize;
+            self.clock.advance_micros(5);
+            let now = self.clock.now();
+            self.cores[core].poll(now);
+            turns += 1;
+        }
+        let number = self.clients[at].queue();
+        for core in 0..self.cores.len() {
+            let mut others = std::mem::take(&mut self.cores[core].fabric_mut().completions);
+            others.retain(|(queue, ..)| *queue != number);
+            self.cores[core].fabric_mut().completions = others;
+        }
+        let client = &mut self.clients[at];
+        client.interrupted(false);
+        let region = Arc::clone(client.region());
+        for core in &mut self.cores {
+            core.command(SimCommand::Detach(region.slot()));
+            core.command(SimCommand::Attach(Arc::clone(&region)));
+        }
+    }
+
+    /// Turns the cores until `done` says so of each.
+    fn settle(&mut self, what: &str, done: impl Fn(&Core) -> bool) -> Result<(), Violation> {
+        for _ in 0..STUCK_TURNS * self.cores.len() as u64 {
+            if self.cores.iter().all(&done) {
+                return Ok(());
+            }
+            self.turn()?;
+        }
+        Err(Violation(format!("{what} does not come to an end")))
+    }
+
+    /// Every command ends, every key is read once more, and nothing leaks.
+    fn finish(&mut self) -> Result<(), Violation> {
+        self.settle("the work under way", |core| core.outstanding() == 0)?;
+        if self.clients.iter().any(|client| client.outstanding() > 0) {
+            return Err(Violation("the cores are idle, but a command has no completion".into()));
+        }
+        self.summary.corrupt = self.clients.iter().map(|client| client.corrupt).sum();
+        self.summary.evicted =
+            self.cores.iter().flat_map(|core| core.shards()).map(|shard| shard.stats().evicted_segments).sum();
+        for core in 0..self.cores.len() {
+            let mut turns = 0;
+            while !self.drain(core) {
+                turns += 1;
+                if turns > STUCK_TURNS {
+                    return Err(Violation("a core does not drain".into()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn drain(&mut self, core: usize) -> bool {
+        self.clock.advance_micros(10);
+        let now: Ticks = self.clock.now();
+        self.cores[core].drain(now)
+    }
+
+    fn stuck(&self) -> Violation {
+        let outstanding: Vec<_> = self.cores.iter().map(CorePipeline::outstanding).collect();
+        Violation(format!("no answer for {STUCK_TURNS} turns; outstanding by core: {outstanding:?}"))
+    }
+}
