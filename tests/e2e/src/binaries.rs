@@ -19,27 +19,34 @@ pub fn kvplane() -> PathBuf {
 /// The folder `target` that the tests were built into.
 #[must_use]
 pub fn target() -> PathBuf {
-    folder().parent().expect("a profile's folder lies in target").to_path_buf()
+    profile().parent().expect("a profile's folder lies in target").to_path_buf()
 }
 
-/// The folder of the profile that the tests were built with, in which both programs lie. They are built if they are
-/// not there: a crate's tests do not bring other crates' programs with them.
+/// The folder of the profile that the tests were built with.
+fn profile() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    test.parent().and_then(Path::parent).expect("tests lie in target/PROFILE/deps").to_path_buf()
+}
+
+/// The folder in which both programs lie: the one that `KVPLANE_BIN_DIR` names, or that of the tests' own profile. In
+/// the latter they are built first, because a crate's tests do not bring other crates' programs with them, and those
+/// of yesterday prove nothing.
 fn folder() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    FOLDER.get_or_init(|| {
-        let test = std::env::current_exe().unwrap();
-        let folder = test.parent().and_then(Path::parent).expect("tests lie in target/PROFILE/deps").to_path_buf();
-        if !folder.join("kvplaned").exists() || !folder.join("kvplane").exists() {
+    FOLDER.get_or_init(|| match std::env::var_os("KVPLANE_BIN_DIR") {
+        Some(folder) => folder.into(),
+        None => {
+            let folder = profile();
             build(&folder);
+            folder
         }
-        folder
     })
 }
 
 fn build(folder: &Path) {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--quiet", "-p", "pipelines", "-p", "kvplane-cli"]);
-    cargo.current_dir(env!("CARGO_MANIFEST_DIR")).env("CARGO_TARGET_DIR", folder.parent().unwrap());
+    cargo.args(["build", "--quiet", "-p", "pipelines", "-p", "kvplane-cli", "--bins"]);
+    cargo.current_dir(env!("CARGO_MANIFEST_DIR")).env("CARGO_TARGET_DIR", target());
     if folder.ends_with("release") {
         cargo.arg("--release");
     }
