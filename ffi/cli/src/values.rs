@@ -43,8 +43,7 @@ fn connect(target: &TargetArgs) -> anyhow::Result<Client> {
         deadline: target.timeout,
         ..ConnectOptions::default()
     };
-    Client::connect(&target.connect, options)
-        .context("is kvplaned running? --connect or KVPLANE_CONNECT say where it listens")
+    Client::connect(&target.connect, options).context("--connect and KVPLANE_CONNECT say where the target listens")
 }
 
 fn put(key: &KeyArg, file: Option<&Path>, if_absent: bool, target: &TargetArgs) -> anyhow::Result<End> {

@@ -154,17 +154,27 @@ impl Client {
     fn run(&mut self, request: &Request<'_>) -> Result<Outcome, Error> {
         let begun = Instant::now();
         loop {
-            let ended = self.submit_waiting(request, begun).and_then(|ticket| self.outcome_of(ticket));
-            match ended {
+            self.connected(begun)?;
+            match self.submit_waiting(request, begun).and_then(|ticket| self.outcome_of(ticket)) {
+                // Every command may be repeated, so what a lost connection took with it is.
                 Err(Error::Disconnected | Error::Submit(SubmitError::Disconnected))
-                    if self.options.reconnect != ReconnectPolicy::Manual && begun.elapsed() < self.options.deadline =>
-                {
-                    std::thread::sleep(Duration::from_millis(1));
-                }
+                    if self.options.reconnect != ReconnectPolicy::Manual => {}
                 Err(Error::Submit(SubmitError::Disconnected)) => return Err(Error::Disconnected),
                 other => return other,
             }
         }
+    }
+
+    /// Sees to it that there is a connection, as far as the policy goes, until the deadline after `begun`.
+    fn connected(&mut self, begun: Instant) -> Result<(), Error> {
+        while self.link.is_none() && self.reconnect_if_due().is_err() {
+            let over = begun.elapsed() >= self.options.deadline;
+            if over || self.options.reconnect == ReconnectPolicy::Manual {
+                return Err(Error::Disconnected);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     /// Submits, waiting for room where there is none.
@@ -200,9 +210,7 @@ impl Client {
 
     /// Scratch memory with room for so many bytes, and a buffer of them.
     fn scratch(&mut self, bytes: u32) -> Result<(Memory, Buffer), Error> {
-        if self.link.is_none() {
-            self.reconnect_if_due().map_err(|_| Error::Disconnected)?;
-        }
+        self.connected(Instant::now())?;
         if self.scratch.as_ref().is_none_or(|memory| memory.len() < u64::from(bytes)) {
             if let Some(small) = self.scratch.take() {
                 self.unregister(&small)?;

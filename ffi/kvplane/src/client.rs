@@ -147,7 +147,8 @@ impl Client {
     /// What was counted so far.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.stats
+        let strays = self.link.as_ref().map_or(0, Transport::strays);
+        Stats { unknown_completions: self.stats.unknown_completions + strays, ..self.stats }
     }
 
     /// Commands taken whose events were not handed out yet.

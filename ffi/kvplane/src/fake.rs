@@ -13,7 +13,7 @@ use dataplane::nvme::spec::kv::{KeyFields, opcode, store_options};
 use dataplane::nvme::spec::vendor::{self, KeyState, OwnerMap, Tier};
 use dataplane::nvme::spec::{Cqe, DataPointer, Sqe, Status};
 
-use crate::transport::{Mapping, Transport};
+use crate::transport::{Backing, Mapping, Transport};
 use crate::{ConnectOptions, Error, Identity};
 
 pub(crate) const MAX_VALUE: u32 = 1 << 20;
@@ -33,7 +33,7 @@ pub(crate) struct Value {
 
 pub(crate) struct State {
     pub identity: Identity,
-    pub values: HashMap<[u8; 16], Value>,
+    pub store: KvMap,
     pub submitted: Vec<VecDeque<Sqe>>,
     pub completed: Vec<VecDeque<Cqe>>,
     /// Leave commands in their queues until [`FakeTarget::run`].
@@ -48,7 +48,6 @@ pub(crate) struct State {
     pub rewrite: Option<fn(&mut Cqe)>,
     /// Queue and opcode of every command carried out.
     pub seen: Vec<(usize, u8)>,
-    pub leases: Vec<u32>,
     regions: Vec<(u64, Arc<Region>)>,
     next_iova: u64,
     interrupts: Vec<OwnedFd>,
@@ -60,7 +59,7 @@ impl FakeTarget {
         let identity = Identity { subsystem_nqn: "nqn.fake".into(), owners, ..Identity::default() };
         let state = State {
             identity,
-            values: HashMap::new(),
+            store: KvMap::default(),
             submitted: vec![VecDeque::new(); cores as usize],
             completed: vec![VecDeque::new(); cores as usize],
             hold: false,
@@ -70,7 +69,6 @@ impl FakeTarget {
             answers: VecDeque::new(),
             rewrite: None,
             seen: Vec::new(),
-            leases: Vec::new(),
             regions: Vec::new(),
             next_iova: 1 << 32,
             interrupts: (0..cores).map(|_| eventfd()).collect(),
@@ -128,72 +126,85 @@ impl State {
         }
     }
 
-    fn at(&self, sqe: &Sqe) -> (Arc<Region>, u64, usize) {
-        let Some(DataPointer::Sgl(data)) = sqe.data_pointer() else { panic!("no SGL") };
+    fn execute(&mut self, sqe: &Sqe) -> (u32, u32, Status) {
+        let mut data = Registered { regions: &self.regions, sqe };
+        self.store.execute(sqe, &mut data)
+    }
+}
+
+/// The data of a command, wherever it lies.
+pub(crate) trait ClientData {
+    /// Copies the first bytes out.
+    fn read(&mut self, bytes: usize) -> Vec<u8>;
+    /// Copies bytes in, as many as there is room for.
+    fn write(&mut self, from: &[u8]);
+}
+
+struct Registered<'a> {
+    regions: &'a [(u64, Arc<Region>)],
+    sqe: &'a Sqe,
+}
+
+impl Registered<'_> {
+    fn at(&self) -> (&Region, u64, usize) {
+        let Some(DataPointer::Sgl(data)) = self.sqe.data_pointer() else { panic!("no SGL") };
         let (iova, region) = self
             .regions
             .iter()
             .find(|(iova, region)| (*iova..=iova + region.bytes() as u64).contains(&data.address))
             .expect("an address that was registered");
-        (region.clone(), data.address - iova, data.length as usize)
+        (region, data.address - iova, data.length as usize)
     }
+}
 
-    fn read(&self, sqe: &Sqe) -> Vec<u8> {
-        let (region, offset, bytes) = self.at(sqe);
+impl ClientData for Registered<'_> {
+    fn read(&mut self, bytes: usize) -> Vec<u8> {
+        let (region, offset, length) = self.at();
+        assert_eq!(bytes, length);
         let mut into = vec![0; bytes];
         region.read(offset, &mut into).expect("inside the region");
         into
     }
 
-    fn write(&self, sqe: &Sqe, from: &[u8]) {
-        let (region, offset, bytes) = self.at(sqe);
+    fn write(&mut self, from: &[u8]) {
+        let (region, offset, bytes) = self.at();
         region.write(offset, &from[..from.len().min(bytes)]).expect("inside the region");
     }
+}
 
-    fn keys(&self, sqe: &Sqe) -> Vec<[u8; 16]> {
-        self.read(sqe).chunks_exact(16).map(|key| key.try_into().unwrap()).collect()
-    }
+/// The KV and vendor commands over a hash map.
+#[derive(Default)]
+pub(crate) struct KvMap {
+    pub values: HashMap<[u8; 16], Value>,
+    pub leases: Vec<u32>,
+}
 
-    fn execute(&mut self, sqe: &Sqe) -> (u32, u32, Status) {
+impl KvMap {
+    pub fn execute(&mut self, sqe: &Sqe, data: &mut impl ClientData) -> (u32, u32, Status) {
         let ok = (0, 0, Status::SUCCESS);
         let miss = (0, 0, Status::KEY_DOES_NOT_EXIST);
         let key = sqe.key_bytes();
+        let bytes = sqe.buffer_bytes() as usize;
         match sqe.opcode() {
-            opcode::STORE => {
-                let options = store_options(sqe.options()).unwrap();
-                if options.must_not_exist && self.values.contains_key(&key) {
-                    return (0, 0, Status::KEY_EXISTS);
-                }
-                if options.must_exist && !self.values.contains_key(&key) {
-                    return miss;
-                }
-                let flag = |bit: u32, word: u64| if sqe.dword(11) & bit != 0 { word } else { 0 };
-                let value = Value {
-                    bytes: self.read(sqe),
-                    checksum: flag(vendor::STORE_HAS_CHECKSUM, sqe.quadword(12)),
-                    parent: flag(vendor::STORE_HAS_PARENT, sqe.quadword(4)),
-                };
-                self.values.insert(key, value);
-                ok
-            }
+            opcode::STORE => self.store(sqe, data),
             opcode::RETRIEVE => {
-                let Some(value) = self.values.get(&key).cloned() else { return miss };
-                self.write(sqe, &value.bytes);
+                let Some(value) = self.values.get(&key) else { return miss };
+                data.write(&value.bytes[..value.bytes.len().min(bytes)]);
                 (value.bytes.len() as u32, value.checksum as u32, Status::SUCCESS)
             }
             opcode::EXIST if self.values.contains_key(&key) => ok,
             opcode::DELETE if self.values.remove(&key).is_some() => ok,
             opcode::EXIST | opcode::DELETE => miss,
             vendor::opcode::LOOKUP_PREFIX => {
-                let hits = self.keys(sqe).iter().take_while(|key| self.values.contains_key(*key)).count();
+                let hits = keys(data, bytes).iter().take_while(|key| self.values.contains_key(*key)).count();
                 let lease = if sqe.dword(11) & vendor::LOOKUP_TAKE_LEASE != 0 { 77 } else { 0 };
                 self.leases.extend((lease != 0).then_some(lease));
                 (hits as u32, lease, Status::SUCCESS)
             }
             vendor::opcode::LOOKUP_STATE => {
-                let states: Vec<KeyState> = self.keys(sqe).iter().map(|key| self.state_of(key)).collect();
+                let states: Vec<KeyState> = keys(data, bytes).iter().map(|key| self.state_of(key)).collect();
                 let bytes: Vec<u8> = states.iter().flat_map(KeyState::to_bytes).collect();
-                self.write(sqe, &bytes);
+                data.write(&bytes);
                 (states.iter().filter(|state| state.present).count() as u32, 0, Status::SUCCESS)
             }
             vendor::opcode::RELEASE => match self.leases.iter().position(|lease| *lease == sqe.dword(10)) {
@@ -203,9 +214,28 @@ impl State {
                 }
                 None => (0, 0, Status::INVALID_FIELD),
             },
-            vendor::opcode::HINT => (self.keys(sqe).len() as u32, 0, Status::SUCCESS),
+            vendor::opcode::HINT => (keys(data, bytes).len() as u32, 0, Status::SUCCESS),
             _ => (0, 0, Status::INVALID_OPCODE),
         }
+    }
+
+    fn store(&mut self, sqe: &Sqe, data: &mut impl ClientData) -> (u32, u32, Status) {
+        let key = sqe.key_bytes();
+        let options = store_options(sqe.options()).unwrap();
+        if options.must_not_exist && self.values.contains_key(&key) {
+            return (0, 0, Status::KEY_EXISTS);
+        }
+        if options.must_exist && !self.values.contains_key(&key) {
+            return (0, 0, Status::KEY_DOES_NOT_EXIST);
+        }
+        let flag = |bit: u32, word: u64| if sqe.dword(11) & bit != 0 { word } else { 0 };
+        let value = Value {
+            bytes: data.read(sqe.buffer_bytes() as usize),
+            checksum: flag(vendor::STORE_HAS_CHECKSUM, sqe.quadword(12)),
+            parent: flag(vendor::STORE_HAS_PARENT, sqe.quadword(4)),
+        };
+        self.values.insert(key, value);
+        (0, 0, Status::SUCCESS)
     }
 
     fn state_of(&self, key: &[u8; 16]) -> KeyState {
@@ -216,6 +246,10 @@ impl State {
             checksum: value.checksum,
         })
     }
+}
+
+fn keys(data: &mut impl ClientData, bytes: usize) -> Vec<[u8; 16]> {
+    data.read(bytes).chunks_exact(16).map(|key| key.try_into().unwrap()).collect()
 }
 
 pub(crate) struct FakeTransport {
@@ -231,16 +265,7 @@ impl Transport for FakeTransport {
     }
 
     fn namespaces(&mut self) -> Result<Vec<NamespaceInfo>, Error> {
-        let info = NamespaceInfo {
-            nsid: 1,
-            size_bytes: 1 << 30,
-            used_bytes: 0,
-            max_value_bytes: MAX_VALUE,
-            max_keys: 0,
-            granularity: 4096,
-            nguid: [1; 16],
-        };
-        Ok(vec![info])
+        Ok(vec![namespace()])
     }
 
     fn queues(&self) -> usize {
@@ -248,7 +273,8 @@ impl Transport for FakeTransport {
     }
 
     fn allocate(&mut self, bytes: usize, _hugepages: bool) -> Result<Mapping, Error> {
-        let mut mapping = Mapping { region: Arc::new(map(bytes.next_multiple_of(4096))), iova: 0 };
+        let mut mapping =
+            Mapping { region: Arc::new(map(bytes.next_multiple_of(4096))), iova: 0, backing: Backing::Fake };
         self.register_again(&mut mapping)?;
         Ok(mapping)
     }
@@ -298,6 +324,23 @@ impl Transport for FakeTransport {
 
     fn is_alive(&mut self) -> bool {
         !self.target.lock().dead
+    }
+
+    fn strays(&self) -> u64 {
+        0
+    }
+}
+
+/// The one namespace of the targets in tests.
+pub(crate) fn namespace() -> NamespaceInfo {
+    NamespaceInfo {
+        nsid: 1,
+        size_bytes: 1 << 30,
+        used_bytes: 0,
+        max_value_bytes: MAX_VALUE,
+        max_keys: 0,
+        granularity: 4096,
+        nguid: [1; 16],
     }
 }
 

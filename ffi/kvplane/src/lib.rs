@@ -40,6 +40,7 @@ mod submit;
 #[cfg(test)]
 mod tests;
 mod transport;
+mod vfio_user;
 mod wait;
 
 pub use address::Address;

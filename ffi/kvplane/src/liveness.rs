@@ -95,10 +95,10 @@ impl Client {
 
     /// Drops the connection, if there is one, and fails everything in flight.
     pub(crate) fn lose(&mut self, cause: &Error) {
-        if self.link.take().is_none() {
-            return;
-        }
+        let Some(link) = self.link.take() else { return };
+        self.stats.unknown_completions += link.strays();
         self.stats.disconnects += 1;
+        drop(link);
         self.waiting.clear();
         let ids: Vec<_> = self.slots.ids().collect();
         for id in ids {

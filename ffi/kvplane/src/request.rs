@@ -21,7 +21,8 @@ pub enum Request<'a> {
         /// Conditions and the chain's parent.
         options: StoreOptions,
     },
-    /// Reads the value of a key into a buffer. What does not fit is left out, see [`Outcome::Retrieved`].
+    /// Reads the value of a key into a buffer. What does not fit is left out, see [`Outcome::Retrieved`]; after any
+    /// other outcome the bytes of the buffer mean nothing.
     Retrieve {
         /// The key.
         key: Key,

@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use dataplane::Burst;
 use dataplane::fabric::NamespaceInfo;
+use dataplane::fabric::vfio_user::ClientMemory;
 use dataplane::memory::Region;
 use dataplane::nvme::spec::{Cqe, Sqe};
 
+use crate::vfio_user::VfioUser;
 use crate::{Address, ConnectOptions, Error, Identity};
 
 #[cfg(test)]
@@ -48,6 +50,9 @@ pub(crate) trait Transport {
 
     /// Whether the target is still there. May cost a system call.
     fn is_alive(&mut self) -> bool;
+
+    /// Completions that the carrier dropped because they named no command.
+    fn strays(&self) -> u64;
 }
 
 /// Memory as a carrier registered it.
@@ -56,11 +61,21 @@ pub(crate) struct Mapping {
     pub region: Arc<Region>,
     /// The address by which the target knows the first of them.
     pub iova: u64,
+    /// What it is to the carrier.
+    pub backing: Backing,
+}
+
+/// Memory as the carrier that made it keeps it, to register it again with a later connection.
+pub(crate) enum Backing {
+    VfioUser(ClientMemory),
+    #[cfg(test)]
+    Fake,
 }
 
 /// The carriers there are. An enum and not a trait object, so that a command costs no indirect call.
+#[allow(clippy::large_enum_variant, reason = "the small one is for tests, and a client holds one carrier only")]
 pub(crate) enum Carrier {
-    VfioUser(std::convert::Infallible),
+    VfioUser(VfioUser),
     #[cfg(test)]
     Fake(fake::FakeTransport),
 }
@@ -75,7 +90,7 @@ pub(crate) enum Dial {
 impl Dial {
     pub(crate) fn connect(&self, options: &ConnectOptions) -> Result<Carrier, Error> {
         match self {
-            Self::Address(Address::VfioUser(_)) => Err(Error::Protocol("not written yet")),
+            Self::Address(Address::VfioUser(folder)) => VfioUser::connect(folder, options).map(Carrier::VfioUser),
             #[cfg(test)]
             Self::Fake(target) => target.connect(options).map(Carrier::Fake),
         }
@@ -85,7 +100,7 @@ impl Dial {
 macro_rules! forward {
     ($self:ident, $carrier:ident => $call:expr) => {
         match $self {
-            Carrier::VfioUser($carrier) => match *$carrier {},
+            Carrier::VfioUser($carrier) => $call,
             #[cfg(test)]
             Carrier::Fake($carrier) => $call,
         }
@@ -138,5 +153,9 @@ impl Transport for Carrier {
 
     fn is_alive(&mut self) -> bool {
         forward!(self, carrier => carrier.is_alive())
+    }
+
+    fn strays(&self) -> u64 {
+        forward!(self, carrier => carrier.strays())
     }
 }

@@ -66,7 +66,7 @@ fn a_corrupt_value_never_reaches_the_caller() {
     let retrieve = Request::Retrieve { key: key(1), buffer };
     let good = outcome(&mut client, retrieve);
     assert_eq!(good, Outcome::Retrieved { bytes: 5000, value_bytes: 5000, checksum_ok: true });
-    target.lock().values.get_mut(key(1).bytes()).unwrap().bytes[4321] ^= 1;
+    target.lock().store.values.get_mut(key(1).bytes()).unwrap().bytes[4321] ^= 1;
     assert!(matches!(outcome(&mut client, retrieve), Outcome::Failed(Error::Corrupt { .. })));
     let mut bytes = [1; 5000];
     memory.read(0, &mut bytes).unwrap();

@@ -1,7 +1,9 @@
 //! The client against a target in this process.
 
+mod allocations;
 mod faults;
 mod garbage;
+mod over_vfio_user;
 mod pipeline;
 
 use std::time::Duration;

@@ -119,7 +119,7 @@ fn store_conditions_and_parents_reach_the_target() {
     let first = StoreOptions { must_not_exist: true, parent: Some(key(9)), ..StoreOptions::default() };
     assert_eq!(outcome(&mut client, with(first)), Outcome::Stored);
     assert_eq!(outcome(&mut client, with(first)), Outcome::KeyExists);
-    assert_eq!(target.lock().values[key(1).bytes()].parent, parent_link(&key(9)));
+    assert_eq!(target.lock().store.values[key(1).bytes()].parent, parent_link(&key(9)));
     let both = StoreOptions { must_exist: true, must_not_exist: true, parent: None };
     assert_eq!(client.submit(with(both), 0).unwrap_err().1, SubmitError::Contradiction);
 }
@@ -149,7 +149,7 @@ fn leases_are_taken_and_given_back() {
     let lease = lease.unwrap();
     assert_eq!((hits, lease.id()), (1, 77));
     client.release(lease).unwrap();
-    assert!(target.lock().leases.is_empty());
+    assert!(target.lock().store.leases.is_empty());
     assert!(client.release(lease).is_err());
 }
 

@@ -1,6 +1,9 @@
 //! Memory that a client shares with a controller.
 
 use std::io;
+use std::sync::Arc;
+
+use crate::memory::Region;
 
 use super::super::shared_memory::SharedMemory;
 
@@ -26,6 +29,12 @@ impl ClientMemory {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.shared.region().bytes() as u64
+    }
+
+    /// The mapping, for callers that keep the bytes longer than this handle.
+    #[must_use]
+    pub fn region(&self) -> &Arc<Region> {
+        self.shared.region()
     }
 
     /// First address in this process, for callers with their own way to get at the bytes.
