@@ -14,7 +14,7 @@ fn other_subsystem(daemon: &Daemon) -> Address {
     let folder = daemon.home.listen().with_file_name("other");
     std::fs::create_dir_all(&folder).unwrap();
     daemon.rpc("nvmf_create_subsystem", json!({ "nqn": OTHER }));
-    daemon.rpc("namespace_create", json!({ "name": "others", "nqn": OTHER }));
+    daemon.rpc("namespace_create", json!({ "name": "others", "nqn": OTHER, "auto_visible": true }));
     let address = json!({ "trtype": "VFIOUSER", "traddr": folder.to_str().unwrap() });
     daemon.rpc("nvmf_subsystem_add_listener", json!({ "nqn": OTHER, "listen_address": address }));
     Address::parse(&format!("vfio-user:{}", folder.display())).unwrap()
@@ -75,7 +75,7 @@ fn a_namespace_that_goes_takes_its_values_with_it() {
     daemon.rpc("namespace_delete", json!({ "name": "two" }));
     assert!(matches!(two.get(key(1)), Err(Error::Status(Status::INVALID_NAMESPACE))), "it is gone at once");
     assert_eq!(one.get(key(1)).unwrap().as_deref(), Some(&b"of one"[..]));
-    daemon.rpc("namespace_create", json!({ "name": "two", "nqn": e2e::daemon::DEFAULT_NQN, "nsid": 2 }));
+    daemon.rpc("namespace_create", json!({ "name": "two", "nqn": e2e::daemon::DEFAULT_NQN, "nsid": 2, "auto_visible": true }));
     let mut two = daemon.client_with(ConnectOptions { namespace: 2, ..ConnectOptions::default() });
     assert_eq!(two.get(key(1)).unwrap(), None, "a namespace of the same name does not inherit what was deleted");
 }
