@@ -1,2 +1,38 @@
-//! bin
-fn main() {}
+//! `kvperf`: load and measurement for kvplane.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use kvperf::command::generate::Generate;
+use kvperf::command::replay::Replay;
+use kvperf::command::run::Run;
+
+/// Loads kvplane and measures it
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make a synthetic trace of an LLM service
+    Generate(Generate),
+    /// Send commands of a chosen mix, closed loop or open loop
+    Run(Box<Run>),
+    /// Replay a trace: look up each prompt's prefix, load what is there, store the rest
+    Replay(Box<Replay>),
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Generate(generate) => generate.run().map(|()| ExitCode::SUCCESS),
+        Command::Run(run) => run.run(),
+        Command::Replay(replay) => replay.run(),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::from(2)
+    })
+}

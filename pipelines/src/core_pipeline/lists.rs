@@ -7,9 +7,9 @@
 use dataplane::Burst;
 use dataplane::core::Ticks;
 use dataplane::fabric::{Completion, Fabric};
+use dataplane::nvme::spec::Status;
 use dataplane::nvme::spec::kv::Key;
 use dataplane::nvme::spec::vendor::{KeyState, LIST_ENTRY_BYTES, MAX_LIST_KEYS};
-use dataplane::nvme::spec::{Status, vendor};
 
 use crate::classify::{Ended, Operation, Origin, WireKey};
 use crate::placement::{Ownership, block_id};
@@ -32,11 +32,23 @@ pub(super) struct LeaseTerms {
 
 #[derive(Clone, Copy, Debug)]
 enum Kind {
-    Prefix { lease: Option<LeaseTerms> },
-    State { present: u32 },
-    Hint { kind: vendor::HintKind, argument: u32 },
+    Prefix {
+        lease: Option<LeaseTerms>,
+    },
+    State {
+        present: u32,
+    },
+    /// What a hint asks for is not acted on yet, so its kind and argument are not kept.
+    Hint,
     /// `start` is there until its owner has said where it lies.
-    Enumerate { begun: bool, start: Option<WireKey>, shard: usize, cursor: u32, room: usize, count: u32 },
+    Enumerate {
+        begun: bool,
+        start: Option<WireKey>,
+        shard: usize,
+        cursor: u32,
+        room: usize,
+        count: u32,
+    },
 }
 
 /// What a core should do with a list next.
@@ -51,7 +63,7 @@ pub(super) enum Progress {
 }
 
 /// One command on its way from owner to owner.
-pub(super) struct ListJob<D> {
+pub struct ListJob<D> {
     pub(super) home: u16,
     command: Option<(Origin, D, Grant)>,
     kind: Kind,
@@ -100,8 +112,8 @@ impl<D> ListJob<D> {
                 self.kind = Kind::State { present: 0 };
                 keys
             }
-            Operation::Hint { kind, keys, argument } => {
-                self.kind = Kind::Hint { kind, argument };
+            Operation::Hint { keys, .. } => {
+                self.kind = Kind::Hint;
                 keys
             }
             Operation::List { start, buffer_bytes } => {
@@ -198,8 +210,7 @@ impl<D> ListJob<D> {
                 *present += u32::from(state.present);
                 self.bytes[at * ENTRY..(at + 1) * ENTRY].copy_from_slice(&state.to_bytes());
             }
-            // Hints are accepted and counted; what they ask for is not acted on yet.
-            (Kind::Prefix { .. } | Kind::Hint { .. } | Kind::Enumerate { .. }, _) => {}
+            (Kind::Prefix { .. } | Kind::Hint | Kind::Enumerate { .. }, _) => {}
         }
     }
 
@@ -216,7 +227,9 @@ impl<D> ListJob<D> {
     fn enumerate_some(&mut self, ownership: Ownership, shards: &mut [Shard]) -> Progress {
         let Some((_, _, grant)) = &self.command else { return Progress::Finished };
         let ns28 = grant.ns28;
-        let Kind::Enumerate { begun, start, shard, cursor, room, count } = &mut self.kind else { return Progress::Finished };
+        let Kind::Enumerate { begun, start, shard, cursor, room, count } = &mut self.kind else {
+            return Progress::Finished;
+        };
         if let Some(key) = start {
             let owner = ownership.owner(&key.key);
             if owner.core != ownership.core {
@@ -271,7 +284,7 @@ impl<D> ListJob<D> {
             Kind::State { present } => fabric
                 .copy_to_client(&mut data, &self.bytes[..self.keys * ENTRY])
                 .map(|()| Completion::success(present, 0)),
-            Kind::Hint { .. } => Ok(Completion::success(self.keys as u32, 0)),
+            Kind::Hint => Ok(Completion::success(self.keys as u32, 0)),
             Kind::Enumerate { count, .. } => {
                 self.bytes[..4].copy_from_slice(&count.to_le_bytes());
                 fabric.copy_to_client(&mut data, &self.bytes[..4 + self.keys]).map(|()| Completion::success(0, 0))

@@ -38,6 +38,8 @@ pub enum Mail<F: Fabric> {
 pub struct Snapshot {
     /// The core.
     pub core: u16,
+    /// Whether all its shards have recovered.
+    pub ready: bool,
     /// Counters of the stages.
     pub stages: Vec<(Stage, StageCounters)>,
     /// Outcomes and latencies by operation.
@@ -76,6 +78,7 @@ impl Snapshot {
     pub fn blank(wants: Wants) -> Box<Self> {
         Box::new(Self {
             core: 0,
+            ready: false,
             stages: Vec::with_capacity(Stage::ALL.len()),
             operations: Operations::new(),
             shards: Vec::with_capacity(256),

@@ -4,12 +4,15 @@
 //! A turn: completions of the device -> mail -> new capsules through classify, policy, placement and dma -> lists
 //! -> the store's own work -> doorbells and completions out.
 
+mod assembly;
 mod leases;
 mod lists;
 mod mail;
 mod turn;
 
+pub use assembly::{AssemblyError, CorePlan};
 pub use leases::{LONGEST_LEASE_MS, Leases};
+pub use lists::ListJob;
 pub use mail::{Mail, Snapshot, Wants};
 
 use std::collections::VecDeque;
@@ -25,7 +28,6 @@ use crate::dma::{Dma, StagingBuffers};
 use crate::placement::Ownership;
 use crate::policy::{Admitted, PolicyTable};
 use crate::store::Shard;
-use lists::ListJob;
 
 /// Commands that may move bytes on one core at once.
 pub const MOVING_COMMANDS: u16 = 2048;

@@ -1,16 +1,16 @@
 //! A turn of a core's pipeline.
 
-use dataplane::Burst;
 use dataplane::BURST;
+use dataplane::Burst;
 use dataplane::core::{Clock, Poll, Ticks};
 use dataplane::fabric::{Capsule, Completion, Fabric};
 use dataplane::nvme::BlockQueue;
 use dataplane::nvme::spec::Status;
 
+use super::CorePipeline;
 use super::leases::{LONGEST_LEASE_MS, Leases};
 use super::lists::{LeaseTerms, Progress};
 use super::mail::{Mail, Snapshot};
-use super::CorePipeline;
 use crate::accounting::{Outcome, Stage, TraceEntry};
 use crate::classify::{Classified, Ended, Operation, OperationKind, classify};
 use crate::dma::Surroundings;
@@ -295,6 +295,7 @@ impl<B: BlockQueue, F: Fabric, C: Clock> CorePipeline<B, F, C> {
 
     fn fill(&self, snapshot: &mut Snapshot) {
         snapshot.core = self.ownership.core;
+        snapshot.ready = self.is_ready();
         snapshot.stages.clear();
         snapshot.stages.extend(self.meter.iter());
         snapshot.operations.clone_from_core(&self.operations);

@@ -45,6 +45,8 @@ pub struct Dma<D> {
     /// Loads and saves with pieces still to issue, in order of arrival.
     loads: VecDeque<SlotId>,
     saves: VecDeque<SlotId>,
+    /// Deletes that the store has not taken yet.
+    erasures: VecDeque<SlotId>,
     pacing: Pacing,
 }
 
@@ -57,6 +59,7 @@ impl<D: Clone> Dma<D> {
             staging: Staging::new(staging),
             loads: VecDeque::with_capacity(usize::from(capacity)),
             saves: VecDeque::with_capacity(usize::from(capacity)),
+            erasures: VecDeque::with_capacity(usize::from(capacity)),
             pacing,
         }
     }
@@ -97,7 +100,9 @@ impl<D: Clone> Dma<D> {
                 }
             };
             if erase {
-                self.erase(id, around, ended);
+                if !self.erase(id, around, ended) {
+                    self.erasures.push_back(id);
+                }
             } else if save {
                 self.saves.push_back(id);
             } else {
@@ -113,8 +118,14 @@ impl<D: Clone> Dma<D> {
         around: &mut Surroundings<'_, B, F>,
         ended: &mut Burst<Ended>,
     ) -> usize {
-        if self.loads.is_empty() && self.saves.is_empty() {
+        if self.loads.is_empty() && self.saves.is_empty() && self.erasures.is_empty() {
             return 0;
+        }
+        while !ended.is_full()
+            && let Some(&id) = self.erasures.front()
+            && self.erase(id, around, ended)
+        {
+            self.erasures.pop_front();
         }
         let loads = self.issue_queue(Direction::Load, around, ended);
         loads + self.issue_queue(Direction::Save, around, ended)
@@ -173,18 +184,21 @@ impl<D: Clone> Dma<D> {
         }
     }
 
-    fn erase<B, F>(&mut self, id: SlotId, around: &mut Surroundings<'_, B, F>, ended: &mut Burst<Ended>) {
-        let Some(moving) = self.moving.get_mut(id) else { return };
+    /// False if the store cannot take the deletion now.
+    fn erase<B, F>(&mut self, id: SlotId, around: &mut Surroundings<'_, B, F>, ended: &mut Burst<Ended>) -> bool {
+        let Some(moving) = self.moving.get_mut(id) else { return true };
         let shard = &mut around.shards[moving.shard()];
-        let Some((hash, block, class)) = moving.erasure() else { return };
+        let Some((hash, block, class)) = moving.erasure() else { return true };
         let completion = match shard.delete(hash, &block, class, id.to_bits()) {
-            Deleted::Pending => return,
+            Deleted::Wait => return false,
+            Deleted::Pending => return true,
             Deleted::Done => Completion::success(0, 0),
             Deleted::Missing => Completion::failed(Status::KEY_DOES_NOT_EXIST),
         };
         if let Some(moving) = self.moving.remove(id) {
             ended.push(moving.into_origin().end(completion));
         }
+        true
     }
 
     fn finish_if_idle<B, F>(&mut self, id: SlotId, around: &mut Surroundings<'_, B, F>, ended: &mut Burst<Ended>) {

@@ -253,8 +253,7 @@ impl<D: Clone> Moving<D> {
     }
 
     pub(super) fn committed(self, durable: bool) -> Ended {
-        let completion =
-            if durable { Completion::success(0, 0) } else { Completion::failed(Status::INTERNAL_ERROR) };
+        let completion = if durable { Completion::success(0, 0) } else { Completion::failed(Status::INTERNAL_ERROR) };
         self.end(completion)
     }
 

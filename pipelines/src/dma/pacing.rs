@@ -48,8 +48,8 @@ impl Pacing {
     #[must_use]
     #[inline]
     pub fn allowance(&self, direction: Direction, now: Ticks) -> Allowance {
-        let quiet = self.loading_bytes == 0
-            && self.last_load.is_none_or(|last| now.since(last) > self.config.quiet_ticks);
+        let quiet =
+            self.loading_bytes == 0 && self.last_load.is_none_or(|last| now.since(last) > self.config.quiet_ticks);
         if direction == Direction::Load || quiet {
             return Allowance { bytes: u64::MAX, piece_bytes: u32::MAX };
         }

@@ -87,11 +87,13 @@ impl<D: Clone> Staging<D> {
         };
         let bounce = &mut self.bounce[..padded as usize];
         bounce[bytes as usize..].fill(0);
-        if let Err(status) = fabric.copy_from_client(source, &mut bounce[..bytes as usize]) {
+        let copied = fabric
+            .copy_from_client(source, &mut bounce[..bytes as usize])
+            .and_then(|()| buffer.memory.write(0, bounce).ok_or(Status::INTERNAL_ERROR));
+        if let Err(status) = copied {
             self.free.push(index);
             return Err(status);
         }
-        buffer.memory.write(0, bounce);
         self.staged_bytes += u64::from(bytes);
         Ok(Some((StagingId(index), slice)))
     }
@@ -108,7 +110,7 @@ impl<D: Clone> Staging<D> {
         match buffer.target.take() {
             Some((mut target, bytes)) if moved => {
                 let bounce = &mut self.bounce[..bytes as usize];
-                buffer.memory.read(0, bounce);
+                buffer.memory.read(0, bounce).ok_or(Status::INTERNAL_ERROR)?;
                 self.staged_bytes += u64::from(bytes);
                 fabric.copy_to_client(&mut target, bounce)
             }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use dataplane::core::{Clock, ReactorHandle, TscClock};
+use dataplane::core::{ReactorHandle, TscClock};
 use dataplane::fabric::vfio_user::{Target, TargetOptions};
 use dataplane::fabric::{Admission, SessionId};
 
@@ -27,7 +27,7 @@ enum Stage {
 }
 
 /// Cores, store and listeners.
-pub(crate) struct LiveEngine {
+pub(super) struct LiveEngine {
     shape: Shape,
     clock: TscClock,
     store: StoreFacts,
@@ -223,9 +223,4 @@ impl Engine for LiveEngine {
     fn stores(&self) -> Vec<StoreReport> {
         vec![reports::store(&self.store, &self.snapshots(Wants::default()))]
     }
-}
-
-/// Seconds in ticks, for settings that are given in time.
-pub(super) fn ticks_of(clock: &TscClock, time: Duration) -> u64 {
-    clock.ticks_of_micros(time.as_micros() as u64)
 }

@@ -1,0 +1,71 @@
+//! Which target a command drives, and on which core.
+
+use anyhow::{Context, bail};
+use clap::Args;
+use kvplane::Address;
+
+use crate::target::{ClientTarget, MemoryTarget};
+
+/// Where the values go.
+#[derive(Args, Clone, Debug)]
+pub struct Connection {
+    /// Where kvplaned listens (vfio-user:DIR or DIR); "memory" keeps the values in this process instead, to try things out
+    #[arg(long, value_name = "ADDRESS", default_value = "memory")]
+    pub connect: String,
+    /// Namespace to use
+    #[arg(long, default_value_t = 1, value_name = "NSID")]
+    pub namespace: u32,
+    /// Pin this program to a core
+    #[arg(long, value_name = "CORE")]
+    pub cpu: Option<usize>,
+}
+
+/// One of the targets.
+pub enum AnyTarget {
+    /// This process's memory.
+    Memory(MemoryTarget),
+    /// A daemon.
+    Client(Box<ClientTarget>),
+}
+
+impl Connection {
+    /// Pins the thread, then connects with queues for `depth` commands.
+    ///
+    /// # Errors
+    /// If the core does not exist or the target cannot be reached.
+    pub fn open(&self, depth: u32) -> anyhow::Result<AnyTarget> {
+        self.pin()?;
+        if self.connect == "memory" {
+            return Ok(AnyTarget::Memory(MemoryTarget::new()));
+        }
+        let address = Address::parse(&self.connect).context("--connect")?;
+        Ok(AnyTarget::Client(Box::new(ClientTarget::connect(&address, self.namespace, depth)?)))
+    }
+
+    fn pin(&self) -> anyhow::Result<()> {
+        let Some(core) = self.cpu else { return Ok(()) };
+        let cores = core_affinity::get_core_ids().unwrap_or_default();
+        let Some(id) = cores.iter().find(|id| id.id == core) else {
+            let known: Vec<usize> = cores.iter().map(|id| id.id).collect();
+            bail!("--cpu {core}: no such core; this process may use {known:?}");
+        };
+        if !core_affinity::set_for_current(*id) {
+            bail!("--cpu {core}: the system refused to pin this thread");
+        }
+        Ok(())
+    }
+}
+
+/// Runs an expression with whichever target it is, so that the loop is compiled for each of them.
+#[macro_export]
+macro_rules! with_target {
+    ($any:expr, $target:ident => $body:expr) => {
+        match $any {
+            $crate::command::connection::AnyTarget::Memory($target) => $body,
+            $crate::command::connection::AnyTarget::Client(boxed) => {
+                let $target = boxed.as_mut();
+                $body
+            }
+        }
+    };
+}

@@ -1,0 +1,6 @@
+//! The commands: options in, table, JSON and plots out.
+
+pub mod connection;
+pub mod generate;
+pub mod replay;
+pub mod run;

@@ -1,0 +1,213 @@
+#!/usr/bin/env bash
+# Everything that CI runs. Ends with a table of all steps and a line "N passed, N failed, N skipped".
+#
+#   scripts/test.sh [OPTIONS]
+#
+#   --quick          only format, lints, tests and a short simulation (a few minutes)
+#   --soak           ten times the simulation, the kills and the fuzzing
+#   --seeds N        simulate N seeds
+#   --only NAME      run this step only; may be given several times
+#   --list           list the steps
+#   --no-install     install nothing
+#   -h, --help       this text
+#
+# It installs what it needs on a bare Debian 12 (root, or sudo without a password): gcc, valgrind, shellcheck,
+# python3-venv, g++. A step whose tools are missing is SKIPPED and counted apart; it never counts as passed. Stable Rust is expected
+# to be there (https://rustup.rs); fuzzing needs a nightly toolchain beside it.
+#
+# Each step's output is in target/test/STEP.log; the end of it is shown when the step fails.
+# Exit codes: 0 nothing failed; 1 a step failed; 2 wrong options.
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+cd "$ROOT"
+
+# Step and what it proves, in the order in which they run: quick ones first.
+STEPS='
+scripts    shell scripts are clean (shellcheck)
+format     the code is formatted
+lints      clippy finds nothing, warnings denied
+unit       unit, property and documentation tests of every crate
+docs       rustdoc builds, warnings denied
+simulate   seeds of workload, schedule and faults keep every invariant
+canary     the simulator finds a bug that was built in
+e2e        the real daemon, from outside, by its clients
+kill9      kill -9 under load loses no acknowledged durable value
+callgrind  instructions per command stay within their budget
+fuzz       hostile bytes break nothing, a few seconds for each target
+'
+QUICK='scripts format lints unit simulate'
+
+declare -a only=()
+quick=no soak=1 seeds='' install=yes
+while [ $# -gt 0 ]; do
+    case $1 in
+        --quick) quick=yes ;;
+        --soak) soak=10 ;;
+        --seeds) argument "$@"; whole_number "$@"; seeds=$2; shift ;;
+        --only) argument "$@"; only+=("$2"); shift ;;
+        --list) say "${STEPS:1:-1}"; exit 0 ;;
+        --no-install) install=no ;;
+        -h | --help) usage; exit 0 ;;
+        *) usage >&2; die 2 "unknown option $1" ;;
+    esac
+    shift
+done
+seeds=${seeds:-$((200 * soak))}
+for name in "${only[@]}"; do
+    grep -q "^$name " <<<"$STEPS" || die 2 "--only $name: no such step (see --list)"
+done
+
+# A step that cannot run here prints "SKIPPED: reason" last and returns this.
+SKIP=77
+skip() {
+    say "SKIPPED: $*"
+    return "$SKIP"
+}
+
+# ---------------------------------------------------------------- what is needed
+
+install_packages() {
+    local missing=() package
+    have cc || missing+=(gcc libc6-dev)
+    have valgrind || missing+=(valgrind)
+    have shellcheck || missing+=(shellcheck)
+    have c++ || missing+=(g++)
+    have python3 || missing+=(python3)
+    python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+    [ "${#missing[@]}" -gt 0 ] || return 0
+    if [ "$install" = no ] || ! have apt-get; then
+        warn "not installed: ${missing[*]}"
+        return 0
+    fi
+    step "Installing ${missing[*]}"
+    as_root timeout 300 apt-get -qq update || warn "apt-get update failed"
+    for package in "${missing[@]}"; do
+        as_root timeout 300 env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install "$package" \
+            >/dev/null || warn "$package could not be installed"
+    done
+}
+
+install_components() {
+    local component
+    have rustup || return 0
+    for component in rustfmt clippy; do
+        cargo "${component/rustfmt/fmt}" --version >/dev/null 2>&1 || rustup component add "$component"
+    done
+}
+
+# ---------------------------------------------------------------- the steps
+
+step_scripts() {
+    have shellcheck || skip "shellcheck is not installed" || return
+    shellcheck -x scripts/*.sh .ci/run
+    python3 -m py_compile scripts/*.py
+}
+
+step_format() { cargo fmt --all -- --check; }
+step_lints() { cargo clippy --workspace --all-targets --locked -- -D warnings; }
+step_unit() { cargo test --workspace --exclude e2e --locked --no-fail-fast; }
+step_docs() { RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked --document-private-items; }
+
+step_simulate() { cargo run -p simulator --release --locked -- --seeds "$seeds"; }
+step_canary() { cargo run -p simulator --release --locked --features canary -- --expect-failure; }
+
+step_e2e() {
+    build_binaries
+    cargo test -p e2e --locked --no-fail-fast -- --test-threads 1 --skip kill
+}
+
+step_kill9() {
+    build_binaries
+    KVPLANE_KILL_ROUNDS=$((20 * soak)) cargo test -p e2e --locked -- --test-threads 1 --nocapture kill
+}
+
+build_binaries() { cargo build --release --locked -p pipelines -p kvplane-cli -p kvperf --bins; }
+
+step_callgrind() {
+    have valgrind || skip "valgrind is not installed" || return
+    scripts/bench.sh --only callgrind --check
+}
+
+# The flags that cargo-fuzz gives to rustc, so that cargo-fuzz itself need not be installed.
+FUZZ_FLAGS="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+-Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+-Cllvm-args=-sanitizer-coverage-trace-compares -Zsanitizer=address -Cdebug-assertions -Ccodegen-units=1"
+
+step_fuzz() {
+    local host target folder corpus
+    [ -d tests/fuzz ] || skip "there is no tests/fuzz" || return
+    cargo +nightly --version >/dev/null 2>&1 || skip "no nightly toolchain (rustup toolchain install nightly)" || return
+    have c++ || skip "no C++ compiler, which libFuzzer needs" || return
+    host=$(rustc -vV | awk '/^host:/ { print $2 }')
+    folder=$ROOT/target/fuzz
+    export CARGO_TARGET_DIR=$folder RUSTFLAGS=$FUZZ_FLAGS ASAN_OPTIONS=detect_odr_violation=0
+    (cd tests/fuzz && cargo +nightly build --release --target "$host" --bins)
+    for target in $(fuzz_targets); do
+        corpus=$folder/corpus/$target
+        mkdir -p "$corpus" "$folder/artifacts"
+        say "fuzzing $target for $((8 * soak)) s"
+        "$folder/$host/release/$target" -max_total_time=$((8 * soak)) -timeout=10 -rss_limit_mb=2048 \
+            -artifact_prefix="$folder/artifacts/$target-" "$corpus"
+    done
+}
+
+fuzz_targets() {
+    cargo metadata --no-deps --format-version 1 --manifest-path tests/fuzz/Cargo.toml | python3 -c '
+import json, sys
+for package in json.load(sys.stdin)["packages"]:
+    for target in package["targets"]:
+        if "bin" in target["kind"]: print(target["name"])'
+}
+
+# ---------------------------------------------------------------- running and counting
+
+wanted() {
+    if [ "${#only[@]}" -gt 0 ]; then [[ " ${only[*]} " == *" $1 "* ]]; return; fi
+    [ "$quick" = no ] || [[ " $QUICK " == *" $1 "* ]]
+}
+
+# remark LOG: how many tests a log tells of.
+remark() {
+    awk '/^test result:/ { passed += $4; failed += $6; ignored += $8; any = 1 }
+         /^SKIPPED: / { reason = substr($0, 10) }
+         END { if (reason) print reason
+               else if (any) printf "%d tests passed, %d failed, %d ignored\n", passed, failed, ignored }' "$1"
+}
+
+passed=0 failed=0 skipped=0 table=''
+run_step() {
+    local name=$1 log=$ROOT/target/test/$1.log began=$SECONDS code=0 result
+    printf '%-10s ... ' "$name"
+    # Its own shell, so that `set -e` holds inside, and no step can change the next one's environment.
+    set +e
+    (set -e; "step_$name") >"$log" 2>&1 </dev/null
+    code=$?
+    set -e
+    case $code in
+        0) result=passed passed=$((passed + 1)) ;;
+        "$SKIP") result=SKIPPED skipped=$((skipped + 1)) ;;
+        *) result=FAILED failed=$((failed + 1)) ;;
+    esac
+    printf '%s (%d s)\n' "$result" $((SECONDS - began))
+    table+=$(printf '%-10s  %-7s  %5d s  %s' "$name" "$result" $((SECONDS - began)) "$(remark "$log")")$'\n'
+    if [ "$result" = FAILED ]; then
+        say "---- the end of $log"
+        tail -n 60 "$log"
+        say "----"
+    fi
+}
+
+began=$SECONDS
+install_packages
+require_cargo
+install_components
+mkdir -p target/test
+step "Running (logs in target/test)"
+while read -r name _; do
+    if [ -n "$name" ] && wanted "$name"; then run_step "$name"; fi
+done <<<"$STEPS"
+
+step "Summary after $((SECONDS - began)) s"
+printf '%s' "$table"
+say "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" -eq 0 ]
