@@ -50,25 +50,25 @@ fn wire() -> Vec<Vec<u8>> {
     bodies.into_iter().map(message).collect()
 }
 
-/// Commands with every kind of data pointer into the memory that the target has at 10000h, and lists for them.
+/// Commands with every kind of data pointer into client memory that lies at 0, and lists for them.
 fn cursor() -> Vec<Vec<u8>> {
     let store = |bytes: u32| Command::of_key(kv::STORE, 1, b"key").dword(10, bytes);
-    let list: Vec<u8> = [0x1_2000u64, 0x1_3000, 0x1_4000, 0x10_0000].iter().flat_map(|it| it.to_le_bytes()).collect();
+    let list: Vec<u8> = [0x2000u64, 0x3000, 0x4000, 0xF000].iter().flat_map(|it| it.to_le_bytes()).collect();
     let mut descriptors = Vec::new();
-    for (address, bytes, kind) in [(0x1_1000u64, 100u32, 0u8), (0x10_0000, 5000, 0), (0x1_0000, 32, 0x30)] {
+    for (address, bytes, kind) in [(0x1000u64, 100u32, 0u8), (0x8000, 5000, 0), (0, 32, 0x30)] {
         descriptors.extend(address.to_le_bytes());
         descriptors.extend(bytes.to_le_bytes());
         descriptors.extend([0, 0, 0, kind]);
     }
     let with = |command: Command, content: &[u8]| [&command.0[..], content].concat();
     vec![
-        with(store(100).prp(0x1_0000, 0), &[]),
-        with(store(8192).prp(0x1_0000, 0x1_1000), &[7]),
-        with(store(5000).prp(0x1_0FFC, 0x1_1000), &[7]),
-        with(store(16 << 10).prp(0x1_0100, 0x1_1000), &list),
-        with(store(4096).sgl(0x10_0000, 4096, 0), &[]),
-        with(store(5100).sgl(0x1_0000, 48, 0x20), &descriptors),
-        with(store(5100).sgl(0x1_0000, 32, 0x30), &descriptors),
+        with(store(100).prp(0x1000, 0), &[]),
+        with(store(8192).prp(0x1000, 0x2000), &[7]),
+        with(store(5000).prp(0x1FFC, 0x3000), &[7]),
+        with(store(16 << 10).prp(0x1100, 0), &list),
+        with(store(4096).sgl(0x8000, 4096, 0), &[]),
+        with(store(5100).sgl(0, 48, 0x20), &descriptors),
+        with(store(5100).sgl(0, 32, 0x30), &descriptors),
     ]
 }
 

@@ -3,4 +3,6 @@
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|bytes: &[u8]| dataplane::fabric::vfio_user::target::fuzz_cursor(bytes));
+fuzz_target!(|bytes: &[u8]| {
+    dataplane::fabric::vfio_user::target::fuzzing::walk_data_pointer(bytes);
+});

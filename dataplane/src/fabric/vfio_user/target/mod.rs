@@ -4,7 +4,6 @@ mod connection;
 mod core_end;
 mod cursor;
 mod dma;
-mod fuzz;
 mod iova;
 mod link;
 mod listener;
@@ -13,7 +12,5 @@ mod slot_table;
 
 pub use core_end::{CoreCommand, CoreError, VfioUserFabric};
 pub use cursor::Cursor;
-#[doc(hidden)]
-pub use fuzz::fuzz_cursor;
 pub use listener::{ListenError, Target, TargetOptions};
 pub use slot_table::region_slots_in_use;
