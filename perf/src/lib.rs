@@ -12,6 +12,7 @@ pub mod replay;
 pub mod report;
 pub mod rpc;
 pub mod size;
+pub mod stages;
 pub mod target;
 pub mod trace;
 pub mod value;

@@ -52,7 +52,7 @@ impl Mapping {
     }
 
     pub fn word32(&self, offset: u64) -> &AtomicU32 {
-        assert!(offset + 4 <= self.bytes && offset % 4 == 0);
+        assert!(offset + 4 <= self.bytes && offset.is_multiple_of(4));
         // SAFETY: inside the mapping and aligned.
         unsafe { AtomicU32::from_ptr(self.base.add(offset as usize).cast()) }
     }

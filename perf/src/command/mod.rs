@@ -4,3 +4,4 @@ pub mod connection;
 pub mod generate;
 pub mod replay;
 pub mod run;
+pub mod stages;

@@ -36,7 +36,7 @@ impl Keys {
     /// Keys without values.
     #[must_use]
     pub fn new(count: u64, seed: u64) -> Self {
-        Self { seed, count: count.max(1), states: vec![0; count.max(1) as usize] }
+        Self { seed: mix(seed), count: count.max(1), states: vec![0; count.max(1) as usize] }
     }
 
     /// Takes it that every key has its first value, from an earlier run with the same seed.

@@ -85,7 +85,7 @@ fn an_open_loop_charges_every_command_for_a_stall() {
     let mut keys = Keys::new(settings.keys, 1);
     let mut engine = Engine::new(&settings, &mut keys, 0);
     let mut over = false;
-    for step in 0..4_000 {
+    for step in 0..4_010 {
         target.stall((1_000..3_000).contains(&step));
         over = engine.turn(&mut target, &clock).unwrap();
         if over {

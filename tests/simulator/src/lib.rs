@@ -13,7 +13,6 @@ pub mod fabric;
 pub mod oracle;
 pub mod plan;
 pub mod random;
-mod shards;
 pub mod world;
 
 pub use client::Violation;

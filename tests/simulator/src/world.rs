@@ -4,18 +4,16 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use dataplane::core::{ManualClock, Poll, Poller, Postbox, Ticks, mailbox};
-use dataplane::core::Clock;
+use dataplane::core::{Clock, ManualClock, Poll, Poller, Postbox, Ticks, mailbox};
 use dataplane::fabric::{SessionId, abandoning, lost_completions};
 use dataplane::memory::{Arena, HugePages, Region, RegionSlot};
 use dataplane::nvme::BlockQueue;
 use dataplane::nvme::spec::vendor::OwnerMap;
-use pipelines::core_pipeline::{CorePipeline, Mail, Parts};
-use pipelines::dma::StagingBuffers;
+use pipelines::core_pipeline::{CorePipeline, CorePlan, Mail, Parts};
 use pipelines::dma::pacing::PacingConfig;
 use pipelines::placement::Ownership;
 use pipelines::policy::{Durability, Grant, PolicyTable};
-use pipelines::store::Superblock;
+use pipelines::store::{self, FormatOptions, Superblock};
 
 use crate::client::{Client, Violation};
 use crate::disk::{Disk, DiskFaults, SimQueue};
@@ -23,7 +21,6 @@ use crate::fabric::{SimCommand, SimFabric};
 use crate::oracle::Oracle;
 use crate::plan::Plan;
 use crate::random::Random;
-use crate::shards;
 
 type Core = CorePipeline<SimQueue, SimFabric, ManualClock>;
 
@@ -67,7 +64,7 @@ impl World {
         let blocks = plan.disk_bytes() / u64::from(plan.lba_bytes);
         // Formatting is not what is tested here: nothing goes wrong yet.
         let disk = Disk::new(blocks, plan.lba_bytes, plan.volatile_cache, DiskFaults::default(), random.fork());
-        let superblock = shards::format(&plan, &mut SimQueue::new(&disk, random.fork(), 1));
+        let superblock = format(&plan, SimQueue::new(&disk, random.fork(), 1));
         disk.borrow_mut().set_faults(plan.faults);
         let clients = plan
             .clients
@@ -100,19 +97,27 @@ impl World {
         let policy = Arc::new(self.policy());
         for (core, mailbox) in mailboxes.into_iter().enumerate() {
             let core = core as u16;
-            let mut arena = Arena::new(16 << 20, HugePages::Off, RegionSlot(0)).expect("memory for a core");
             let mut blocks = SimQueue::new(&self.disk, self.random.fork(), self.plan.slowest);
-            blocks.attach(Arc::clone(arena.region())).expect("an empty table");
             let map = OwnerMap { shards: self.plan.shards, cores: u32::from(self.plan.cores) };
-            let shards = shards::open(&self.plan, &self.superblock, core, &mut arena, self.random.next());
-            let staging = (0..4).filter_map(|_| arena.alloc(pipelines::dma::STAGING_BYTES as usize, 4096)).collect();
+            let ownership = Ownership { map, core };
+            let plan = CorePlan {
+                superblock: self.superblock,
+                ownership,
+                seed: self.random.next(),
+                entries: None,
+                commit_ticks: self.clock.ticks_of_micros(self.random.between(1, 5_000)),
+                staging_buffers: 4,
+            };
+            let mut arena = Arena::new(plan.arena_bytes(), HugePages::Off, RegionSlot(0)).expect("memory for a core");
+            blocks.attach(Arc::clone(arena.region())).expect("an empty table");
+            let (shards, staging) = plan.assemble(&mut arena).expect("a plan that fits");
             let mut pipeline = CorePipeline::new(Parts {
-                ownership: Ownership { map, core },
+                ownership,
                 blocks,
                 fabric: SimFabric::new(core),
                 clock: self.clock.clone(),
                 shards,
-                staging: StagingBuffers::new(staging),
+                staging,
                 pacing: PacingConfig { write_window_bytes: 128 << 10, write_piece_bytes: 32 << 10, quiet_ticks: 50_000 },
                 mailbox,
                 peers: postboxes.clone(),
@@ -299,4 +304,14 @@ impl World {
         let outstanding: Vec<_> = self.cores.iter().map(CorePipeline::outstanding).collect();
         Violation(format!("no answer for {STUCK_TURNS} turns; outstanding by core: {outstanding:?}"))
     }
+}
+
+fn format(plan: &Plan, mut blocks: SimQueue) -> Superblock {
+    let mut arena = Arena::new(store::UNIT_BYTES as usize, HugePages::Off, RegionSlot(0)).expect("scratch memory");
+    blocks.attach(Arc::clone(arena.region())).expect("an empty table");
+    let scratch = arena.alloc(store::UNIT_BYTES as usize, 4096).expect("all of the arena");
+    let mut options = FormatOptions::new([0x51; 16], plan.shards);
+    options.segment_bytes = plan.segment_bytes;
+    options.max_value_bytes = 256 << 10;
+    store::format(&mut blocks, &scratch, &options).expect("a disk without faults")
 }

@@ -67,6 +67,13 @@ fn or_failed(result: Result<AdminAction, Status>) -> AdminAction {
 }
 
 impl Controller {
+    /// Whether a command tells what namespaces hold, so that a carrier may bring them up to date first with
+    /// [`set_namespaces`](Self::set_namespaces).
+    #[must_use]
+    pub fn reads_namespaces(sqe: &Sqe) -> bool {
+        sqe.opcode() == opcode::IDENTIFY
+    }
+
     pub(super) fn dispatch(&mut self, sqe: &Sqe) -> AdminAction {
         if sqe.fuse() != 0 {
             return AdminAction::failed(Status::INVALID_FIELD);

@@ -81,7 +81,7 @@ impl Controller {
             .put(262, &[0]) // ELPE: one error entry
             .put(266, &0x0157u16.to_le_bytes()) // WCTEMP
             .put(268, &0x0175u16.to_le_bytes()) // CCTEMP
-            .put(320, &10u16.to_le_bytes()) // KAS: keep alive in units of 1 s
+            .put(320, &10u16.to_le_bytes()) // KAS: units of 1 s; whether the timer runs out is the carrier's business
             .put(512, &[0x66, 0x44]) // SQES 64 bytes, CQES 16 bytes
             .put(514, &0u16.to_le_bytes()) // MAXCMD: as the queues
             .put(516, &MAX_NAMESPACES.to_le_bytes()) // NN

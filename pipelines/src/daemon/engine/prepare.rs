@@ -25,6 +25,8 @@ use crate::store::{self, FormatOptions, StoreError, Superblock};
 const MAILBOX: usize = 4096;
 /// Staging buffers of a core.
 const STAGING_BUFFERS: u32 = 64;
+/// Segments are not made smaller than this to suit a small device.
+const SMALLEST_SEGMENT: u64 = 4 << 20;
 /// The most bytes that one command may move, as controllers announce it.
 const MAX_TRANSFER_BYTES: u32 = 16 << 20;
 
@@ -195,17 +197,14 @@ fn facts(plan: &EnginePlan, superblock: &Superblock) -> StoreFacts {
 
 /// Reads the superblock, or formats as the plan says.
 fn superblock<S: QueueSource>(plan: &EnginePlan, device: &S) -> Result<Superblock, PrepareError> {
-    let mut arena = Arena::new(store::SCRATCH_BYTES as usize, HugePages::Off, RegionSlot(0))?;
+    let mut arena = Arena::new(store::UNIT_BYTES as usize, HugePages::Off, RegionSlot(0))?;
     let what = "cannot set up a queue on the device; is io_uring allowed (kernel.io_uring_disabled)?";
     let mut blocks = device.queue().map_err(|cause| PrepareError::System { what, cause })?;
     blocks.attach(Arc::clone(arena.region()))?;
-    let scratch = arena.alloc(store::SCRATCH_BYTES as usize, 4096).ok_or(ArenaError::Empty)?;
+    let scratch = arena.alloc(store::UNIT_BYTES as usize, 4096).ok_or(ArenaError::Empty)?;
     let failed = |cause| PrepareError::Store { name: plan.store.name(), cause };
     let format = |blocks: &mut S::Queue| {
-        let mut options = FormatOptions::new(plan.store.shards.unwrap_or(plan.cpus.len() as u32), new_uuid(plan.seed));
-        if let Some(bytes) = plan.store.segment_bytes {
-            options.segment_bytes = bytes;
-        }
+        let options = format_options(plan, blocks.geometry().bytes());
         store::format(blocks, &scratch, &options).map_err(failed)
     };
     // Nothing can be read back from a null device, so its superblock is only ever made.
@@ -217,6 +216,22 @@ fn superblock<S: QueueSource>(plan: &EnginePlan, device: &S) -> Result<Superbloc
         Err(StoreError::Blank) if plan.store.format == FormatPolicy::IfBlank => format(&mut blocks),
         result => result.map_err(failed),
     }
+}
+
+/// Segments as the plan says, or so large that a shard has at least sixteen; values so long that a segment holds
+/// at least two.
+fn format_options(plan: &EnginePlan, device_bytes: u64) -> FormatOptions {
+    let shards = plan.store.shards.unwrap_or(plan.cpus.len() as u32);
+    let mut options = FormatOptions::new(new_uuid(plan.seed), shards);
+    options.segment_bytes = plan.store.segment_bytes.unwrap_or_else(|| {
+        let mut bytes = options.segment_bytes;
+        while bytes > SMALLEST_SEGMENT && device_bytes / bytes / u64::from(shards.max(1)) < 16 {
+            bytes /= 2;
+        }
+        bytes
+    });
+    options.max_value_bytes = options.max_value_bytes.min((options.segment_bytes / 2) as u32);
+    options
 }
 
 fn new_uuid(seed: u64) -> [u8; 16] {

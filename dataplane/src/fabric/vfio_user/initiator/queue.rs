@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use crate::Burst;
 use crate::nvme::spec::{Cqe, Sqe};
 
+use super::super::VECTORS;
 use super::super::ring::{CommandRing, CompletionRing, Doorbell};
 use super::super::shared_memory::{SharedMemory, WakeUp};
 use super::{AdminData, ConnectError, Initiator, Iova};
@@ -170,16 +171,19 @@ impl Initiator {
         // A ring of n entries holds n - 1.
         let sq_entries = depth + 1;
         let cq_entries = (2 * depth + 1).min(self.max_queue_entries);
+        if interrupt && qid >= VECTORS {
+            return Err(ConnectError::Invalid("only the first 63 queues can have an interrupt of their own"));
+        }
         let cq_offset = completion_offset(sq_entries);
         let memory = SharedMemory::create("kvplane-queue", cq_offset + u64::from(cq_entries) * 16, false)?;
-        let (iova, _) = self.map(&memory)?;
         let eventfd = if interrupt { Some(WakeUp::new()?.into_fd()) } else { None };
-        // Vector 0 belongs to the admin queue.
-        if let Some(fd) = &eventfd {
-            self.channel.set_vector(qid, Some(fd.as_fd()))?;
+        let (iova, _) = self.map(&memory)?;
+        let made = self.make_pair(qid, (sq_entries, iova.0), (cq_entries, iova.0 + cq_offset), eventfd.as_ref());
+        if let Err(error) = made {
+            // The first error counts; the memory must not stay registered.
+            let _ = self.unregister(iova);
+            return Err(error);
         }
-        self.create_cq(qid, cq_entries, iova.0 + cq_offset, interrupt)?;
-        self.create_sq(qid, sq_entries, iova.0)?;
         let region = memory.region();
         let lost = ConnectError::Invalid("the queue's doorbells are beyond those that can be mapped");
         let (Some(sq), Some(cq), Some(tail_doorbell), Some(head_doorbell)) = (
@@ -212,6 +216,22 @@ impl Initiator {
             strays: 0,
             _memory: memory,
         })
+    }
+
+    /// Makes both queues at the controller: entries and address of each.
+    fn make_pair(
+        &mut self,
+        qid: u16,
+        sq: (u32, u64),
+        cq: (u32, u64),
+        eventfd: Option<&OwnedFd>,
+    ) -> Result<(), ConnectError> {
+        // Vector 0 belongs to the admin queue.
+        if let Some(fd) = eventfd {
+            self.channel.set_vector(qid, Some(fd.as_fd()))?;
+        }
+        self.create_cq(qid, cq.0, cq.1, eventfd.is_some())?;
+        self.create_sq(qid, sq.0, sq.1)
     }
 
     /// Writes a submission queue's tail doorbell by message rather than through shared memory, as a client without a

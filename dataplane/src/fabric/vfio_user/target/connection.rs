@@ -41,7 +41,7 @@ pub(super) struct Terms {
 
 /// A client and everything that belongs to it.
 pub(super) struct Connection {
-    stream: UnixStream,
+    stream: Arc<UnixStream>,
     assembler: Assembler,
     negotiated: bool,
     controller: Controller,
@@ -63,7 +63,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(stream: UnixStream, session: Box<dyn Session>, terms: Terms) -> std::io::Result<Self> {
+    pub(super) fn new(stream: Arc<UnixStream>, session: Box<dyn Session>, terms: Terms) -> std::io::Result<Self> {
         let cores = Cores::new(terms.cores, session.id());
         let limits = ControllerLimits {
             max_queue_entries: terms.max_queue_entries,
@@ -99,7 +99,6 @@ impl Connection {
             Err(ReceiveError::Closed) => info!(session, "vfio-user client left"),
             Err(error) => warn!(session, %error, "vfio-user client was disconnected"),
         }
-        self.tear_down();
     }
 
     fn serve(&mut self) -> Result<(), ReceiveError> {
@@ -209,9 +208,11 @@ impl Connection {
             warn!(session = self.session.id().0, %error, "a core did not go on with a client");
         }
     }
+}
 
-    /// Leaves nothing behind: no queue, no region, no slot.
-    fn tear_down(&mut self) {
+impl Drop for Connection {
+    /// Leaves nothing behind: no queue, no region, no slot. Also when the thread panics.
+    fn drop(&mut self) {
         self.admin = None;
         let _ = self.stream.shutdown(std::net::Shutdown::Both);
         self.end_queues();

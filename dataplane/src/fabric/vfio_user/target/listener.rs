@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 
 use tracing::{info, warn};
@@ -62,7 +62,7 @@ pub enum ListenError {
 
 /// A connection's socket, to end it from outside, and its thread.
 struct Live {
-    stream: UnixStream,
+    stream: Weak<UnixStream>,
     thread: JoinHandle<()>,
 }
 
@@ -152,7 +152,9 @@ impl Drop for Target {
         }
         let live = std::mem::take(&mut *lock_live(&self.live));
         for connection in &live {
-            let _ = connection.stream.shutdown(std::net::Shutdown::Both);
+            if let Some(stream) = connection.stream.upgrade() {
+                let _ = stream.shutdown(std::net::Shutdown::Both);
+            }
         }
         for connection in live {
             let _ = connection.thread.join();
@@ -219,7 +221,8 @@ impl Door {
             dma: DmaLimits { regions: self.options.max_regions, bytes: self.options.max_bytes },
             stop: Arc::clone(&self.stop),
         };
-        let own = stream.try_clone()?;
+        let stream = Arc::new(stream);
+        let own = Arc::downgrade(&stream);
         let connection = Connection::new(stream, session, terms)?;
         let thread = std::thread::Builder::new().name(format!("vfio-user-{number}")).spawn(move || connection.run())?;
         live.push(Live { stream: own, thread });

@@ -4,6 +4,8 @@ mod connection;
 mod core_end;
 mod cursor;
 mod dma;
+#[doc(hidden)]
+pub mod fuzzing;
 mod iova;
 mod link;
 mod listener;

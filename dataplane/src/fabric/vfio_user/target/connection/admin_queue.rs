@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use tracing::debug;
 
 use crate::fabric::Completion;
-use crate::fabric::controller::{AdminAction, AdminQueues, NewCompletionQueue, NewSubmissionQueue};
+use crate::fabric::controller::{AdminAction, AdminQueues, Controller, NewCompletionQueue, NewSubmissionQueue};
 use crate::memory::Region;
 use crate::nvme::spec::{Cqe, Sqe, Status};
 
@@ -119,6 +119,10 @@ impl Connection {
             }
             match queue.next() {
                 Ok(Some(sqe)) => {
+                    // What namespaces hold changes without a new generation; Identify should tell what is so now.
+                    if Controller::reads_namespaces(&sqe) {
+                        self.controller.set_namespaces(self.session.namespaces());
+                    }
                     let action = self.controller.admin(&sqe);
                     self.act(&sqe, action);
                     active = true;

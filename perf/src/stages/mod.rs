@@ -1,0 +1,6 @@
+//! What a command costs on the reactor, stage by stage: one thread plays client and core in turn, so that nothing
+//! else runs between two readings, on a device that moves nothing.
+
+mod rig;
+
+pub use rig::{Load, Rig, RigError};
