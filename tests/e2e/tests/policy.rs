@@ -75,7 +75,10 @@ fn a_namespace_that_goes_takes_its_values_with_it() {
     daemon.rpc("namespace_delete", json!({ "name": "two" }));
     assert!(matches!(two.get(key(1)), Err(Error::Status(Status::INVALID_NAMESPACE))), "it is gone at once");
     assert_eq!(one.get(key(1)).unwrap().as_deref(), Some(&b"of one"[..]));
-    daemon.rpc("namespace_create", json!({ "name": "two", "nqn": e2e::daemon::DEFAULT_NQN, "nsid": 2, "auto_visible": true }));
+    daemon.rpc(
+        "namespace_create",
+        json!({ "name": "two", "nqn": e2e::daemon::DEFAULT_NQN, "nsid": 2, "auto_visible": true }),
+    );
     let mut two = daemon.client_with(ConnectOptions { namespace: 2, ..ConnectOptions::default() });
     assert_eq!(two.get(key(1)).unwrap(), None, "a namespace of the same name does not inherit what was deleted");
 }
