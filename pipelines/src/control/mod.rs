@@ -7,7 +7,7 @@ mod context;
 mod engine;
 mod error;
 #[cfg(test)]
-mod fake;
+pub(crate) mod fake;
 pub mod report;
 pub mod rpc;
 pub mod state;

@@ -1,3 +1,20 @@
 //! The daemon `kvplaned`: options, start-up and shutdown.
 
+mod config_file;
+mod exit;
+mod logging;
+mod options;
+mod run;
+mod shortcuts;
+mod signal;
 pub mod size;
+mod store_option;
+#[cfg(test)]
+mod tests;
+
+pub use exit::{Exit, StartError};
+pub use logging::{LogFormat, Logging};
+pub use options::Options;
+pub use run::{Assemble, run};
+pub use shortcuts::{DEFAULT_NQN, ListenOption, NamespaceOption};
+pub use store_option::{Format, StoreOption};
