@@ -1,130 +1,104 @@
-//! stub
-#![allow(missing_docs, unused_variables, clippy::pedantic, clippy::todo)]
-use dataplane::Burst;
-use dataplane::core::{Poll, Ticks};
-use dataplane::nvme::spec::{
-    kv::{Key, StoreOptions},
-    vendor::Tier,
-};
-use dataplane::nvme::{BlockError, BlockQueue};
-#[derive(Clone, Copy, Debug)]
-pub struct Space(u32);
-impl Space {
-    pub fn new(ns28: u32, len: u8) -> Self {
-        Self(ns28 << 4 | u32::from(len))
-    }
+//! The flash store: values in segments, records of them in metadata pages, an index in memory.
+//!
+//! A device is cut into shards, a shard into segments. A segment is the unit of allocation, eviction and TRIM: a few
+//! metadata pages, then data. A value is written to its extent first and gets its record only after that write
+//! completed; a value without a record does not exist, so a torn write can never be served. Restart reads metadata
+//! only, and is warm.
+//!
+//! The order of things is carried by two numbers. The *generation* counts openings of segments over a whole shard,
+//! so it orders segments by age and voids pages of a segment's earlier life. The *sequence* counts records, so of
+//! two records of one key the later one holds. Segments are evicted oldest first, and a record that supersedes
+//! another never goes before it: see [`Shard`] and the architecture page.
+
+pub mod inspect;
+pub mod policy;
+
+mod commit;
+mod evict;
+mod extent;
+mod format;
+mod index;
+mod layout;
+mod lease;
+mod moves;
+mod operation;
+mod page;
+mod publish;
+mod purge;
+mod quota;
+mod record;
+mod recover;
+mod segment;
+mod shard;
+mod space;
+mod stats;
+mod superblock;
+mod tail;
+
+#[cfg(test)]
+mod tests;
+
+pub use extent::{Extent, Found, Hold, SegmentId};
+pub use format::{FormatOptions, format, load};
+pub use layout::{Layout, UNIT_BYTES};
+pub use policy::{BlockView, EvictionPolicy, KeepHot, Verdict};
+pub use publish::{Class, Deleted, NewBlock, Published, Refusal};
+pub use shard::{Shard, ShardConfig};
+pub use space::{BlockId, Space};
+pub use stats::{RecoveryStats, ShardStats};
+pub use superblock::Superblock;
+
+/// Why a store could not be opened or formatted. Nothing was changed on the device unless it says so.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// The first blocks are all zero.
+    #[error("the device holds no store (it is blank); format it first")]
+    Blank,
+    /// The first blocks belong to something else.
+    #[error("the device holds something that is not a kvplane store; format it only if its contents may go")]
+    Foreign,
+    /// A store of another format.
+    #[error("the store has on-disk format {found}, this program reads format {known}; use the matching release")]
+    Version {
+        /// The version that stands on the device.
+        found: u32,
+        /// The version that this program knows.
+        known: u32,
+    },
+    /// Both copies of the superblock are damaged.
+    #[error("both copies of the superblock are damaged; restore one of them or format the device anew")]
+    Damaged,
+    /// The device is smaller than what was asked for, or than it was at formatting.
+    #[error("the device has {have} bytes, but at least {need} are needed")]
+    TooSmall {
+        /// Bytes of the device.
+        have: u64,
+        /// The least that would do.
+        need: u64,
+    },
+    /// The device's logical blocks differ from those it was formatted with, or are not supported.
+    #[error("the device has logical blocks of {found} bytes; this store needs {need}")]
+    LbaSize {
+        /// What the device has.
+        found: u32,
+        /// What is needed.
+        need: u32,
+    },
+    /// A setting is out of its range.
+    #[error("{0}")]
+    Setting(String),
+    /// The device refused a command.
+    #[error("the device failed while {doing}: {error}")]
+    Device {
+        /// What was being done.
+        doing: &'static str,
+        /// What the device said.
+        error: dataplane::nvme::BlockError,
+    },
 }
-#[derive(Clone, Copy, Debug)]
-pub struct BlockId {
-    pub space: Space,
-    pub key: Key,
-}
-#[derive(Clone, Copy, Debug)]
-pub enum Class {
-    Cache,
-    Durable,
-}
-#[derive(Clone, Copy, Debug)]
-pub struct Found {
-    pub bytes: u32,
-    pub checksum: u64,
-    pub tier: Tier,
-}
-impl Found {
-    pub fn lba(&self) -> u64 {
-        0
-    }
-    pub fn entry_index(&self) -> u32 {
-        0
-    }
-}
-#[derive(Debug)]
-pub struct Hold;
-#[derive(Debug)]
-pub struct Extent;
-impl Extent {
-    pub fn lba(&self) -> u64 {
-        0
-    }
-}
-pub enum Refusal {
-    TooLarge,
-    OverQuota,
-    Wait,
-    NoSpace,
-}
-#[derive(Debug)]
-pub struct NewBlock {
-    pub id: BlockId,
-    pub hash: u64,
-    pub bytes: u32,
-    pub checksum: u64,
-    pub parent: u64,
-    pub class: Class,
-    pub condition: StoreOptions,
-}
-pub enum Published {
-    Visible,
-    Pending,
-    KeyExists,
-    KeyMissing,
-    IndexFull,
-}
-pub enum Deleted {
-    Missing,
-    Done,
-    Pending,
-    Wait,
-}
-#[derive(Clone, Copy, Debug)]
-pub struct ShardStats;
-pub struct Shard;
-impl Shard {
-    pub fn is_ready(&self) -> bool {
-        true
-    }
-    pub fn hash(&self, id: &BlockId) -> u64 {
-        0
-    }
-    pub fn prefetch(&self, hash: u64) {}
-    pub fn find(&self, hash: u64, id: &BlockId) -> Option<Found> {
-        None
-    }
-    pub fn touch(&mut self, found: &Found) {}
-    pub fn hold(&mut self, found: &Found) -> Hold {
-        Hold
-    }
-    pub fn release(&mut self, hold: Hold) {}
-    pub fn reserve(&mut self, ns: u32, bytes: u32, quota: Option<u64>) -> Result<Extent, Refusal> {
-        Err(Refusal::Wait)
-    }
-    pub fn publish(&mut self, extent: Extent, block: NewBlock, ticket: u64) -> Published {
-        Published::Visible
-    }
-    pub fn abandon(&mut self, extent: Extent) {}
-    pub fn delete(&mut self, hash: u64, id: &BlockId, class: Class, ticket: u64) -> Deleted {
-        Deleted::Done
-    }
-    pub fn committed(&mut self, out: &mut Burst<(u64, bool)>) {}
-    pub fn lease(&mut self, found: &Found, lease: u32, expires: Ticks) -> bool {
-        true
-    }
-    pub fn unlease(&mut self, lease: u32) {}
-    pub fn purge(&mut self, ns: u32) {}
-    pub fn used_bytes(&self, ns: u32) -> u64 {
-        0
-    }
-    pub fn list(&self, ns: u32, cursor: u32, budget: u32, out: &mut Burst<(Key, u8)>) -> Option<u32> {
-        None
-    }
-    pub fn poll<B: BlockQueue>(&mut self, now: Ticks, blocks: &mut B) -> Poll {
-        Poll::Idle
-    }
-    pub fn done<B: BlockQueue>(&mut self, token: u64, result: Result<(), BlockError>, blocks: &mut B) {}
-    pub fn drain<B: BlockQueue>(&mut self, now: Ticks, blocks: &mut B) -> bool {
-        true
-    }
-    pub fn stats(&self) -> ShardStats {
-        ShardStats
-    }
+
+/// Feeds arbitrary bytes to recovery and to inspection as if they stood on a device. For fuzzers; neither may panic.
+#[doc(hidden)]
+pub fn fuzz_recover(bytes: &[u8]) {
+    inspect::fuzz(bytes);
 }

@@ -1,0 +1,396 @@
+//! Eviction: the oldest segment is emptied and freed as a whole.
+//!
+//! Oldest first, because then what supersedes a record never goes before it. The steps: read the segment's
+//! metadata back; of each block that still counts decide whether it is moved or dropped; commit what that wrote, and
+//! flush; wait for readers; write both headers as free; TRIM. Only then may the segment be used again.
+
+use arrayvec::ArrayVec;
+use dataplane::memory::DmaSlice;
+use dataplane::nvme::BlockOp;
+
+use super::commit::ATTEMPTS;
+use super::index::EntryId;
+use super::layout::{FIRST_DRAFT, HEADER_FREE, HEADER_OPEN, UNIT_BYTES};
+use super::moves::Job;
+use super::operation::Op;
+use super::page::{PAGE_BYTES, PageHeader, PageKind, record_at};
+use super::policy::{BlockView, EvictionPolicy, Verdict};
+use super::record::{Kind, RECORDS_PER_PAGE, Record};
+use super::publish::Class;
+use super::segment::State;
+use super::shard::{CHUNK_BYTES, Facts, Shard, cost, must_stay};
+use super::tail::TAILS;
+
+/// Invalid pages in a row after which no more are expected. Pages are written in order, but for the two drafts.
+pub(super) const MAX_GAP: u32 = 4;
+/// Records or index entries looked at in one step.
+const STEP: u32 = 64;
+const SWEEP_STEP: u32 = 1024;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Stage {
+    #[default]
+    Idle,
+    /// A chunk of metadata is being read.
+    Read,
+    /// Its records are looked at.
+    Scan,
+    /// The last blocks are being moved.
+    Settle,
+    /// Blocks whose records could not be found are looked for in the index.
+    Sweep,
+    /// Moved records and tombstones are being written down.
+    Commit,
+    Flush,
+    /// Readers still hold blocks.
+    Holds,
+    FreeHeader,
+    OpenHeader,
+    Trim,
+}
+
+/// The eviction that runs.
+#[derive(Default)]
+pub(super) struct Evict {
+    stage: Stage,
+    victim: u32,
+    /// Metadata pages in the chunk: first, number.
+    first: u32,
+    pages: u32,
+    /// Pages to read at once; fewer after an error, to get around the bad one.
+    reach: u32,
+    cursor: u32,
+    gap: u32,
+    budget: u64,
+    moved_units: u32,
+    attempts: u32,
+    marks: ArrayVec<(u64, u32), TAILS>,
+}
+
+impl Evict {
+    pub fn is_idle(&self) -> bool {
+        self.stage == Stage::Idle
+    }
+}
+
+impl<P> Shard<P> {
+    /// Whether eviction cannot win anything: there is nothing to evict, or all of it must stay.
+    pub(super) fn is_stuck(&self) -> bool {
+        let under_way = self.tails.iter().any(|tail| tail.segment.is_some() && tail.closing);
+        let evictable = self.table.log.front().is_some_and(|&first| self.table.at(first).state == State::Closed);
+        self.evict.is_idle() && !under_way && (!evictable || self.is_barren())
+    }
+
+    fn is_barren(&self) -> bool {
+        u64::from(self.barren) > self.table.log.len() as u64
+    }
+
+    /// The entry of a record's block, if that is where the block lies now.
+    pub(super) fn live_at(&self, record: &Record, unit: u32) -> Option<EntryId> {
+        let at = self.index.find(self.index.hash(&record.id), &record.id)?;
+        self.index.get(at).filter(|entry| entry.unit == unit && entry.bytes() == record.bytes).map(|_| at)
+    }
+
+    /// Drops a block that goes with its segment. `false` if that needs a tombstone and there is no room for one.
+    pub(super) fn drop_block(&mut self, at: EntryId) -> bool {
+        let Some(&entry) = self.index.get(at) else { return true };
+        if entry.late() {
+            let Some(tail) = self.tail_with_room(true) else { return false };
+            let record = Record::bare(Kind::Tombstone, entry.id(), Class::Cache, self.next_sequence());
+            self.append(tail, record, None);
+        }
+        self.forget(at);
+        true
+    }
+}
+
+impl<P: EvictionPolicy> Shard<P> {
+    pub(super) fn evict_step(&mut self, facts: Facts) -> usize {
+        let mut steps = self.move_step(facts);
+        for _ in 0..4 {
+            if !self.evict_once(facts) {
+                break;
+            }
+            steps += 1;
+        }
+        steps
+    }
+
+    fn evict_once(&mut self, facts: Facts) -> bool {
+        match self.evict.stage {
+            Stage::Idle => self.begin_eviction(facts),
+            Stage::Read => self.metadata_read(facts),
+            Stage::Scan => self.scan(facts),
+            Stage::Settle => self.moves.is_idle() && self.go(Stage::Sweep),
+            Stage::Sweep => self.sweep(),
+            Stage::Commit => self.await_commit(facts),
+            Stage::Flush => self.await_flush(),
+            Stage::Holds => self.await_readers(facts),
+            Stage::FreeHeader | Stage::OpenHeader => self.await_header(facts),
+            Stage::Trim => self.await_trim(),
+        }
+    }
+
+    fn go(&mut self, stage: Stage) -> bool {
+        self.evict.stage = stage;
+        self.evict.attempts = 0;
+        true
+    }
+
+    fn begin_eviction(&mut self, facts: Facts) -> bool {
+        let enough = self.table.free.len() as u64 >= u64::from(self.low_water());
+        if enough || self.draining || self.is_barren() {
+            return false;
+        }
+        let Some(&victim) = self.table.log.front() else { return false };
+        if self.table.at(victim).state != State::Closed {
+            return false;
+        }
+        self.table.at_mut(victim).state = State::Evicting;
+        let data = u64::from(self.layout.data_units()) * u64::from(UNIT_BYTES);
+        let budget = data * u64::from(self.config.move_percent) / 100;
+        self.evict = Evict { victim, first: FIRST_DRAFT, budget, ..Evict::default() };
+        self.evict.reach = (CHUNK_BYTES / UNIT_BYTES).min(facts.max_units);
+        if self.table.at(victim).live_blocks == 0 {
+            return self.go(Stage::Settle);
+        }
+        self.read_metadata()
+    }
+
+    fn read_metadata(&mut self) -> bool {
+        let pages = self.evict.reach.min(self.layout.pages() - self.evict.first);
+        self.evict.pages = pages;
+        let lba = self.layout.page_lba(self.evict.victim, self.evict.first);
+        let memory = self.chunk_memory(pages * UNIT_BYTES);
+        self.ops.start(Op::EVICT_META, BlockOp::Read, lba, self.layout.blocks(pages), memory);
+        self.evict.stage = Stage::Read;
+        true
+    }
+
+    fn metadata_read(&mut self, facts: Facts) -> bool {
+        let Some(result) = self.ops.take(Op::EVICT_META) else { return false };
+        self.evict.cursor = 0;
+        if result.is_ok() && self.load_chunk(self.evict.pages * UNIT_BYTES) {
+            return self.go(Stage::Scan);
+        }
+        if self.evict.pages > 1 {
+            self.evict.reach = 1;
+            return self.read_metadata();
+        }
+        self.stats.damaged_pages += 1;
+        self.evict.gap += 1;
+        self.next_chunk(facts)
+    }
+
+    /// Reads on, or ends the scan.
+    fn next_chunk(&mut self, _facts: Facts) -> bool {
+        self.evict.first += self.evict.pages;
+        let all_seen = self.table.at(self.evict.victim).live_blocks == 0;
+        if all_seen || self.evict.gap >= MAX_GAP || self.evict.first >= self.layout.pages() {
+            return self.go(Stage::Settle);
+        }
+        self.read_metadata()
+    }
+
+    /// Looks at some records of the chunk.
+    fn scan(&mut self, facts: Facts) -> bool {
+        for _ in 0..STEP {
+            let (page, place) = (self.evict.cursor / RECORDS_PER_PAGE, self.evict.cursor % RECORDS_PER_PAGE);
+            if page >= self.evict.pages {
+                return self.next_chunk(facts);
+            }
+            let bytes = &self.chunk[page as usize * PAGE_BYTES..(page as usize + 1) * PAGE_BYTES];
+            if place == 0 {
+                let slot = self.evict.first + page;
+                let generation = self.table.at(self.evict.victim).generation;
+                let count = PageHeader::check(&self.layout, self.evict.victim, slot, bytes)
+                    .filter(|header| header.kind == PageKind::Records && header.generation == generation);
+                self.evict.gap = if count.is_some() { 0 } else { self.evict.gap + 1 };
+                if count.is_none() {
+                    self.evict.cursor += RECORDS_PER_PAGE;
+                    continue;
+                }
+            }
+            // Places beyond the count are zero and make no record.
+            if let Some(record) = record_at(bytes, place)
+                && !self.judge_record(&record)
+            {
+                return false;
+            }
+            self.evict.cursor += 1;
+        }
+        true
+    }
+
+    /// Moves or drops the block of a record. `false` if that has to wait.
+    fn judge_record(&mut self, record: &Record) -> bool {
+        if record.kind != Kind::Put {
+            return true;
+        }
+        let unit = self.layout.segment_unit(self.evict.victim).wrapping_add(record.offset);
+        let Some(at) = self.live_at(record, unit) else { return true };
+        let Some(&entry) = self.index.get(at) else { return true };
+        if self.moves.has(at) {
+            return true;
+        }
+        let stays = must_stay(&entry);
+        let view = BlockView {
+            frequency: entry.frequency(),
+            demoted: entry.demoted(),
+            bytes: entry.bytes(),
+            budget: self.evict.budget,
+            parent_present: None,
+        };
+        if !stays && self.policy.verdict(view) == Verdict::Drop {
+            let dropped = self.drop_block(at);
+            self.stats.dropped_blocks += u64::from(dropped);
+            return dropped;
+        }
+        let taken = self.moves.add(Job { record: *record, entry: at, unit });
+        if taken && !stays {
+            self.evict.budget = self.evict.budget.saturating_sub(cost(&entry));
+        }
+        taken
+    }
+
+    /// Makes sure that no entry points into the victim: drops those whose records could not be read.
+    fn sweep(&mut self) -> bool {
+        if self.table.at(self.evict.victim).live_blocks == 0 {
+            self.evict.marks = self
+                .tails
+                .iter()
+                .filter(|tail| tail.segment.is_some())
+                .map(|tail| (tail.generation, tail.len()))
+                .collect();
+            self.commit.demand = true;
+            return self.go(Stage::Commit);
+        }
+        // The sweep goes round until nothing is left; `cursor` begins where the scan left it, which does no harm.
+        let end = self.index.high_water();
+        let start = if self.evict.cursor >= end { 0 } else { self.evict.cursor };
+        let stop = start.saturating_add(SWEEP_STEP).min(end);
+        for at in start..stop {
+            let id = EntryId(at);
+            let here = self.index.get(id).is_some_and(|entry| self.layout.segment_of(entry.unit) == self.evict.victim);
+            if here {
+                if !self.drop_block(id) {
+                    self.evict.cursor = at;
+                    return false;
+                }
+                self.stats.lost_blocks += 1;
+            }
+        }
+        self.evict.cursor = stop;
+        true
+    }
+
+    fn await_commit(&mut self, facts: Facts) -> bool {
+        let written = self.evict.marks.iter().all(|&(generation, upto)| {
+            !self.tails.iter().any(|tail| {
+                tail.segment.is_some() && tail.generation == generation && tail.committed < upto
+            })
+        });
+        if !written {
+            return false;
+        }
+        self.commit.demand = false;
+        if facts.volatile {
+            self.ops.start(Op::EVICT_FLUSH, BlockOp::Flush, 0, 0, DmaSlice::EMPTY);
+            return self.go(Stage::Flush);
+        }
+        self.go(Stage::Holds)
+    }
+
+    fn await_flush(&mut self) -> bool {
+        let Some(result) = self.ops.take(Op::EVICT_FLUSH) else { return false };
+        if result.is_ok() {
+            self.stats.flushes += 1;
+            return self.go(Stage::Holds);
+        }
+        self.evict.attempts += 1;
+        if self.evict.attempts >= ATTEMPTS {
+            return self.retire();
+        }
+        self.ops.start(Op::EVICT_FLUSH, BlockOp::Flush, 0, 0, DmaSlice::EMPTY);
+        true
+    }
+
+    fn await_readers(&mut self, facts: Facts) -> bool {
+        if self.table.at(self.evict.victim).holds > 0 {
+            return false;
+        }
+        self.go(Stage::FreeHeader);
+        self.write_free(facts);
+        true
+    }
+
+    fn write_free(&mut self, facts: Facts) {
+        let slot = if self.evict.stage == Stage::FreeHeader { HEADER_FREE } else { HEADER_OPEN };
+        let (victim, generation) = (self.evict.victim, self.table.at(self.evict.victim).generation);
+        let at = Self::EVICT_HEADER_AT;
+        self.write_header(Op::EVICT_HEADER, at, victim, slot, PageKind::Free, generation, facts);
+    }
+
+    fn await_header(&mut self, facts: Facts) -> bool {
+        let Some(result) = self.ops.take(Op::EVICT_HEADER) else { return false };
+        if result.is_err() {
+            self.evict.attempts += 1;
+            if self.evict.attempts >= ATTEMPTS {
+                return self.retire();
+            }
+            self.write_free(facts);
+            return true;
+        }
+        if self.evict.stage == Stage::FreeHeader {
+            self.table.at_mut(self.evict.victim).has_free_header = true;
+            self.go(Stage::OpenHeader);
+            self.write_free(facts);
+            return true;
+        }
+        if !facts.deallocate {
+            return self.finish_eviction();
+        }
+        let layout = &self.layout;
+        let lba = layout.page_lba(self.evict.victim, layout.pages());
+        self.ops.start(Op::EVICT_TRIM, BlockOp::Deallocate, lba, layout.blocks(layout.data_units()), DmaSlice::EMPTY);
+        self.go(Stage::Trim)
+    }
+
+    fn await_trim(&mut self) -> bool {
+        let Some(result) = self.ops.take(Op::EVICT_TRIM) else { return false };
+        // TRIM is a hint: a device that refuses it has the segment nevertheless.
+        self.stats.trimmed_segments += u64::from(result.is_ok());
+        self.finish_eviction()
+    }
+
+    fn finish_eviction(&mut self) -> bool {
+        let victim = self.evict.victim;
+        self.table.log.pop_front();
+        self.table.at_mut(victim).state = State::Free;
+        self.table.free.push_back(victim);
+        self.stats.evicted_segments += 1;
+        let won = self.layout.data_units().saturating_sub(self.evict.moved_units);
+        self.barren = if won < self.layout.data_units() / 16 { self.barren + 1 } else { 0 };
+        self.go(Stage::Idle)
+    }
+
+    /// Takes a segment out of use whose header cannot be written. Nothing in it counts any more.
+    fn retire(&mut self) -> bool {
+        tracing::error!(segment = self.evict.victim, "a segment's header cannot be written; the segment is retired");
+        self.table.log.pop_front();
+        self.table.at_mut(self.evict.victim).state = State::Retired;
+        self.go(Stage::Idle)
+    }
+}
+
+impl Evict {
+    /// A block came to lie elsewhere.
+    pub fn note_moved(&mut self, units: u32) {
+        self.moved_units += units;
+    }
+
+    /// The segment being emptied.
+    pub fn victim(&self) -> Option<u32> {
+        (self.stage != Stage::Idle).then_some(self.victim)
+    }
+}

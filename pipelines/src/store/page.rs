@@ -1,0 +1,136 @@
+//! Metadata pages: a 64-byte header, then 63 records.
+//!
+//! | bytes | field |
+//! |---|---|
+//! | 0..4 | magic `KVPG` |
+//! | 4..8 | CRC-32C of the whole page, taken with this field zero |
+//! | 8..16 | low 64 bits of the store's uuid |
+//! | 16..20 | number of the segment over all shards |
+//! | 20..24 | slot: which page of the segment this is |
+//! | 24..32 | generation of the segment |
+//! | 32..36 | page: which part of the segment's records this is |
+//! | 36..40 | records in the page |
+//! | 40..48 | sequence of the newest record known when it was written |
+//! | 48..52 | shard |
+//! | 52..56 | kind: 1 segment open, 2 segment free, 3 records |
+//! | 56..64 | 0 |
+//!
+//! A page names its own place and life, so a misdirected write or a page of the segment's earlier life is never
+//! taken for this one.
+
+use crc_fast::{CrcAlgorithm, checksum};
+
+use super::layout::{Layout, UNIT_BYTES};
+use super::record::{LIMIT, RECORD_BYTES, RECORDS_PER_PAGE, Record, long, word};
+
+/// Bytes of a page.
+pub(crate) const PAGE_BYTES: usize = UNIT_BYTES as usize;
+const MAGIC: [u8; 4] = *b"KVPG";
+
+/// What a page is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PageKind {
+    /// Header: the segment holds blocks.
+    Open,
+    /// Header: the segment holds nothing.
+    Free,
+    /// Records.
+    Records,
+}
+
+/// The header of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PageHeader {
+    pub generation: u64,
+    pub page: u32,
+    pub count: u32,
+    pub sequence: u64,
+    pub kind: PageKind,
+}
+
+impl PageHeader {
+    /// Writes the header into `page`, whose records stand already, and seals it.
+    pub fn seal(&self, layout: &Layout, segment: u32, slot: u32, page: &mut [u8; PAGE_BYTES]) {
+        page[..4].copy_from_slice(&MAGIC);
+        page[4..8].fill(0);
+        page[8..16].copy_from_slice(&layout.store.to_le_bytes());
+        page[16..20].copy_from_slice(&layout.global(segment).to_le_bytes());
+        page[20..24].copy_from_slice(&slot.to_le_bytes());
+        page[24..32].copy_from_slice(&self.generation.to_le_bytes());
+        page[32..36].copy_from_slice(&self.page.to_le_bytes());
+        page[36..40].copy_from_slice(&self.count.to_le_bytes());
+        page[40..48].copy_from_slice(&self.sequence.to_le_bytes());
+        page[48..52].copy_from_slice(&layout.shard.to_le_bytes());
+        let kind: u32 = match self.kind {
+            PageKind::Open => 1,
+            PageKind::Free => 2,
+            PageKind::Records => 3,
+        };
+        page[52..56].copy_from_slice(&kind.to_le_bytes());
+        page[56..64].fill(0);
+        let crc = crc_of(page);
+        page[4..8].copy_from_slice(&crc.to_le_bytes());
+    }
+
+    /// The header of a page read from `slot` of `segment`; `None` unless it is whole, ours, and of that place.
+    pub fn check(layout: &Layout, segment: u32, slot: u32, page: &[u8]) -> Option<Self> {
+        if page.len() != PAGE_BYTES || page[..4] != MAGIC {
+            return None;
+        }
+        let here = long(page, 8) == layout.store
+            && word(page, 16) == layout.global(segment)
+            && word(page, 20) == slot
+            && word(page, 48) == layout.shard;
+        if !here || word(page, 4) != crc_of(page) {
+            return None;
+        }
+        let kind = match word(page, 52) {
+            1 => PageKind::Open,
+            2 => PageKind::Free,
+            3 => PageKind::Records,
+            _ => return None,
+        };
+        let header = Self {
+            generation: long(page, 24),
+            page: word(page, 32),
+            count: word(page, 36),
+            sequence: long(page, 40),
+            kind,
+        };
+        (header.count <= RECORDS_PER_PAGE && header.generation < LIMIT && header.sequence < LIMIT).then_some(header)
+    }
+}
+
+/// Whether a page carries our mark: then it should be whole, and is damaged if it is not.
+pub(crate) fn looks_ours(layout: &Layout, page: &[u8]) -> bool {
+    page.len() == PAGE_BYTES && page[..4] == MAGIC && long(page, 8) == layout.store
+}
+
+/// Record `index` of a checked page; `None` if its contents make no sense.
+pub(crate) fn record_at(page: &[u8], index: u32) -> Option<Record> {
+    let at = RECORD_BYTES * (index as usize + 1);
+    let mut bytes = [0; RECORD_BYTES];
+    bytes.copy_from_slice(page.get(at..at + RECORD_BYTES)?);
+    Record::from_bytes(&bytes)
+}
+
+/// Puts a record into place `index` of a page.
+pub(crate) fn put_record(page: &mut [u8; PAGE_BYTES], index: u32, record: &Record) {
+    let at = RECORD_BYTES * (index as usize + 1);
+    page[at..at + RECORD_BYTES].copy_from_slice(&record.to_bytes());
+}
+
+fn crc_of(page: &[u8]) -> u32 {
+    let mut head = [0; 64];
+    head.copy_from_slice(&page[..64]);
+    head[4..8].fill(0);
+    let mut digest = crc_fast::Digest::new(CrcAlgorithm::Crc32Iscsi);
+    digest.update(&head);
+    digest.update(&page[64..]);
+    digest.finalize() as u32
+}
+
+/// CRC-32C of some bytes.
+pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
+    checksum(CrcAlgorithm::Crc32Iscsi, bytes) as u32
+}

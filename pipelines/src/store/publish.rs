@@ -1,0 +1,298 @@
+//! The way of a block: room is reserved, the value written by the caller, the block published, later deleted.
+
+use dataplane::nvme::spec::kv::StoreOptions;
+
+use super::extent::{Duty, Extent};
+use super::index::{Entry, EntryId};
+use super::layout::{Layout, UNIT_BYTES};
+use super::record::{Kind, Record};
+use super::shard::Shard;
+use super::space::BlockId;
+
+/// What an acknowledgement promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// The block may be lost; it is acknowledged once its value is written.
+    Cache,
+    /// The block survives a power cut; it is acknowledged once its record is durable. Never evicted.
+    Durable,
+}
+
+/// Why there is no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The value is longer than the store takes.
+    #[error("the value is longer than this store takes")]
+    TooLarge,
+    /// The namespace's quota would be exceeded.
+    #[error("the namespace's quota would be exceeded")]
+    OverQuota,
+    /// Not now: recovery, eviction or a purge is under way. Ask again after the shard was polled.
+    #[error("no room right now, ask again")]
+    Wait,
+    /// Everything is taken by blocks that must stay.
+    #[error("the store is full of blocks that must stay")]
+    NoSpace,
+}
+
+/// What is to become visible.
+#[derive(Clone, Copy, Debug)]
+pub struct NewBlock {
+    /// Its name.
+    pub id: BlockId,
+    /// [`Shard::hash`] of the name.
+    pub hash: u64,
+    /// Length of the value: what was reserved.
+    pub bytes: u32,
+    /// CRC-64/NVME of the value, 0 for none.
+    pub checksum: u64,
+    /// Link to the chain's parent, 0 for none.
+    pub parent: u64,
+    /// What the acknowledgement will promise.
+    pub class: Class,
+    /// Existence conditions.
+    pub condition: StoreOptions,
+}
+
+/// How publishing ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Published {
+    /// Visible; acknowledge now.
+    Visible,
+    /// Visible; acknowledge when [`Shard::committed`] hands the ticket out.
+    Pending,
+    /// Not stored: the key exists and must not.
+    KeyExists,
+    /// Not stored: the key does not exist and must.
+    KeyMissing,
+    /// Not stored: the index has no room.
+    IndexFull,
+}
+
+/// How deleting ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Deleted {
+    /// There was no such block.
+    Missing,
+    /// Gone; acknowledge now.
+    Done,
+    /// Gone; acknowledge when [`Shard::committed`] hands the ticket out.
+    Pending,
+    /// Nothing was done, for there is no room for the record right now. Ask again after the shard was polled.
+    Wait,
+}
+
+/// Bytes that a value takes on the device.
+pub(super) fn padded(bytes: u32) -> u64 {
+    u64::from(Layout::units_of(bytes)) * u64::from(UNIT_BYTES)
+}
+
+impl<P> Shard<P> {
+    /// Takes room for a value of a namespace. The caller writes the value to it and then publishes or abandons it.
+    ///
+    /// `quota` limits what the namespace holds in this shard, reservations included, in bytes padded to 4096.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub fn reserve(&mut self, namespace: u32, bytes: u32, quota: Option<u64>) -> Result<Extent, Refusal> {
+        if !self.is_ready() || self.draining || self.purges.covers(namespace) {
+            return Err(Refusal::Wait);
+        }
+        if bytes > self.layout.max_value_bytes {
+            return Err(Refusal::TooLarge);
+        }
+        let takes = padded(bytes);
+        if quota.is_some_and(|quota| self.namespaces.used(namespace) + takes > quota) {
+            return Err(Refusal::OverQuota);
+        }
+        if self.durable_bytes + takes > self.durable_limit() {
+            return Err(Refusal::NoSpace);
+        }
+        let extent = self.allocate(namespace, bytes, false)?;
+        self.namespaces.add(namespace, takes);
+        Ok(extent)
+    }
+
+    /// Makes a block visible whose value was written to `extent`, and writes its record down with the next commit.
+    ///
+    /// An earlier value of the key is superseded. `ticket` comes back from [`committed`](Self::committed) if the
+    /// answer is [`Published::Pending`].
+    pub fn publish(&mut self, extent: Extent, block: NewBlock, ticket: u64) -> Published {
+        debug_assert_eq!(extent.bytes, block.bytes);
+        let namespace = block.id.space.namespace();
+        debug_assert_eq!(extent.namespace, namespace);
+        let old = self.index.find(block.hash, &block.id);
+        let refused = match old {
+            Some(_) if block.condition.must_not_exist => Some(Published::KeyExists),
+            None if block.condition.must_exist => Some(Published::KeyMissing),
+            // The purge that is under way counts as later than this store, which has no one to tell.
+            _ if self.purges.covers(namespace) => Some(Published::Visible),
+            _ => None,
+        };
+        if let Some(refused) = refused {
+            self.abandon(extent);
+            return refused;
+        }
+        let mut entry =
+            Entry::new(&block.id, extent.unit, extent.bytes, block.checksum, block.parent, block.class);
+        entry.set_late(self.is_late(extent.segment));
+        if let Some(at) = old {
+            self.supersede(at, entry);
+        } else if self.index.insert(block.hash, entry).is_err() {
+            self.stats.index_full += 1;
+            self.abandon(extent);
+            return Published::IndexFull;
+        }
+        self.note_gain(&entry);
+        self.stats.value_bytes_written += padded(extent.bytes);
+        let record = Record {
+            id: block.id,
+            bytes: extent.bytes,
+            offset: extent.unit - self.layout.segment_unit(extent.segment),
+            kind: Kind::Put,
+            class: block.class,
+            checksum: block.checksum,
+            parent: block.parent,
+            sequence: self.next_sequence(),
+        };
+        let ticket = (block.class == Class::Durable).then_some(ticket);
+        self.settle_extent(extent, Some((record, ticket)));
+        if ticket.is_some() { Published::Pending } else { Published::Visible }
+    }
+
+    /// Gives room back whose value was not, or not fully, written. The room itself is lost until the segment goes.
+    pub fn abandon(&mut self, extent: Extent) {
+        self.namespaces.sub(extent.namespace, padded(extent.bytes));
+        self.settle_extent(extent, None);
+    }
+
+    /// Removes a block. `ticket` comes back from [`committed`](Self::committed) if the answer is
+    /// [`Deleted::Pending`]: for the durable class, when the deletion survives a power cut.
+    pub fn delete(&mut self, hash: u64, id: &BlockId, class: Class, ticket: u64) -> Deleted {
+        if !self.is_ready() {
+            return Deleted::Wait;
+        }
+        if self.purges.covers(id.space.namespace()) {
+            return Deleted::Missing;
+        }
+        let Some(at) = self.index.find(hash, id) else { return Deleted::Missing };
+        let Some(tail) = self.tail_with_room(false) else { return Deleted::Wait };
+        self.forget(at);
+        let record = Record::bare(Kind::Tombstone, *id, class, self.next_sequence());
+        let ticket = (class == Class::Durable).then_some(ticket);
+        self.append(tail, record, ticket);
+        if ticket.is_some() { Deleted::Pending } else { Deleted::Done }
+    }
+
+    /// Puts a new value into the entry of a key. Leases and pins are on the key and stay.
+    fn supersede(&mut self, at: EntryId, mut entry: Entry) {
+        let Some(&old) = self.index.get(at) else { return };
+        self.note_loss(&old);
+        entry.set_leased(old.leased());
+        entry.set_pinned(old.pinned());
+        if let Some(slot) = self.index.get_mut(at) {
+            *slot = entry;
+        }
+        self.namespaces.sub(old.space().namespace(), padded(old.bytes()));
+    }
+
+    /// Removes an entry and all that is counted of it. Writes no record.
+    pub(super) fn forget(&mut self, at: EntryId) -> Option<Entry> {
+        let entry = self.index.remove(at)?;
+        self.note_loss(&entry);
+        self.namespaces.sub(entry.space().namespace(), padded(entry.bytes()));
+        Some(entry)
+    }
+
+    /// Counts a block where it lies now.
+    pub(super) fn note_gain(&mut self, entry: &Entry) {
+        self.table.gain(self.layout.segment_of(entry.unit), entry.bytes());
+        if entry.class() == Class::Durable {
+            self.durable_bytes += padded(entry.bytes());
+        }
+    }
+
+    /// Counts a block no longer where it lay.
+    pub(super) fn note_loss(&mut self, entry: &Entry) {
+        self.table.lose(self.layout.segment_of(entry.unit), entry.bytes());
+        if entry.class() == Class::Durable {
+            self.durable_bytes -= padded(entry.bytes());
+        }
+        // Something can be won by eviction again.
+        self.barren = 0;
+    }
+
+    /// Whether a record of this segment may supersede one of a younger segment. Such a block must not vanish with
+    /// its segment alone: the younger record would come back to life at the next start.
+    pub(super) fn is_late(&self, segment: u32) -> bool {
+        self.open.is_none_or(|open| self.tails[open].segment != Some(segment))
+    }
+
+    /// Takes an extent out of the account of its segment and adds its record, if it has one.
+    pub(super) fn settle_extent(&mut self, extent: Extent, record: Option<(Record, Option<u64>)>) {
+        let Extent { segment, duty, .. } = extent;
+        duty.discharge();
+        self.table.at_mut(segment).outstanding -= 1;
+        let Some(tail) = self.tails.iter().position(|tail| tail.segment == Some(segment)) else { return };
+        if let Some((record, ticket)) = record {
+            self.dirty = true;
+            self.append(tail, record, ticket);
+        }
+        self.settle_tail(tail);
+    }
+
+    /// An extent in the open segment, and the right to one record there. The eviction's own (`privileged`) may use
+    /// the last free segment.
+    pub(super) fn allocate(&mut self, namespace: u32, bytes: u32, privileged: bool) -> Result<Extent, Refusal> {
+        let units = Layout::units_of(bytes);
+        let fits = |shard: &Self| {
+            shard.open.is_some_and(|open| {
+                shard.fill + units <= shard.layout.units() && shard.record_room(open) > 0
+            })
+        };
+        if !fits(self) {
+            self.rotate(privileged)?;
+        }
+        let Some(segment) = self.open.and_then(|open| self.tails[open].segment) else { return Err(Refusal::Wait) };
+        let unit = self.layout.segment_unit(segment) + self.fill;
+        self.fill += units;
+        self.table.at_mut(segment).outstanding += 1;
+        let lba_shift = self.layout.lba_shift();
+        Ok(Extent { unit, bytes, segment, namespace, lba_shift, duty: Duty::new() })
+    }
+
+    /// A tail that takes a record without a value.
+    pub(super) fn tail_with_room(&mut self, privileged: bool) -> Option<usize> {
+        if !self.open.is_some_and(|open| self.record_room(open) > 0) {
+            self.rotate(privileged).ok()?;
+        }
+        self.open
+    }
+
+    /// Records that the segment of a tail still takes, beyond those that extents have a right to.
+    fn record_room(&self, tail: usize) -> u32 {
+        let outstanding = self.tails[tail].segment.map_or(0, |segment| self.table.at(segment).outstanding);
+        self.layout.max_records().saturating_sub(self.tails[tail].len() + outstanding)
+    }
+
+    /// Closes the open segment and opens the next.
+    fn rotate(&mut self, privileged: bool) -> Result<(), Refusal> {
+        let needed = if privileged { 1 } else { 2 };
+        if self.table.free.len() < needed {
+            return Err(if self.is_stuck() { Refusal::NoSpace } else { Refusal::Wait });
+        }
+        let Some(next) = self.tails.iter().position(|tail| tail.segment.is_none()) else { return Err(Refusal::Wait) };
+        if let Some(open) = self.open.take() {
+            self.tails[open].closing = true;
+            self.settle_tail(open);
+        }
+        let Some(segment) = self.table.open_next() else { return Err(Refusal::Wait) };
+        let generation = self.table.at(segment).generation;
+        self.tails[next].begin(segment, generation);
+        self.open = Some(next);
+        self.fill = self.layout.pages();
+        Ok(())
+    }
+}
