@@ -10,9 +10,7 @@ use dataplane::fabric::vfio_user::initiator::set_sgl;
 use dataplane::fabric::vfio_user::{
     ClientMemory, ConnectOptions, CoreCommand, Initiator, InitiatorQueue, Iova, Target, TargetOptions, VfioUserFabric,
 };
-use dataplane::fabric::{
-    Admission, ControllerIdentity, CorePort, NamespaceInfo, Peer, Refused, Session, SessionId,
-};
+use dataplane::fabric::{Admission, ControllerIdentity, CorePort, NamespaceInfo, Peer, Refused, Session, SessionId};
 use dataplane::memory::{Arena, HugePages, RegionSlot};
 use dataplane::nvme::BlockQueue;
 use dataplane::nvme::null::{NullDevice, NullQueue};

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use pipelines::daemon::{Exit, Options, StartError, run};
+use pipelines::daemon::{Options, assemble, run};
 
 fn main() -> ExitCode {
     let options = Options::parse();
@@ -11,6 +11,5 @@ fn main() -> ExitCode {
         print!("{}", pipelines::control::rpc::markdown());
         return ExitCode::SUCCESS;
     }
-    let assemble = |_: &Options, _| Err(StartError::new(Exit::Failure, "this build has no engine yet"));
     run(options, Box::new(assemble))
 }

@@ -48,6 +48,8 @@ pub struct Snapshot {
     pub shards: Vec<(u32, ShardStats)>,
     /// Bytes held by the namespace that was asked for, on this core.
     pub namespace_used: u64,
+    /// Whether that namespace is still being purged.
+    pub purging: bool,
     /// The queue pairs it serves.
     pub queue_pairs: Vec<QueuePairInfo>,
     /// The flight recorder, if it was asked for.
@@ -83,6 +85,7 @@ impl Snapshot {
             operations: Operations::new(),
             shards: Vec::with_capacity(256),
             namespace_used: 0,
+            purging: false,
             queue_pairs: Vec::with_capacity(1024),
             trace: Vec::with_capacity(if wants.trace { crate::accounting::FlightRecorder::ENTRIES } else { 0 }),
             forwarded: 0,

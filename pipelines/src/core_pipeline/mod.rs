@@ -76,6 +76,8 @@ pub struct CorePipeline<B, F: Fabric, C> {
     waiting_lists: VecDeque<Admitted<F::Data>>,
     lists: VecDeque<Box<ListJob<F::Data>>>,
     spare_lists: Vec<Box<ListJob<F::Data>>>,
+    /// Namespaces to be purged that some shard has not begun with.
+    purges: Vec<u32>,
     leases: Leases,
     meter: StageMeter,
     operations: Operations,
@@ -106,6 +108,7 @@ impl<B: BlockQueue, F: Fabric, C: Clock> CorePipeline<B, F, C> {
             waiting_lists: VecDeque::with_capacity(capacity),
             lists: VecDeque::with_capacity(capacity),
             spare_lists: (0..LIST_JOBS).map(|_| Box::new(ListJob::new(ownership.core))).collect(),
+            purges: Vec::with_capacity(64),
             leases: Leases::new(ownership.core),
             meter: StageMeter::new(),
             operations: Operations::new(),

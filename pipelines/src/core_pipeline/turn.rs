@@ -27,6 +27,7 @@ impl<B: BlockQueue, F: Fabric, C: Clock> CorePipeline<B, F, C> {
         let mut items = self.device_completions(now);
         items += self.send_outgoing();
         items += self.receive_mail(now);
+        self.begin_purges();
         items += self.retry_waiting(now);
         items += self.receive_capsules(now);
         items += self.issue(now);
@@ -274,7 +275,7 @@ impl<B: BlockQueue, F: Fabric, C: Clock> CorePipeline<B, F, C> {
                 Mail::Unlease(lease) => self.shards.iter_mut().for_each(|shard| shard.unlease(lease)),
                 Mail::Fabric(command) => self.fabric.command(command, &mut self.blocks),
                 Mail::Policy(table) => self.policy = table,
-                Mail::Purge(ns28) => self.shards.iter_mut().for_each(|shard| shard.purge(ns28)),
+                Mail::Purge(ns28) => self.purges.push(ns28),
                 Mail::Snapshot(mut snapshot, answer) => {
                     self.fill(&mut snapshot);
                     // The asker may have given up; then nobody needs it.
@@ -293,6 +294,12 @@ impl<B: BlockQueue, F: Fabric, C: Clock> CorePipeline<B, F, C> {
         count
     }
 
+    /// Has every shard begin the purges that were asked for; a shard that cannot yet is asked again.
+    fn begin_purges(&mut self) {
+        let shards = &mut self.shards;
+        self.purges.retain(|&ns28| !shards.iter_mut().all(|shard| shard.purge(ns28)));
+    }
+
     fn fill(&self, snapshot: &mut Snapshot) {
         snapshot.core = self.ownership.core;
         snapshot.ready = self.is_ready();
@@ -306,6 +313,7 @@ impl<B: BlockQueue, F: Fabric, C: Clock> CorePipeline<B, F, C> {
             .extend((0u32..).zip(&self.shards).map(|(local, shard)| (core + local * map.cores, shard.stats())));
         if let Some(ns28) = snapshot.wants.namespace {
             snapshot.namespace_used = self.shards.iter().map(|shard| shard.used_bytes(ns28)).sum();
+            snapshot.purging = self.purges.contains(&ns28) || self.shards.iter().any(|shard| shard.is_purging(ns28));
         }
         snapshot.queue_pairs.clear();
         self.fabric.queue_pairs(&mut snapshot.queue_pairs);

@@ -1,6 +1,8 @@
 //! The daemon `kvplaned`: options, start-up and shutdown.
 
+mod assemble;
 mod config_file;
+pub mod engine;
 mod exit;
 mod logging;
 mod options;
@@ -12,6 +14,7 @@ mod store_option;
 #[cfg(test)]
 mod tests;
 
+pub use assemble::assemble;
 pub use exit::{Exit, StartError};
 pub use logging::{LogFormat, Logging};
 pub use options::Options;

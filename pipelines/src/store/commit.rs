@@ -105,11 +105,8 @@ impl<P> Shard<P> {
 
     fn begin_commit(&mut self, facts: Facts) -> bool {
         let urgent = |tail: &Tail| tail.segment.is_some() && tail.urgent > tail.committed;
-        let Some(at) = self
-            .tails
-            .iter()
-            .position(urgent)
-            .or_else(|| self.tails.iter().position(|tail| self.is_due(tail)))
+        let Some(at) =
+            self.tails.iter().position(urgent).or_else(|| self.tails.iter().position(|tail| self.is_due(tail)))
         else {
             return false;
         };

@@ -15,8 +15,8 @@ use super::moves::Job;
 use super::operation::Op;
 use super::page::{PAGE_BYTES, PageHeader, PageKind, record_at};
 use super::policy::{BlockView, EvictionPolicy, Verdict};
-use super::record::{Kind, RECORDS_PER_PAGE, Record};
 use super::publish::Class;
+use super::record::{Kind, RECORDS_PER_PAGE, Record};
 use super::segment::State;
 use super::shard::{CHUNK_BYTES, Facts, Shard, cost, must_stay};
 use super::tail::TAILS;
@@ -286,9 +286,10 @@ impl<P: EvictionPolicy> Shard<P> {
 
     fn await_commit(&mut self, facts: Facts) -> bool {
         let written = self.evict.marks.iter().all(|&(generation, upto)| {
-            !self.tails.iter().any(|tail| {
-                tail.segment.is_some() && tail.generation == generation && tail.committed < upto
-            })
+            !self
+                .tails
+                .iter()
+                .any(|tail| tail.segment.is_some() && tail.generation == generation && tail.committed < upto)
         });
         if !written {
             return false;

@@ -33,7 +33,7 @@ impl Duty {
 
 impl Drop for Duty {
     fn drop(&mut self) {
-        if cfg!(debug_assertions) && !std::thread::panicking() {
+        if cfg!(debug_assertions) && !dataplane::fabric::is_abandoning() {
             panic!("an extent or a hold was dropped instead of being given back to its shard");
         }
     }
@@ -115,6 +115,12 @@ impl Found {
     #[must_use]
     pub const fn segment(&self) -> SegmentId {
         SegmentId(self.segment)
+    }
+
+    /// Where it stands in the order in which [`list`](super::Shard::list) goes through the shard.
+    #[must_use]
+    pub const fn entry_index(&self) -> u32 {
+        self.entry.0
     }
 }
 

@@ -47,7 +47,8 @@ impl Layout {
             segments: superblock.segments_per_shard,
             store: superblock.store_tag(),
             max_value_bytes: superblock.max_value_bytes,
-            first_unit: (before + u64::from(shard) * u64::from(superblock.segments_per_shard) * u64::from(units)) as u32,
+            first_unit: (before + u64::from(shard) * u64::from(superblock.segments_per_shard) * u64::from(units))
+                as u32,
             unit_shift: units.trailing_zeros(),
             meta_units: superblock.meta_bytes / UNIT_BYTES,
             lba_shift: (UNIT_BYTES / superblock.lba_bytes).trailing_zeros(),

@@ -135,8 +135,7 @@ impl<P> Shard<P> {
             self.abandon(extent);
             return refused;
         }
-        let mut entry =
-            Entry::new(&block.id, extent.unit, extent.bytes, block.checksum, block.parent, block.class);
+        let mut entry = Entry::new(&block.id, extent.unit, extent.bytes, block.checksum, block.parent, block.class);
         entry.set_late(self.is_late(extent.segment));
         if let Some(at) = old {
             self.supersede(at, entry);
@@ -248,9 +247,7 @@ impl<P> Shard<P> {
     pub(super) fn allocate(&mut self, namespace: u32, bytes: u32, privileged: bool) -> Result<Extent, Refusal> {
         let units = Layout::units_of(bytes);
         let fits = |shard: &Self| {
-            shard.open.is_some_and(|open| {
-                shard.fill + units <= shard.layout.units() && shard.record_room(open) > 0
-            })
+            shard.open.is_some_and(|open| shard.fill + units <= shard.layout.units() && shard.record_room(open) > 0)
         };
         if !fits(self) {
             self.rotate(privileged)?;

@@ -51,7 +51,8 @@ impl<P> Shard<P> {
     /// Whether a namespace is still being purged, or the record of it is not yet written down.
     #[must_use]
     pub fn is_purging(&self, namespace: u32) -> bool {
-        self.purges.covers(namespace) || self.tails.iter().any(|tail| tail.segment.is_some() && tail.urgent > tail.committed)
+        self.purges.covers(namespace)
+            || self.tails.iter().any(|tail| tail.segment.is_some() && tail.urgent > tail.committed)
     }
 
     /// Goes on with the first purge.

@@ -4,12 +4,12 @@
 //! their records are read and applied oldest segment first. What a tombstone removes was recorded in the same or an
 //! older segment, so it is there already; of two puts of one key the higher sequence holds, whatever the order.
 
+use super::evict::MAX_GAP;
 use super::index::Entry;
 use super::layout::{FIRST_DRAFT, FIRST_HOME, HEADER_FREE, HEADER_OPEN, Layout, UNIT_BYTES};
 use super::operation::{Op, READS};
 use super::page::{PAGE_BYTES, PageHeader, PageKind, looks_ours, record_at};
 use super::publish::padded;
-use super::evict::MAX_GAP;
 use super::record::{Kind, RECORDS_PER_PAGE, Record};
 use super::segment::{HeaderVerdict, State, judge};
 use super::shard::{CHUNK_BYTES, Facts, Shard};
@@ -432,8 +432,7 @@ impl<P> Shard<P> {
             return;
         }
         let unit = self.layout.segment_unit(segment) + record.offset;
-        let mut entry =
-            Entry::new(&record.id, unit, record.bytes, record.checksum, record.parent, record.class);
+        let mut entry = Entry::new(&record.id, unit, record.bytes, record.checksum, record.parent, record.class);
         let at = match self.index.find(hash, &record.id) {
             Some(at) => {
                 let Some(&old) = self.index.get(at) else { return };
@@ -441,7 +440,8 @@ impl<P> Shard<P> {
                 let age = |unit| self.table.at(self.layout.segment_of(unit)).generation;
                 if record.sequence <= known {
                     // What holds lies in an older segment than what it supersedes: see `is_late`.
-                    if record.sequence < known && age(unit) > age(old.unit)
+                    if record.sequence < known
+                        && age(unit) > age(old.unit)
                         && let Some(entry) = self.index.get_mut(at)
                     {
                         entry.set_late(true);

@@ -147,7 +147,8 @@ mod tests {
     #[test]
     fn the_newer_whole_header_holds() {
         let page = |kind, generation| Some(PageHeader { generation, page: 0, count: 0, sequence: 0, kind });
-        let (open, free) = (|generation| page(PageKind::Open, generation), |generation| page(PageKind::Free, generation));
+        let (open, free) =
+            (|generation| page(PageKind::Open, generation), |generation| page(PageKind::Free, generation));
         assert_eq!(judge(None, None), HeaderVerdict::Blank);
         assert_eq!(judge(open(3), None), HeaderVerdict::Open(3));
         assert_eq!(judge(open(3), free(2)), HeaderVerdict::Open(3));

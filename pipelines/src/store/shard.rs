@@ -9,6 +9,7 @@ use dataplane::nvme::spec::kv::Key;
 use dataplane::nvme::spec::vendor::Tier;
 use dataplane::nvme::{BlockError, BlockQueue};
 
+use super::StoreError;
 use super::commit::Commit;
 use super::evict::Evict;
 use super::extent::{Duty, Found, Hold};
@@ -22,14 +23,13 @@ use super::policy::KeepHot;
 use super::publish::{Class, padded};
 use super::purge::Purges;
 use super::quota::Namespaces;
+use super::record::Record;
 use super::recover::Recovery;
 use super::segment::{SegmentTable, State};
 use super::space::BlockId;
 use super::stats::ShardStats;
 use super::superblock::Superblock;
 use super::tail::{TAILS, Tail};
-use super::record::Record;
-use super::StoreError;
 
 /// Bytes of metadata that are read at once.
 pub(super) const CHUNK_BYTES: u32 = 64 << 10;

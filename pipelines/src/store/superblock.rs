@@ -71,7 +71,9 @@ impl Superblock {
         bytes[..8].copy_from_slice(&MAGIC);
         bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
         bytes[16..32].copy_from_slice(&self.uuid);
-        for (at, value) in [(32, self.lba_bytes), (36, self.shards), (40, self.segments_per_shard), (44, self.meta_bytes)] {
+        for (at, value) in
+            [(32, self.lba_bytes), (36, self.shards), (40, self.segments_per_shard), (44, self.meta_bytes)]
+        {
             bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
         }
         for (at, value) in [(48, self.segment_bytes), (56, self.first_byte), (64, self.device_bytes)] {

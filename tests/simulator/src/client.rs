@@ -185,7 +185,8 @@ impl Client {
         self.next_cid = self.next_cid.wrapping_add(1);
         let cid = self.next_cid;
         let key = self.random.below(self.plan.keys) as u32;
-        let offset = buffer * BUFFER_BYTES + if self.random.chance(self.plan.unaligned) { 4 * self.random.between(1, 200) } else { 0 };
+        let offset = buffer * BUFFER_BYTES
+            + if self.random.chance(self.plan.unaligned) { 4 * self.random.between(1, 200) } else { 0 };
         let Mix { store, delete, lookup, exist, garbage } = self.plan.mix;
         let roll = self.random.below(1000) as u32;
         let (asked, sqe, bytes) = if roll < store && !self.oracle.is_busy(key) {
@@ -289,7 +290,9 @@ impl Client {
         };
         for command in self.commands.values_mut() {
             match &mut command.asked {
-                Asked::Retrieve { allowed, key: asked, .. } | Asked::Exist { allowed, key: asked } => refresh(*asked, allowed),
+                Asked::Retrieve { allowed, key: asked, .. } | Asked::Exist { allowed, key: asked } => {
+                    refresh(*asked, allowed)
+                }
                 Asked::Prefix { keys, allowed, .. } | Asked::States { keys, allowed } => {
                     keys.iter().zip(allowed).for_each(|(&asked, allowed)| refresh(asked, allowed));
                 }

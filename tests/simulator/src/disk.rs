@@ -48,7 +48,13 @@ pub struct Disk {
 impl Disk {
     /// A blank disk.
     #[must_use]
-    pub fn new(blocks: u64, lba_bytes: u32, volatile_cache: bool, faults: DiskFaults, random: Random) -> Rc<RefCell<Self>> {
+    pub fn new(
+        blocks: u64,
+        lba_bytes: u32,
+        volatile_cache: bool,
+        faults: DiskFaults,
+        random: Random,
+    ) -> Rc<RefCell<Self>> {
         let geometry = Geometry {
             lba_bytes,
             blocks,
@@ -117,7 +123,8 @@ impl Disk {
                     return Err(BlockError::Media(5));
                 }
                 let from = &self.view[at as usize..(at + bytes) as usize];
-                copy(regions, &io.memory).ok_or(BlockError::Invalid)?.write(offset(regions, &io.memory), from);
+                let region = copy(regions, &io.memory).ok_or(BlockError::Invalid)?;
+                region.write(offset(regions, &io.memory), from).ok_or(BlockError::Invalid)?;
             }
             BlockOp::Write { fua } => {
                 let mut buffer = vec![0; bytes as usize];
@@ -182,7 +189,15 @@ impl SimQueue {
     #[must_use]
     pub fn new(disk: &Rc<RefCell<Disk>>, random: Random, slowest: u64) -> Self {
         let geometry = disk.borrow().geometry;
-        Self { disk: Rc::clone(disk), geometry, regions: HashMap::new(), outstanding: Vec::new(), random, turn: 0, slowest }
+        Self {
+            disk: Rc::clone(disk),
+            geometry,
+            regions: HashMap::new(),
+            outstanding: Vec::new(),
+            random,
+            turn: 0,
+            slowest,
+        }
     }
 
     /// The power goes while commands are under way: each happened, or did not.

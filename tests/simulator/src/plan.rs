@@ -52,7 +52,8 @@ impl Plan {
         let longest = [4096, 20_000, 65_536, 120_000][random.below(4) as usize];
         let clients = random.between(1, 3) as u16;
         let clients = (0..clients).map(|number| Self::draw_client(&mut random, number, longest, evicts)).collect();
-        let rate = |random: &mut Random, on: bool| if on && random.chance(500) { random.between(1, 8) as u32 } else { 0 };
+        let rate =
+            |random: &mut Random, on: bool| if on && random.chance(500) { random.between(1, 8) as u32 } else { 0 };
         Self {
             seed,
             cores,

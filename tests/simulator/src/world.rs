@@ -91,9 +91,8 @@ impl World {
     }
 
     fn start_cores(&mut self) {
-        let (postboxes, mailboxes): (Vec<Postbox<Mail<SimFabric>>>, Vec<_>) = (0..self.plan.cores)
-            .map(|_| mailbox(4 + self.random.below(60) as usize).expect("an eventfd"))
-            .unzip();
+        let (postboxes, mailboxes): (Vec<Postbox<Mail<SimFabric>>>, Vec<_>) =
+            (0..self.plan.cores).map(|_| mailbox(4 + self.random.below(60) as usize).expect("an eventfd")).unzip();
         let policy = Arc::new(self.policy());
         for (core, mailbox) in mailboxes.into_iter().enumerate() {
             let core = core as u16;
@@ -118,7 +117,11 @@ impl World {
                 clock: self.clock.clone(),
                 shards,
                 staging,
-                pacing: PacingConfig { write_window_bytes: 128 << 10, write_piece_bytes: 32 << 10, quiet_ticks: 50_000 },
+                pacing: PacingConfig {
+                    write_window_bytes: 128 << 10,
+                    write_piece_bytes: 32 << 10,
+                    quiet_ticks: 50_000,
+                },
                 mailbox,
                 peers: postboxes.clone(),
                 policy: Arc::clone(&policy),
@@ -152,6 +155,15 @@ impl World {
     /// # Errors
     /// The first violation.
     pub fn run(mut self) -> Result<Summary, Violation> {
+        let result = self.live();
+        let summary = self.summary;
+        // A violation ends the world as it is.
+        abandoning(|| drop(self));
+        result.map(|()| summary)
+    }
+
+    fn live(&mut self) -> Result<(), Violation> {
+        self.settle("the first start", |core| core.is_ready())?;
         let mut submitted = 0;
         let mut quiet = 0;
         let cut_every = self.plan.commands / (self.plan.power_cuts + 1) + 1;
@@ -171,8 +183,7 @@ impl World {
                 self.crash_client();
             }
         }
-        self.finish()?;
-        Ok(self.summary)
+        self.finish()
     }
 
     /// One core has its turn, and time goes on.

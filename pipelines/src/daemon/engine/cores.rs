@@ -101,7 +101,8 @@ pub(super) fn wait_for_recovery(cores: &Cores, shards: u32) -> Result<(), String
             return Err("a core stopped while its shards recovered; see the log lines above".into());
         }
         let stats = || snapshots.iter().flat_map(|snapshot| &snapshot.shards).map(|(_, stats)| stats.recovery);
-        let (records, bytes): (u64, u64) = stats().fold((0, 0), |sum, stats| (sum.0 + stats.records, sum.1 + stats.bytes_read));
+        let (records, bytes): (u64, u64) =
+            stats().fold((0, 0), |sum, stats| (sum.0 + stats.records, sum.1 + stats.bytes_read));
         if snapshots.iter().all(|snapshot| snapshot.ready) {
             let millis = began.elapsed().as_millis() as u64;
             tracing::info!(shards, records, bytes_read = bytes, millis, "store recovered");

@@ -2,18 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dataplane::core::{ReactorHandle, TscClock};
 use dataplane::fabric::vfio_user::{Target, TargetOptions};
 use dataplane::fabric::{Admission, SessionId};
 
-use super::port::{Cores, Silent};
+use super::port::{Cores, PATIENCE, Silent};
 use super::reports::{self, ReactorFacts, StoreFacts};
-use crate::control::engine::{Engine, EngineError, Shape};
 use crate::control::report::{CoreReport, QueuePairReport, StoreReport, TraceEvent};
 use crate::control::state::ListenAddress;
+use crate::control::{Engine, EngineError, Shape};
 use crate::core_pipeline::{Mail, Snapshot, Wants};
 use crate::policy::PolicyTable;
 
@@ -36,6 +37,9 @@ pub(super) struct LiveEngine {
     cores: Arc<Cores>,
     admission: Arc<dyn Admission>,
     stage: Mutex<Stage>,
+    /// Whether the cores take mail. Apart from `stage`, because a session that opens or ends sets a policy while a
+    /// listener's lock is held, and whoever holds `stage` may want that lock.
+    running: AtomicBool,
 }
 
 impl LiveEngine {
@@ -49,11 +53,15 @@ impl LiveEngine {
         launch: Launch,
     ) -> Self {
         let stage = Mutex::new(Stage::Prepared(launch));
-        Self { shape, clock, store, cpus, cores: Arc::new(cores), admission, stage }
+        Self { shape, clock, store, cpus, cores: Arc::new(cores), admission, stage, running: AtomicBool::new(false) }
     }
 
     fn stage(&self) -> MutexGuard<'_, Stage> {
         self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_running(&self) -> bool {
+        self.running.load(Ordering::Acquire)
     }
 
     fn cpu(&self, core: u16) -> u32 {
@@ -65,18 +73,14 @@ impl LiveEngine {
         match &*self.stage() {
             Stage::Running { reactors, .. } => reactors
                 .iter()
-                .map(|reactor| ReactorFacts {
-                    cpu: reactor.core(),
-                    tid: reactor.tid(),
-                    counters: reactor.snapshot(),
-                })
+                .map(|reactor| ReactorFacts { cpu: reactor.core(), tid: reactor.tid(), counters: reactor.snapshot() })
                 .collect(),
             _ => Vec::new(),
         }
     }
 
-    fn snapshots(&self, wants: Wants) -> Vec<Box<Snapshot>> {
-        if matches!(*self.stage(), Stage::Running { .. }) { self.cores.ask_all(wants) } else { Vec::new() }
+    fn snapshots(&self, wants: Wants) -> Vec<Snapshot> {
+        if self.is_running() { self.cores.ask_all(wants) } else { Vec::new() }
     }
 
     fn silent(&self, silent: Silent) -> EngineError {
@@ -100,6 +104,7 @@ impl Engine for LiveEngine {
             Stage::Prepared(launch) => {
                 let reactors = launch()?;
                 *stage = Stage::Running { reactors, listeners: BTreeMap::new() };
+                self.running.store(true, Ordering::Release);
                 Ok(())
             }
             other => {
@@ -114,6 +119,7 @@ impl Engine for LiveEngine {
         let Stage::Running { reactors, listeners } = before else { return Ok(()) };
         // Clients are disconnected while the cores still run, for it is they that give up queues and memory.
         drop(listeners);
+        self.running.store(false, Ordering::Release);
         reactors.iter().for_each(|reactor| reactor.stop_within(patience));
         let mut trouble = None;
         for reactor in reactors {
@@ -128,7 +134,7 @@ impl Engine for LiveEngine {
     }
 
     fn set_policy(&self, table: Arc<PolicyTable>) -> Result<(), EngineError> {
-        if !matches!(*self.stage(), Stage::Running { .. }) {
+        if !self.is_running() {
             return Err(Self::not_running());
         }
         self.cores.tell_all(|| Mail::Policy(Arc::clone(&table))).map_err(|silent| self.silent(silent))?;
@@ -158,10 +164,10 @@ impl Engine for LiveEngine {
             Stage::Running { listeners, .. } => listeners.remove(address),
             _ => return Err(Self::not_running()),
         };
-        // Dropped outside the lock: it waits for its connections to end.
+        // Ended elsewhere: it waits for its connections, which may wait for whoever called this.
         match target {
             Some(target) => {
-                drop(target);
+                std::thread::spawn(move || drop(target));
                 Ok(())
             }
             None => Err(EngineError { errno: libc::ENOENT, message: format!("nothing listens on {address}") }),
@@ -194,7 +200,15 @@ impl Engine for LiveEngine {
     fn purge_namespace(&self, ns28: u32) -> Result<u64, EngineError> {
         let held = self.namespace_used(ns28);
         self.cores.tell_all(|| Mail::Purge(ns28)).map_err(|silent| self.silent(silent))?;
-        self.cores.barrier().map_err(|silent| self.silent(silent))?;
+        let deadline = Instant::now() + PATIENCE;
+        let wants = Wants { namespace: Some(ns28), ..Wants::default() };
+        while self.cores.ask_all(wants).iter().any(|snapshot| snapshot.purging) {
+            if Instant::now() >= deadline {
+                let message = "the purge goes on but is not finished yet; ask again".into();
+                return Err(EngineError { errno: libc::ETIMEDOUT, message });
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
         Ok(held)
     }
 

@@ -60,7 +60,7 @@ impl Cores {
 
     /// Asks every core for a snapshot; one that does not answer is left out. As mail is read in order, an answer
     /// also means that all earlier mail was acted on.
-    pub(super) fn ask_all(&self, wants: Wants) -> Vec<Box<Snapshot>> {
+    pub(super) fn ask_all(&self, wants: Wants) -> Vec<Snapshot> {
         let asked: Vec<_> = self
             .postboxes
             .iter()
@@ -72,7 +72,9 @@ impl Cores {
         let deadline = Instant::now() + PATIENCE;
         asked
             .into_iter()
-            .filter_map(|answered| answered.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok())
+            .filter_map(|answered| {
+                answered.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok().map(|snapshot| *snapshot)
+            })
             .collect()
     }
 

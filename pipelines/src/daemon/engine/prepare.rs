@@ -15,7 +15,7 @@ use super::device::{FormatPolicy, QueueSource, StoreKind, StoreSource, open_file
 use super::live::{Launch, LiveEngine};
 use super::port::Cores;
 use super::reports::StoreFacts;
-use crate::control::engine::{EngineError, Shape};
+use crate::control::{EngineError, Shape};
 use crate::core_pipeline::CorePlan;
 use crate::dma::pacing::PacingConfig;
 use crate::placement::Ownership;
@@ -97,11 +97,12 @@ pub enum PrepareError {
 pub fn prepare(
     plan: EnginePlan,
     admission: Arc<dyn Admission>,
-) -> Result<Arc<dyn crate::control::engine::Engine>, PrepareError> {
+) -> Result<Arc<dyn crate::control::Engine>, PrepareError> {
     match plan.store.kind.clone() {
         StoreKind::File { path, create_bytes } => prepare_on(plan, &open_file(&path, create_bytes)?, admission),
         StoreKind::Ram { bytes } => {
-            let device = open_ram(bytes).map_err(|cause| PrepareError::System { what: "cannot map the store", cause })?;
+            let device =
+                open_ram(bytes).map_err(|cause| PrepareError::System { what: "cannot map the store", cause })?;
             prepare_on(plan, &device, admission)
         }
         StoreKind::Null { bytes } => prepare_on(plan, &open_null(bytes), admission),
@@ -112,7 +113,7 @@ fn prepare_on<S: QueueSource>(
     plan: EnginePlan,
     device: &S,
     admission: Arc<dyn Admission>,
-) -> Result<Arc<dyn crate::control::engine::Engine>, PrepareError> {
+) -> Result<Arc<dyn crate::control::Engine>, PrepareError> {
     let superblock = superblock(&plan, device)?;
     let cores = plan.cpus.len() as u32;
     if cores > superblock.shards {
@@ -158,7 +159,9 @@ fn prepare_on<S: QueueSource>(
         tick_rate: clock.ticks_per_second(),
         cores,
         shards: superblock.shards,
-        capacity_bytes: superblock.data_bytes() * u64::from(superblock.segments_per_shard) * u64::from(superblock.shards),
+        capacity_bytes: superblock.data_bytes()
+            * u64::from(superblock.segments_per_shard)
+            * u64::from(superblock.shards),
         max_value_bytes: superblock.max_value_bytes,
         max_transfer_bytes: MAX_TRANSFER_BYTES,
         granularity: 4096,

@@ -112,7 +112,7 @@ pub(super) struct StoreFacts {
     pub(super) segments: u64,
 }
 
-pub(super) fn store(facts: &StoreFacts, snapshots: &[Box<Snapshot>]) -> StoreReport {
+pub(super) fn store(facts: &StoreFacts, snapshots: &[Snapshot]) -> StoreReport {
     let mut counters = BTreeMap::new();
     for (_, stats) in snapshots.iter().flat_map(|snapshot| &snapshot.shards) {
         add(&mut counters, stats);
@@ -135,7 +135,7 @@ pub(super) fn store(facts: &StoreFacts, snapshots: &[Box<Snapshot>]) -> StoreRep
 pub(super) fn queue_pair(info: &QueuePairInfo, cpu: u32) -> QueuePairReport {
     QueuePairReport {
         session: info.session.0,
-        qid: info.queue_id,
+        qid: info.qid,
         core: cpu,
         entries: info.depth,
         outstanding: info.outstanding,

@@ -119,11 +119,8 @@ impl Index {
     /// Adds an entry whose key is not in the index yet.
     pub fn insert(&mut self, hash: u64, entry: Entry) -> Result<EntryId, IndexFull> {
         let (first, second) = self.homes(hash);
-        let (less, more) = if self.buckets[second].len() < self.buckets[first].len() {
-            (second, first)
-        } else {
-            (first, second)
-        };
+        let (less, more) =
+            if self.buckets[second].len() < self.buckets[first].len() { (second, first) } else { (first, second) };
         let room = [less, more].into_iter().find_map(|home| Some((home, self.buckets[home].vacant()?)));
         let (home, slot) = room.ok_or(IndexFull)?;
         let at = self.take_entry().ok_or(IndexFull)?;

@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 
 use tracing::{info, warn};
 
-use crate::fabric::{Admission, CorePort, Peer};
+use crate::fabric::{Admission, CorePort, Peer, SessionId};
 
 use super::super::socket::peer_credentials;
 use super::connection::{Connection, Terms};
@@ -62,8 +62,17 @@ pub enum ListenError {
 
 /// A connection's socket, to end it from outside, and its thread.
 struct Live {
+    session: SessionId,
     stream: Weak<UnixStream>,
     thread: JoinHandle<()>,
+}
+
+impl Live {
+    fn hang_up(&self) {
+        if let Some(stream) = self.stream.upgrade() {
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        }
+    }
 }
 
 /// Listens for clients until it is dropped. The cores must still run then: they give up the clients' queues and
@@ -135,6 +144,14 @@ impl Target {
         lock_live(&self.live).iter().filter(|live| !live.thread.is_finished()).count()
     }
 
+    /// Disconnects the client of a session, if it came in here. Does not wait: its memory and queues go as if it had
+    /// left by itself.
+    pub fn close_session(&self, session: SessionId) {
+        for connection in lock_live(&self.live).iter().filter(|connection| connection.session == session) {
+            connection.hang_up();
+        }
+    }
+
     /// Where clients connect.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -151,11 +168,7 @@ impl Drop for Target {
             let _ = thread.join();
         }
         let live = std::mem::take(&mut *lock_live(&self.live));
-        for connection in &live {
-            if let Some(stream) = connection.stream.upgrade() {
-                let _ = stream.shutdown(std::net::Shutdown::Both);
-            }
-        }
+        live.iter().for_each(Live::hang_up);
         for connection in live {
             let _ = connection.thread.join();
         }
@@ -221,11 +234,12 @@ impl Door {
             dma: DmaLimits { regions: self.options.max_regions, bytes: self.options.max_bytes },
             stop: Arc::clone(&self.stop),
         };
+        let id = session.id();
         let stream = Arc::new(stream);
         let own = Arc::downgrade(&stream);
         let connection = Connection::new(stream, session, terms)?;
         let thread = std::thread::Builder::new().name(format!("vfio-user-{number}")).spawn(move || connection.run())?;
-        live.push(Live { stream: own, thread });
+        live.push(Live { session: id, stream: own, thread });
         Ok(())
     }
 }
