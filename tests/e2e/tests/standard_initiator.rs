@@ -80,8 +80,10 @@ fn identify_tells_a_key_value_namespace() {
     assert_ne!(namespace[48..64], [0; 16], "NGUID");
     let independent = controller.identify(0x08, 0, 1);
     assert_eq!(independent[14] & 1, 1, "NSTAT: ready");
-    let (answer, _) = controller.try_identify(0x05, KV, 2);
-    assert_ne!(answer.status, 0, "a namespace that is not there");
+    let (answer, bytes) = controller.try_identify(0x05, KV, 2);
+    assert!(answer.status != 0 || bytes.iter().all(|byte| *byte == 0), "a namespace that is not there is told of");
+    let (answer, _) = controller.try_identify(0x05, KV, 1 << 20);
+    assert_eq!(answer.status, 0x0B, "a namespace that cannot be");
     let (answer, _) = controller.try_identify(0xFE, 0, 0);
     assert_eq!(answer.status, 0x02, "an unknown CNS is an invalid field");
 }
@@ -89,10 +91,14 @@ fn identify_tells_a_key_value_namespace() {
 #[test]
 fn admin_commands_that_linux_sends_are_answered() {
     let daemon = Daemon::start(Setup::default());
-    let (mut controller, _queue) = open(&daemon);
+    let mut controller = Controller::open(&daemon.home.controller_socket(), 16 << 20);
     // Set Features, number of queues: as many as there are, at least one.
     let answer = controller.admin(Command::new(0x09, 0).dword(10, 0x07).dword(11, 0x001F_001F));
     assert_eq!(answer.status, 0);
+    let mut queue = controller.create_queue(1, 16);
+    let late = controller.admin(Command::new(0x09, 0).dword(10, 0x07).dword(11, 0x001F_001F));
+    assert_eq!(late.status, 0x0C, "too late once there are queues");
+    assert_eq!(controller.run(&mut queue, Command::of_key(kv::EXIST, 1, b"nothing")).status, 0x87);
     let answer = controller.admin(Command::new(0x0A, 0).dword(10, 0x07));
     assert_eq!(answer.status, 0);
     // Log pages: error, health, effects of the key value command set.
