@@ -12,8 +12,8 @@
 #   -h, --help       this text
 #
 # It installs what it needs on a bare Debian 12 (root, or sudo without a password): gcc, valgrind, shellcheck,
-# python3-venv, g++. A step whose tools are missing is SKIPPED and counted apart; it never counts as passed. Stable Rust is expected
-# to be there (https://rustup.rs); fuzzing needs a nightly toolchain beside it.
+# python3-venv, g++. A step or test whose tools are missing is SKIPPED and counted apart; it never counts as passed.
+# Stable Rust is expected to be there (https://rustup.rs); fuzzing needs a nightly toolchain beside it.
 #
 # Each step's output is in target/test/STEP.log; the end of it is shown when the step fails.
 # Exit codes: 0 nothing failed; 1 a step failed; 2 wrong options.
@@ -99,8 +99,8 @@ install_components() {
 
 step_scripts() {
     have shellcheck || skip "shellcheck is not installed" || return
-    shellcheck -x scripts/*.sh .ci/run
-    python3 -m py_compile scripts/*.py
+    shellcheck -x -P SCRIPTDIR scripts/*.sh .ci/run
+    python3 -c 'import ast, sys; [ast.parse(open(name).read(), name) for name in sys.argv[1:]]' scripts/*.py
 }
 
 step_format() { cargo fmt --all -- --check; }
@@ -111,17 +111,9 @@ step_docs() { RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locke
 step_simulate() { cargo run -p simulator --release --locked -- --seeds "$seeds"; }
 step_canary() { cargo run -p simulator --release --locked --features canary -- --expect-failure; }
 
-step_e2e() {
-    build_binaries
-    cargo test -p e2e --locked --no-fail-fast -- --test-threads 1 --skip kill
-}
-
-step_kill9() {
-    build_binaries
-    KVPLANE_KILL_ROUNDS=$((20 * soak)) cargo test -p e2e --locked -- --test-threads 1 --nocapture kill
-}
-
-build_binaries() { cargo build --release --locked -p pipelines -p kvplane-cli -p kvperf --bins; }
+# These tests build the programs that they start, in their own profile.
+step_e2e() { cargo test -p e2e --locked --no-fail-fast -- --skip kill_9; }
+step_kill9() { KVPLANE_KILL_ROUNDS=$((20 * soak)) cargo test -p e2e --locked --test crash; }
 
 step_callgrind() {
     have valgrind || skip "valgrind is not installed" || return
@@ -166,6 +158,10 @@ wanted() {
     [ "$quick" = no ] || [[ " $QUICK " == *" $1 "* ]]
 }
 
+# Tests that found that they cannot run on this machine leave a line here; those are counted as skipped, too.
+TEST_SKIPS=$CARGO_TARGET/test-skips.txt
+skipped_tests() { if [ -e "$TEST_SKIPS" ]; then wc -l <"$TEST_SKIPS"; else say 0; fi; }
+
 # remark LOG: how many tests a log tells of.
 remark() {
     awk '/^test result:/ { passed += $4; failed += $6; ignored += $8; any = 1 }
@@ -202,6 +198,7 @@ install_packages
 require_cargo
 install_components
 mkdir -p target/test
+rm -f "$TEST_SKIPS"
 step "Running (logs in target/test)"
 while read -r name _; do
     if [ -n "$name" ] && wanted "$name"; then run_step "$name"; fi
@@ -209,5 +206,10 @@ done <<<"$STEPS"
 
 step "Summary after $((SECONDS - began)) s"
 printf '%s' "$table"
+if [ "$(skipped_tests)" -gt 0 ]; then
+    say "Tests that were SKIPPED inside these steps:"
+    sed 's/^/  /' "$TEST_SKIPS"
+    skipped=$((skipped + $(skipped_tests)))
+fi
 say "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" -eq 0 ]

@@ -5,6 +5,7 @@
 //! plots. Values are made from their key and version ([`value`]), so that every byte that comes back can be checked.
 
 pub mod command;
+pub mod limit;
 pub mod load;
 pub mod measure;
 pub mod random;

@@ -4,8 +4,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use kvperf::command::generate::Generate;
+use kvperf::command::limit::Limit;
 use kvperf::command::replay::Replay;
 use kvperf::command::run::Run;
+use kvperf::command::stages::Stages;
 
 /// Loads kvplane and measures it
 #[derive(Parser)]
@@ -19,17 +21,23 @@ struct Arguments {
 enum Command {
     /// Make a synthetic trace of an LLM service
     Generate(Generate),
+    /// Compare kvplane with plain io_uring on the same device, turn by turn
+    Limit(Box<Limit>),
     /// Send commands of a chosen mix, closed loop or open loop
     Run(Box<Run>),
     /// Replay a trace: look up each prompt's prefix, load what is there, store the rest
     Replay(Box<Replay>),
+    /// Measure what each stage of the pipeline costs on one core
+    Stages(Box<Stages>),
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Generate(generate) => generate.run().map(|()| ExitCode::SUCCESS),
+        Command::Limit(limit) => limit.run().map(|()| ExitCode::SUCCESS),
         Command::Run(run) => run.run(),
         Command::Replay(replay) => replay.run(),
+        Command::Stages(stages) => stages.run(),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

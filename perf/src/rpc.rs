@@ -37,27 +37,25 @@ pub fn call(socket: &Path, method: &str) -> anyhow::Result<Value> {
     }
 }
 
-/// Bytes written to flash since the daemon began: the sum of every field `flash_bytes_written` in the answer to
-/// `store_get_stats`, however it is grouped.
+/// What each core counts of bytes that its shards write: values as they came in, values that eviction moves on,
+/// metadata.
+const WRITTEN: [&str; 3] = ["value_bytes_written", "moved_bytes", "meta_bytes_written"];
+
+/// Bytes that the daemon's stores wrote to flash since it began.
 ///
 /// # Errors
-/// As [`call`], or if there is no such field.
+/// As [`call`], or if the answer to `store_get_stats` does not hold the counters.
 pub fn flash_bytes_written(socket: &Path) -> anyhow::Result<u64> {
     let stats = call(socket, "store_get_stats")?;
-    sum(&stats, "flash_bytes_written").context("store_get_stats has no field flash_bytes_written")
-}
-
-/// A total at the top counts alone; otherwise the parts are added up.
-fn sum(value: &Value, name: &str) -> Option<u64> {
-    let parts: Vec<u64> = match value {
-        Value::Object(fields) => match fields.get(name).and_then(Value::as_u64) {
-            Some(total) => return Some(total),
-            None => fields.values().filter_map(|field| sum(field, name)).collect(),
-        },
-        Value::Array(entries) => entries.iter().filter_map(|entry| sum(entry, name)).collect(),
-        _ => Vec::new(),
-    };
-    (!parts.is_empty()).then(|| parts.iter().sum())
+    let cores = stats["cores"].as_array().context("store_get_stats: no field \"cores\"")?;
+    let mut written = 0;
+    for core in cores {
+        for name in WRITTEN {
+            let counter = core["counters"][name].as_u64();
+            written += counter.with_context(|| format!("store_get_stats: no counter \"{name}\""))?;
+        }
+    }
+    Ok(written)
 }
 
 #[cfg(test)]
@@ -65,10 +63,11 @@ mod tests {
     use super::*;
     use std::os::unix::net::UnixListener;
 
-    fn answered(with: &'static [&'static str]) -> anyhow::Result<u64> {
+    fn answered(with: &[&str]) -> anyhow::Result<u64> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("rpc");
         let listener = UnixListener::bind(&path).unwrap();
+        let with: Vec<String> = with.iter().map(ToString::to_string).collect();
         let server = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             let mut request = [0; 4096];
@@ -84,17 +83,20 @@ mod tests {
     }
 
     #[test]
-    fn totals_and_parts_are_read_even_in_pieces() {
-        assert_eq!(answered(&[r#"{"jsonrpc":"2.0","id":1,"re"#, r#"sult":{"flash_bytes_written":5}}"#]).unwrap(), 5);
-        const PARTS: &str = r#"{"result":{"shards":[{"flash_bytes_written":2},{"flash_bytes_written":3}]}}"#;
-        assert_eq!(answered(&[PARTS]).unwrap(), 5);
+    fn counters_of_all_cores_are_added_even_if_the_answer_comes_in_pieces() {
+        const HEAD: &str = r#"{"jsonrpc":"2.0","id":1,"result":{"stores":[{"counters":{"moved_bytes":7}}],"cores":["#;
+        const ONE: &str = r#"{"counters":{"value_bytes_written":1,"moved_bytes":2,"meta_bytes_written":3}},"#;
+        const TWO: &str = r#"{"counters":{"value_bytes_written":10,"moved_bytes":20,"meta_bytes_written":30}}]}}"#;
+        assert_eq!(answered(&[HEAD, ONE, TWO]).unwrap(), 66);
     }
 
     #[test]
     fn failures_name_their_cause() {
-        let message = |with| format!("{:#}", answered(with).unwrap_err());
+        let message = |with: &[&str]| format!("{:#}", answered(with).unwrap_err());
         assert!(message(&[r#"{"error":{"code":-32601,"message":"Method not found"}}"#]).contains("Method not found"));
-        assert!(message(&[r#"{"result":{}}"#]).contains("no field flash_bytes_written"));
+        assert!(message(&[r#"{"result":{}}"#]).contains("no field \"cores\""));
+        let bare = r#"{"result":{"cores":[{"counters":{}}]}}"#;
+        assert!(message(&[bare]).contains("no counter \"value_bytes_written\""));
         assert!(message(&["{]"]).contains("not an answer"));
         assert!(message(&[r#"{"result":"#]).contains("not an answer"));
         let nobody = flash_bytes_written(Path::new("/nonexistent/s")).unwrap_err();

@@ -2,6 +2,7 @@
 
 pub mod connection;
 pub mod generate;
+pub mod limit;
 pub mod replay;
 pub mod run;
 pub mod stages;

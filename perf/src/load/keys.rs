@@ -57,7 +57,7 @@ impl Keys {
         let low = mix(self.seed ^ number);
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&low.to_le_bytes());
-        bytes[8..].copy_from_slice(&mix(low ^ 0x4B65_79).to_le_bytes());
+        bytes[8..].copy_from_slice(&mix(low ^ 0x6B65_7973).to_le_bytes());
         Key::new(bytes)
     }
 

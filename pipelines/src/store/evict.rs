@@ -389,9 +389,4 @@ impl Evict {
     pub fn note_moved(&mut self, units: u32) {
         self.moved_units += units;
     }
-
-    /// The segment being emptied.
-    pub fn victim(&self) -> Option<u32> {
-        (self.stage != Stage::Idle).then_some(self.victim)
-    }
 }

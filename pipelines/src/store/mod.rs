@@ -17,6 +17,7 @@ mod commit;
 mod evict;
 mod extent;
 mod format;
+mod fuzz;
 mod index;
 mod layout;
 mod lease;
@@ -100,5 +101,5 @@ pub enum StoreError {
 /// Feeds arbitrary bytes to recovery and to inspection as if they stood on a device. For fuzzers; neither may panic.
 #[doc(hidden)]
 pub fn fuzz_recover(bytes: &[u8]) {
-    inspect::fuzz(bytes);
+    fuzz::run(bytes);
 }

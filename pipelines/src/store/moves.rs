@@ -71,6 +71,17 @@ impl Moves {
     }
 }
 
+impl Drop for Moves {
+    /// A shard that is dropped in the middle of an eviction leaves it to the next start.
+    fn drop(&mut self) {
+        for slot in &mut self.slots {
+            if let Phase::Read(_, extent, _) | Phase::Write(_, extent, _) = std::mem::take(slot) {
+                extent.duty.discharge();
+            }
+        }
+    }
+}
+
 impl<P> Shard<P> {
     pub(super) fn move_step(&mut self, facts: Facts) -> usize {
         if self.evict.is_idle() {

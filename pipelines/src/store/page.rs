@@ -97,7 +97,8 @@ impl PageHeader {
             sequence: long(page, 40),
             kind,
         };
-        (header.count <= RECORDS_PER_PAGE && header.generation < LIMIT && header.sequence < LIMIT).then_some(header)
+        let life = header.generation < LIMIT && (header.generation > 0 || kind == PageKind::Free);
+        (life && header.count <= RECORDS_PER_PAGE && header.sequence < LIMIT).then_some(header)
     }
 }
 
@@ -133,4 +134,59 @@ fn crc_of(page: &[u8]) -> u32 {
 /// CRC-32C of some bytes.
 pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
     checksum(CrcAlgorithm::Crc32Iscsi, bytes) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::superblock::tests::example;
+
+    fn sealed() -> (Layout, [u8; PAGE_BYTES]) {
+        let layout = Layout::new(&example(), 1);
+        let mut page = [0; PAGE_BYTES];
+        put_record(&mut page, 0, &Record::keyless(crate::store::record::Kind::Purge, 3, 0x0203));
+        let header = PageHeader { generation: 9, page: 4, count: 1, sequence: 0x0203, kind: PageKind::Records };
+        header.seal(&layout, 2, 8, &mut page);
+        (layout, page)
+    }
+
+    #[test]
+    fn the_bytes_are_those_of_the_table() {
+        let (layout, page) = sealed();
+        assert_eq!(&page[..4], b"KVPG");
+        assert_eq!(&page[8..16], b"01234567");
+        assert_eq!(&page[16..24], &[6, 0, 0, 0, 8, 0, 0, 0], "segment 2 of shard 1, of 4 each");
+        assert_eq!(&page[24..40], &[9, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 1, 0, 0, 0]);
+        assert_eq!(&page[40..64], &[3, 2, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!((page[64 + 16], page[64 + 28], page[64 + 29], page[64 + 48]), (0x30, 3, 1, 3));
+        let header = PageHeader::check(&layout, 2, 8, &page).unwrap();
+        assert_eq!((header.generation, header.page, header.count, header.kind), (9, 4, 1, PageKind::Records));
+        assert_eq!(record_at(&page, 0).unwrap().sequence, 0x0203);
+    }
+
+    #[test]
+    fn the_checksum_is_crc_32c() {
+        // The check value of the catalogue of CRCs (CRC-32/ISCSI).
+        assert_eq!(crc32c(b"123456789"), 0xE306_9283);
+        let (_, mut page) = sealed();
+        let stands = word(&page, 4);
+        page[4..8].fill(0);
+        assert_eq!(crc32c(&page), stands);
+    }
+
+    #[test]
+    fn a_page_is_good_in_its_own_place_only_and_only_whole() {
+        let (layout, page) = sealed();
+        assert_eq!(PageHeader::check(&layout, 2, 9, &page), None);
+        assert_eq!(PageHeader::check(&layout, 1, 8, &page), None);
+        assert_eq!(PageHeader::check(&Layout::new(&example(), 0), 2, 8, &page), None);
+        let other = crate::store::Superblock { uuid: [1; 16], ..example() };
+        assert_eq!(PageHeader::check(&Layout::new(&other, 1), 2, 8, &page), None);
+        assert_eq!(PageHeader::check(&layout, 2, 8, &page[..512]), None);
+        for at in [0, 5, 30, 63, 64, 2000, PAGE_BYTES - 1] {
+            let mut torn = page;
+            torn[at] ^= 0x10;
+            assert_eq!(PageHeader::check(&layout, 2, 8, &torn), None, "byte {at}");
+        }
+    }
 }

@@ -249,6 +249,11 @@ impl<P> Shard<P> {
         let fits = |shard: &Self| {
             shard.open.is_some_and(|open| shard.fill + units <= shard.layout.units() && shard.record_room(open) > 0)
         };
+        // What is left of the last segment belongs to eviction: if others filled it, the blocks that eviction has to
+        // move would find no room, and no segment would ever come free again.
+        if !privileged && self.table.free.is_empty() && self.open.is_some() {
+            return Err(self.no_room());
+        }
         if !fits(self) {
             self.rotate(privileged)?;
         }
@@ -262,7 +267,7 @@ impl<P> Shard<P> {
 
     /// A tail that takes a record without a value.
     pub(super) fn tail_with_room(&mut self, privileged: bool) -> Option<usize> {
-        if !self.open.is_some_and(|open| self.record_room(open) > 0) {
+        if self.open.is_none_or(|open| self.record_room(open) == 0) {
             self.rotate(privileged).ok()?;
         }
         self.open
@@ -274,11 +279,16 @@ impl<P> Shard<P> {
         self.layout.max_records().saturating_sub(self.tails[tail].len() + outstanding)
     }
 
+    /// Whether waiting for eviction is worth it.
+    fn no_room(&self) -> Refusal {
+        if self.is_stuck() { Refusal::NoSpace } else { Refusal::Wait }
+    }
+
     /// Closes the open segment and opens the next.
     fn rotate(&mut self, privileged: bool) -> Result<(), Refusal> {
         let needed = if privileged { 1 } else { 2 };
         if self.table.free.len() < needed {
-            return Err(if self.is_stuck() { Refusal::NoSpace } else { Refusal::Wait });
+            return Err(self.no_room());
         }
         let Some(next) = self.tails.iter().position(|tail| tail.segment.is_none()) else { return Err(Refusal::Wait) };
         if let Some(open) = self.open.take() {

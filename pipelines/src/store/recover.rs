@@ -432,7 +432,7 @@ impl<P> Shard<P> {
             return;
         }
         let unit = self.layout.segment_unit(segment) + record.offset;
-        let mut entry = Entry::new(&record.id, unit, record.bytes, record.checksum, record.parent, record.class);
+        let entry = Entry::new(&record.id, unit, record.bytes, record.checksum, record.parent, record.class);
         let at = match self.index.find(hash, &record.id) {
             Some(at) => {
                 let Some(&old) = self.index.get(at) else { return };
@@ -448,7 +448,8 @@ impl<P> Shard<P> {
                     }
                     return;
                 }
-                entry.set_late(age(unit) < age(old.unit));
+                // Segments are applied oldest first, so the newer value lies no deeper than the one it supersedes.
+                debug_assert!(age(unit) >= age(old.unit));
                 self.note_loss(&old);
                 self.namespaces.sub(old.space().namespace(), padded(old.bytes()));
                 if let Some(slot) = self.index.get_mut(at) {

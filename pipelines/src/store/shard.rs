@@ -209,6 +209,12 @@ impl<P> Shard<P> {
         self.recovery.is_none()
     }
 
+    /// Bytes of memory that the index takes: 48 or less for each block that it has room for.
+    #[must_use]
+    pub fn index_bytes(&self) -> usize {
+        self.index.bytes()
+    }
+
     /// Where the shard lies.
     #[must_use]
     pub fn layout(&self) -> &Layout {

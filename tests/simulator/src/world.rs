@@ -267,8 +267,11 @@ impl World {
         let client = &mut self.clients[at];
         client.interrupted(false);
         let region = Arc::clone(client.region());
+        let now = self.clock.now();
         for core in &mut self.cores {
             core.command(SimCommand::Detach(region.slot()));
+            core.poll(now);
+            assert_eq!(core.fabric().detaching(), 0, "nothing is under way, so nothing names the memory");
             core.command(SimCommand::Attach(Arc::clone(&region)));
         }
     }

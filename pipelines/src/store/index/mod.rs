@@ -1,8 +1,8 @@
 //! The index: every block of a shard in at most 48 bytes.
 //!
 //! A dense array of 40-byte entries, and buckets of one cache line that point into it: 12 slots of an 8-bit tag and
-//! a 32-bit entry number. A key lives in one of two buckets, so the table can be filled to 0.85 and beyond without
-//! a rehash, and a lookup that misses touches two cache lines. Nothing is allocated or moved after it was made.
+//! a 32-bit entry number. A key lives in one of two buckets, and where both are full one of theirs gives way to its
+//! own other one, so the table can be filled to 0.85 and beyond without a rehash; a lookup that misses touches two cache lines. Nothing is allocated or moved after it was made.
 
 mod bucket;
 mod entry;
@@ -38,9 +38,6 @@ pub(super) struct Index {
 }
 
 impl Index {
-    /// Bytes for each block at design load: the entry and its share of a bucket.
-    pub const BYTES_PER_BLOCK: usize = 48;
-
     /// An index for up to `capacity` blocks, hashed under a secret seed.
     pub fn new(capacity: u32, seed: u64) -> Self {
         // Twelve slots filled to 0.85 are 10.2 entries a bucket.
@@ -121,13 +118,36 @@ impl Index {
         let (first, second) = self.homes(hash);
         let (less, more) =
             if self.buckets[second].len() < self.buckets[first].len() { (second, first) } else { (first, second) };
+        if self.len == self.capacity() {
+            return Err(IndexFull);
+        }
         let room = [less, more].into_iter().find_map(|home| Some((home, self.buckets[home].vacant()?)));
-        let (home, slot) = room.ok_or(IndexFull)?;
+        let (home, slot) = room.or_else(|| self.make_room([less, more])).ok_or(IndexFull)?;
         let at = self.take_entry().ok_or(IndexFull)?;
         self.entries[at as usize] = entry;
         self.buckets[home].set(slot, bucket::tag(hash), at);
         self.len += 1;
         Ok(EntryId(at))
+    }
+
+    /// Sends one entry of two full buckets to its other bucket, and says which slot that left.
+    fn make_room(&mut self, full: [usize; 2]) -> Option<(usize, usize)> {
+        for home in full {
+            for slot in 0..SLOTS {
+                let at = self.buckets[home].entry(slot);
+                let hash = self.hash(&self.entries[at as usize].id());
+                let (first, second) = self.homes(hash);
+                let other = if first == home { second } else { first };
+                if other != home
+                    && let Some(vacant) = self.buckets[other].vacant()
+                {
+                    self.buckets[other].set(vacant, bucket::tag(hash), at);
+                    self.buckets[home].clear(slot);
+                    return Some((home, slot));
+                }
+            }
+        }
+        None
     }
 
     /// Removes an entry and says what it was.

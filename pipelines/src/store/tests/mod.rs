@@ -1,1 +1,9 @@
+//! The store against a device that loses power, and a model of what may then be left.
 
+mod basics;
+mod device;
+mod faults;
+mod model;
+mod order;
+mod speed;
+mod world;

@@ -1,0 +1,203 @@
+//! Damage on the device, and devices that refuse.
+
+use std::collections::HashMap;
+
+use dataplane::memory::{Arena, HugePages, RegionSlot};
+use dataplane::nvme::{BlockOp, BlockQueue};
+use proptest::prelude::*;
+
+use super::device::{CrashQueue, Medium};
+use super::world::{World, id, value_of};
+use crate::store::inspect::{SegmentState, StoreReport, inspect};
+use crate::store::{Class, fuzz_recover};
+
+fn look(medium: &std::rc::Rc<std::cell::RefCell<Medium>>) -> StoreReport {
+    let mut arena = Arena::new(4096, HugePages::Off, RegionSlot(0)).unwrap();
+    let mut blocks = CrashQueue::new(medium);
+    blocks.attach(arena.region().clone()).unwrap();
+    inspect(&mut blocks, &arena.alloc(4096, 4096).unwrap()).unwrap()
+}
+
+/// Byte of a page of a segment of the test store.
+fn page_at(segment: usize, slot: usize) -> usize {
+    (1 << 20) + segment * (256 << 10) + slot * 4096
+}
+
+fn filled(blocks: u64) -> World {
+    let mut world = World::new(8, true, 3);
+    world.recover();
+    for number in 0..blocks {
+        assert!(world.put(id(number), number, 1000, Class::Durable));
+    }
+    world
+}
+
+#[test]
+fn inspection_counts_what_is_there_and_changes_nothing() {
+    let mut world = filled(60);
+    assert!(world.put(id(5), 900, 2000, Class::Durable));
+    assert!(matches!(
+        world.shard.delete(world.shard.hash(&id(6)), &id(6), Class::Durable, 77),
+        crate::store::Deleted::Pending
+    ));
+    assert!(world.ticket(77));
+    let blocks = world.shard.stats().blocks;
+    let medium = world.crash();
+    let before = medium.borrow_mut().bytes().clone();
+    let report = look(&medium);
+    assert_eq!((report.blocks, report.live_bytes), (blocks, 58 * 1000 + 2000));
+    assert_eq!((report.problem_count, report.duplicates), (0, 2), "{:?}", report.problems);
+    let used: Vec<_> = report.segments.iter().filter(|segment| segment.state == SegmentState::Used).collect();
+    assert_eq!((used.len(), report.records), (2, 62), "56 or so values fit a segment");
+    assert_eq!(used.iter().map(|segment| segment.dead).sum::<u32>(), 2);
+    assert!(serde_json::to_string(&report).unwrap().contains("\"state\":\"used\""));
+    assert!(*medium.borrow_mut().bytes() == before, "inspection must not write");
+}
+
+#[test]
+fn a_damaged_page_costs_its_records_and_nothing_else() {
+    let medium = filled(140).crash();
+    // The first home of the first segment holds its first 63 records, if they fill it.
+    let used = look(&medium).segments.iter().position(|segment| segment.records > 0).unwrap();
+    let draft = |slot| medium.borrow_mut().bytes()[page_at(used, slot)..][..4] == *b"KVPG";
+    assert!(draft(2) && draft(3));
+    for slot in [2, 3] {
+        medium.borrow_mut().bytes()[page_at(used, slot) + 100] ^= 1;
+    }
+    assert_eq!(look(&medium).segments[used].damaged_pages, 2);
+    let mut world = World::open(&medium);
+    world.recover();
+    let stats = world.shard.stats();
+    assert_eq!(stats.recovery.damaged_pages, 2);
+    assert!(stats.blocks > 50 && stats.blocks < 140, "{stats:?}");
+    for number in 0..140 {
+        if let Some(found) = world.find(&id(number)) {
+            assert_eq!(world.read(&found), Some(value_of(&id(number), number, 1000)));
+        }
+    }
+}
+
+#[test]
+fn a_torn_open_header_is_made_up_for_by_the_pages() {
+    let medium = filled(20).crash();
+    let used = look(&medium).segments.iter().position(|segment| segment.records > 0).unwrap();
+    medium.borrow_mut().bytes()[page_at(used, 0)..][..4096].fill(0x55);
+    let mut world = World::open(&medium);
+    world.recover();
+    assert_eq!(world.shard.stats().blocks, 20);
+    let medium = world.crash();
+    // Without both headers the segment is set aside, neither served nor written over.
+    medium.borrow_mut().bytes()[page_at(used, 1)..][..4096].fill(0x55);
+    assert_eq!(look(&medium).segments[used].state, SegmentState::Damaged);
+    let mut world = World::open(&medium);
+    world.recover();
+    let stats = world.shard.stats();
+    assert_eq!((stats.blocks, stats.recovery.quarantined, stats.segments_retired), (0, 1, 1));
+    for number in 200..500 {
+        assert!(world.put(id(number), number, 20_000, Class::Cache));
+    }
+    let medium = world.crash();
+    assert_eq!(look(&medium).segments[used].state, SegmentState::Damaged, "still as it was");
+}
+
+#[test]
+fn a_page_written_to_the_wrong_place_is_not_believed() {
+    let medium = filled(20).crash();
+    let report = look(&medium);
+    let used = report.segments.iter().position(|segment| segment.records > 0).unwrap();
+    let other = report.segments.iter().position(|segment| segment.state == SegmentState::Blank).unwrap();
+    let mut bytes = medium.borrow_mut().bytes().clone();
+    for slot in 0..6 {
+        bytes.copy_within(page_at(used, slot)..page_at(used, slot) + 4096, page_at(other, slot));
+    }
+    *medium.borrow_mut().bytes() = bytes;
+    assert!(look(&medium).segments[other].damaged_pages > 0);
+    let mut world = World::open(&medium);
+    world.recover();
+    let stats = world.shard.stats();
+    assert_eq!((stats.blocks, stats.recovery.segments), (20, 1));
+}
+
+#[test]
+fn pages_that_cannot_be_written_fail_the_tickets_and_close_the_segment() {
+    let mut world = filled(5);
+    let refused =
+        |io: &dataplane::nvme::BlockIo| matches!(io.op, BlockOp::Write { .. }) && io.blocks == 8 && io.token >= 1 << 56;
+    world.medium.borrow_mut().fails = Some(Box::new(refused));
+    assert!(!world.put(id(100), 100, 30_000, Class::Durable), "the ticket must say so");
+    assert!(world.shard.stats().lost_records > 0);
+    world.medium.borrow_mut().fails = None;
+    assert!(world.put(id(101), 101, 1000, Class::Durable), "the next segment takes over");
+    let found = world.find(&id(3)).unwrap();
+    assert_eq!(world.read(&found), Some(value_of(&id(3), 3, 1000)));
+    let mut world = World::open(&world.crash());
+    world.recover();
+    assert!(world.find(&id(101)).is_some() && world.find(&id(4)).is_some());
+}
+
+#[test]
+fn metadata_that_cannot_be_read_at_eviction_costs_blocks_but_never_gives_wrong_ones() {
+    let mut world = World::new(8, true, 3);
+    world.recover();
+    let refused = |io: &dataplane::nvme::BlockIo| io.op == BlockOp::Read && io.token >= 1 << 56;
+    world.medium.borrow_mut().fails = Some(Box::new(refused));
+    let mut versions = HashMap::new();
+    for number in 0..200 {
+        let key = number % 90;
+        assert!(world.put(id(key), number, 20_000, Class::Cache));
+        versions.insert(key, number);
+    }
+    let stats = world.shard.stats();
+    assert!(stats.evicted_segments > 5 && stats.lost_blocks > 20, "{stats:?}");
+    for (key, version) in versions {
+        if let Some(found) = world.find(&id(key)) {
+            assert_eq!(world.read(&found), Some(value_of(&id(key), version, 20_000)));
+        }
+    }
+}
+
+#[test]
+fn recovery_reads_around_a_chunk_that_fails() {
+    let medium = filled(140).crash();
+    let refused = |io: &dataplane::nvme::BlockIo| io.op == BlockOp::Read && io.blocks > 8;
+    medium.borrow_mut().fails = Some(Box::new(refused));
+    let mut world = World::open(&medium);
+    world.recover();
+    assert_eq!((world.shard.stats().blocks, world.shard.stats().recovery.damaged_pages), (140, 0));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn arbitrary_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..8000)) {
+        fuzz_recover(&bytes);
+    }
+
+    #[test]
+    fn arbitrary_pages_with_good_checksums_are_survived(
+        pages in proptest::collection::vec((any::<[u8; 6]>(), 0u64..6, 0u64..100, proptest::collection::vec(
+            (0u8..4, any::<u16>(), 0u32..40, 0u32..20_000, 0u8..6, 0u8..3, 0u64..100), 0..20)), 0..30)
+    ) {
+        let mut bytes = vec![2];
+        for (head, generation, sequence, records) in pages {
+            let page = if head[5] & 1 == 0 { u32::from(head[4] % 20) } else { u32::from(head[4]) << 24 };
+            bytes.extend([head[0], head[1], head[2], records.len() as u8]);
+            bytes.extend(page.to_le_bytes());
+            bytes.extend(generation.to_le_bytes());
+            bytes.extend(sequence.to_le_bytes());
+            bytes.extend([0; 8]);
+            for (key, space, offset, length, kind, class, sequence) in records {
+                let mut record = [0; 64];
+                record[0] = key;
+                record[16..18].copy_from_slice(&(space % 64).to_le_bytes());
+                record[20..24].copy_from_slice(&length.to_le_bytes());
+                record[24..28].copy_from_slice(&offset.to_le_bytes());
+                record[28] = kind;
+                record[29] = class;
+                record[48..56].copy_from_slice(&sequence.to_le_bytes());
+                bytes.extend(record);
+            }
+        }
+        fuzz_recover(&bytes);
+    }
+}

@@ -1,0 +1,281 @@
+#!/usr/bin/env bash
+# Measures every figure that the project has a goal for, and prints the goal beside it.
+#
+#   scripts/bench.sh [OPTIONS]
+#
+#   --only NAME     measure rows whose name or family contains NAME; may be given several times
+#   --repeat N      rounds [default: 3]. A round measures everything once, so that what is compared is interleaved
+#   --seconds S     time for each measurement in a round [default: 4]
+#   --check         exit with 1 if a goal is missed
+#   --list          list the rows with their goals
+#   --markdown      print target/bench/bench.json as the table of README.md, and measure nothing
+#   -h, --help      this text
+#
+# kvplaned runs on the first core that this process may use, kvperf on the second; leave both alone meanwhile. The
+# figure is the median of the rounds, the spread is half the distance between the least and the most, in percent of it.
+#
+# Results: target/bench/bench.json, a list of {name, unit, goal, figure, spread, met, relation}; "relation" says whether
+# the figure is to be ">=" or "<=" the goal. Rows that could not be measured have figure null and met false, and say why
+# in "note". Reports and logs are beside it.
+# Exit codes: 0 measured; 1 something failed (or, with --check, a goal was missed); 2 wrong options.
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+# name, unit, goal, family. A family is measured by the function measure_FAMILY, which calls `sample NAME NUMBER` for
+# each of its rows. To add a figure: a line here, and a function unless a family has it already.
+ROWS='
+limit_retrieve_1m_qd16_throughput   ratio           >= 0.97  limit
+limit_retrieve_1m_qd16_p99          ratio           <= 1.15  limit
+limit_store_1m_qd16_throughput      ratio           >= 0.97  limit
+limit_store_1m_qd16_p99             ratio           <= 1.15  limit
+limit_retrieve_64k_qd32_throughput  ratio           >= 0.97  limit
+limit_retrieve_64k_qd32_p99         ratio           <= 1.15  limit
+limit_store_64k_qd32_throughput     ratio           >= 0.97  limit
+limit_store_64k_qd32_p99            ratio           <= 1.15  limit
+vfio_exist_qd128                    M/s             >= 6.0   vfio
+vfio_retrieve4k_null_qd128          M/s             >= 4.5   vfio
+vfio_qd1_p50                        us              <= 0.8   vfio
+callgrind_exist                     instructions    <= 400   callgrind
+callgrind_retrieve                  instructions    <= 800   callgrind
+restart_read_fraction               %               <= 0.3   restart
+restart_records_per_s               M/s             >= 3.0   restart
+hot_path_allocations                allocations     <= 0     allocations
+retrieve_p999_with_flood            ratio           <= 3.0   flood
+'
+
+declare -a only=()
+repeat=3 seconds=4 check=no
+while [ $# -gt 0 ]; do
+    case $1 in
+        --only) argument "$@"; only+=("$2"); shift ;;
+        --repeat) argument "$@"; whole_number "$@"; repeat=$2; shift ;;
+        --seconds) argument "$@"; whole_number "$@"; seconds=$2; shift ;;
+        --check) check=yes ;;
+        --list) say "${ROWS:1:-1}"; exit 0 ;;
+        --markdown) exec python3 "$ROOT/scripts/bench_table.py" markdown "$ROOT/target/bench/bench.json" ;;
+        -h | --help) usage; exit 0 ;;
+        *) usage >&2; die 2 "unknown option $1" ;;
+    esac
+    shift
+done
+[ "$repeat" -gt 0 ] || die 2 "--repeat must be at least 1"
+
+wanted() { # NAME FAMILY
+    local word
+    [ "${#only[@]}" -gt 0 ] || return 0
+    for word in "${only[@]}"; do
+        if [[ $1 == *"$word"* || $2 == *"$word"* ]]; then return 0; fi
+    done
+    return 1
+}
+
+families=() rows=''
+while read -r name unit relation goal family; do
+    if [ -z "$name" ] || ! wanted "$name" "$family"; then continue; fi
+    rows+="$name $unit $relation $goal"$'\n'
+    [[ " ${families[*]} " == *" $family "* ]] || families+=("$family")
+done <<<"$ROWS"
+[ -n "$rows" ] || die 2 "no row matches --only ${only[*]} (see --list)"
+
+require_cargo
+cd "$ROOT"
+step "Building (release)"
+cargo build --release --locked -p pipelines -p kvplane-cli -p kvperf --bins
+
+out=$ROOT/target/bench
+store=$out/store
+mkdir -p "$out"
+exec 9>"$out/lock"
+flock -n 9 || die 1 "another bench.sh is at work in target/bench"
+rm -f "$out"/samples "$out"/notes "$out"/*.json "$out"/*.log
+touch "$out/samples" "$out/notes"
+sockets=$(socket_dir)
+trap 'rm -rf "$sockets" "$store" "$out/limit.raw" "$out"/restart.*' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+mapfile -t cores < <(allowed_cores)
+[ "${#cores[@]}" -ge 2 ] || [ "${families[*]}" = callgrind ] ||
+    die 1 "two cores are needed: one for kvplaned, one for kvperf"
+raise_memlock
+memory=()
+[ "$(free_hugepages_mib)" -ge 512 ] || memory=(--no-huge)
+
+# ---------------------------------------------------------------- what the families use
+
+# sample NAME NUMBER; note NAME WHY
+sample() { say "$1 $2" >>"$out/samples"; }
+note() { say "$*" >>"$out/notes"; }
+
+start_daemon() { # STORE [OPTION...]
+    local store_option=$1 log=$out/kvplaned.log
+    shift
+    "$BIN/kvplaned" -m "[${cores[0]}]" -r "$sockets/rpc.sock" "${memory[@]}" --idle spin --store "$store_option" \
+        --listen "vfio-user:$sockets" "$@" >>"$log" 2>&1 9>&- &
+    daemon=$!
+    wait_ready "$daemon" "$sockets/rpc.sock" "$log" 120
+}
+
+daemon=''
+stop_daemon() {
+    [ -n "$daemon" ] || return 0
+    stop_pid "$daemon" 30 || { daemon=''; die 1 "kvplaned did not stop when asked (log: $out/kvplaned.log)"; }
+    daemon=''
+}
+
+rpc() { "$BIN/kvplane" rpc -s "$sockets/rpc.sock" "$@"; }
+
+ratio() { awk -v a="$1" -v b="$2" 'BEGIN { print a / b }'; }
+
+# load NAME OPTION...: kvperf run against the daemon, from the other core; the report goes to target/bench/NAME.json.
+load() {
+    local name=$1
+    shift
+    "$BIN/kvperf" run --connect "vfio-user:$sockets" --cpu "${cores[1]}" --quiet --json "$out/$name.json" "$@" \
+        >"$out/$name.log" 2>&1 || { tail -n 5 "$out/$name.log" >&2; return 1; }
+}
+
+# ---------------------------------------------------------------- the families
+
+measure_vfio() {
+    local common=(--value-bytes 4K --keys 4096 --duration "${seconds}s" --no-verify)
+    start_daemon null:1G
+    load vfio_exist --op exist --depth 128 "${common[@]}"
+    load vfio_retrieve --op retrieve --depth 128 "${common[@]}"
+    load vfio_qd1 --op retrieve --depth 1 "${common[@]}"
+    stop_daemon
+    sample vfio_exist_qd128 "$(json "$out/vfio_exist.json" 'j["per_op"][0]["ops_per_s"] / 1e6')"
+    sample vfio_retrieve4k_null_qd128 "$(json "$out/vfio_retrieve.json" 'j["per_op"][0]["ops_per_s"] / 1e6')"
+    sample vfio_qd1_p50 "$(json "$out/vfio_qd1.json" 'j["per_op"][0]["latency"]["p50_us"]')"
+}
+
+# Reads beside a flood of stores: open loop at half of what the daemon can serve, without and with the flood.
+measure_flood() {
+    local rate common=(--op retrieve --value-bytes 64K --keys 8192 --depth 32 --duration "${seconds}s")
+    rm -f "$store"
+    start_daemon "file:$store,size=4G,format=force"
+    load flood_most "${common[@]}"
+    rate=$(json "$out/flood_most.json" 'j["per_op"][0]["ops_per_s"] / 2')
+    load flood_without "${common[@]}" --no-populate --rate "$rate"
+    "$BIN/kvperf" run --connect "vfio-user:$sockets" --quiet --op store --value-bytes 1M --depth 8 --keys 2048 --seed 7 \
+        --no-populate --duration $((seconds + 4))s >"$out/flood_flood.log" 2>&1 9>&- &
+    local flood=$!
+    load flood_with "${common[@]}" --no-populate --rate "$rate" || { stop_pid "$flood"; return 1; }
+    wait "$flood"
+    stop_daemon
+    local p999='j["per_op"][0]["latency"]["p999_us"]'
+    sample retrieve_p999_with_flood "$(ratio "$(json "$out/flood_with.json" "$p999")" "$(json "$out/flood_without.json" "$p999")")"
+}
+
+# kvperf limit compares by itself: plain io_uring and kvplaned in turns, round by round, on the same file system. Its
+# rounds are these rounds; the least, the median and the most of them are handed on.
+measure_limit() {
+    [ "$round" -eq 1 ] || return 0
+    local size row figure
+    rm -f "$store"
+    start_daemon "file:$store,size=8G,format=force"
+    for size in 1m:16 64k:32; do
+        row=qd${size#*:} size=${size%:*}
+        [[ $rows == *"_${size}_$row"* ]] || continue
+        "$BIN/kvperf" limit --connect "vfio-user:$sockets" --cpu "${cores[1]}" --value-bytes "${size^^}" \
+            --depth "${row#qd}" --duration "${seconds}s" --rounds "$repeat" --raw-file "$out/limit.raw" --quiet \
+            --json "$out/limit_$size.json" >"$out/limit_$size.log" 2>&1 || { tail -n 5 "$out/limit_$size.log" >&2; return 1; }
+        for figure in throughput p99; do
+            limit_samples "$size" "limit_retrieve_${size}_${row}_$figure" 0 "${figure}_ratio"
+            limit_samples "$size" "limit_store_${size}_${row}_$figure" 1 "${figure}_ratio"
+        done
+    done
+    stop_daemon
+    rm -f "$out/limit.raw" "$store"
+}
+
+limit_samples() { # SIZE ROW CASE FIELD
+    local value
+    for value in min median max; do
+        sample "$2" "$(json "$out/limit_$1.json" "j['cases'][$3]['$4']['$value']")"
+    done
+}
+
+# Counted, not timed: one round says all.
+measure_callgrind() {
+    [ "$round" -eq 1 ] || return 0
+    if ! have valgrind; then
+        note callgrind_exist valgrind is not installed
+        note callgrind_retrieve valgrind is not installed
+        return 0
+    fi
+    "$BIN/kvperf" stages --callgrind --op exist --op retrieve --quiet --json "$out/stages.json" >"$out/stages.log" 2>&1 ||
+        { tail -n 5 "$out/stages.log" >&2; return 1; }
+    sample callgrind_exist "$(json "$out/stages.json" '[c["instructions"] for c in j["costs"] if c["op"] == "exist"][0]')"
+    sample callgrind_retrieve "$(json "$out/stages.json" '[c["instructions"] for c in j["costs"] if c["op"] == "retrieve"][0]')"
+}
+
+# What a restart reads of a store full of 64 KiB blocks, and how fast it takes in a store full of small ones.
+measure_restart() {
+    local file
+    for file in blocks:64K:32768 records:512:1000000; do
+        local name=${file%%:*} value keys
+        value=${file#*:} keys=${value#*:} value=${value%:*}
+        if [ "$round" -eq 1 ]; then
+            rm -f "$out/restart.$name"
+            start_daemon "file:$out/restart.$name,size=6G,format=force"
+            load "restart_$name" --op exist --value-bytes "$value" --keys "$keys" --depth 128 --duration 1s --no-verify
+            stop_daemon
+        fi
+        start_daemon "file:$out/restart.$name,format=never" --log-format json
+        rpc store_get_stats >"$out/restart_$name.stats.json"
+        stop_daemon
+    done
+    sample restart_read_fraction "$(json "$out/restart_blocks.stats.json" 'j')"
+    [ "$round" -lt "$repeat" ] || rm -f "$out"/restart.*
+}
+
+# The counting allocator is part of a test, because the daemon does not carry it.
+measure_allocations() {
+    [ "$round" -eq 1 ] || return 0
+    note hot_path_allocations not measured
+}
+
+# ---------------------------------------------------------------- measuring
+
+: >"$out/kvplaned.log"
+failures=0
+for ((round = 1; round <= repeat; round++)); do
+    for family in "${families[@]}"; do
+        step "Round $round of $repeat: $family"
+        # Its own shell: when a family fails, its daemon is stopped and the others are still measured.
+        set +e
+        (
+            set -e
+            trap 'stop_daemon' EXIT
+            trap 'exit 130' INT
+            trap 'exit 143' TERM
+            "measure_$family"
+        )
+        code=$?
+        set -e
+        case $code in
+            0) ;;
+            130 | 143) exit "$code" ;;
+            *)
+                warn "$family failed in round $round (logs in target/bench)"
+                failures=$((failures + 1))
+                while read -r name _ _ _ of; do
+                    [ "$of" != "$family" ] || note "$name" "failed in round $round"
+                done <<<"$ROWS"
+                ;;
+        esac
+    done
+done
+
+step "Figures (median of $repeat rounds)"
+printf '%s' "$rows" >"$out/rows"
+code=0
+python3 scripts/bench_table.py summary "$out/rows" "$out/samples" "$out/notes" "$out/bench.json" || code=$?
+say "written: target/bench/bench.json"
+case $code in
+    0) ;;
+    3) [ "$check" = no ] || die 1 "a goal was missed" ;;
+    *) die 1 "the figures could not be put together" ;;
+esac
+[ "$failures" -eq 0 ] || die 1 "$failures measurements failed"
