@@ -122,7 +122,7 @@ fn a_configuration_that_is_wrong_stops_the_start_with_one_clear_line() {
         std::fs::write(&file, text).unwrap();
         let setup = Setup { namespaces: Vec::new(), ..Setup::default() }.argument("-c").argument(file);
         let ended = home.run_to_end(&setup);
-        assert_eq!(ended.code, Some(2), "{text}: {}", ended.stderr);
+        assert_eq!(ended.code, Some(8), "{text}: {}", ended.stderr);
         assert!(ended.stderr.contains(hint), "{text}: {}", ended.stderr);
     }
 }

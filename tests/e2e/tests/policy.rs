@@ -56,9 +56,11 @@ fn a_namespace_that_is_not_attached_cannot_be_seen_or_used() {
     let mut queue = controller.create_queue(1, 16);
     let active = controller.identify(0x02, 0, 0);
     assert_eq!(active[..12], [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], "active namespaces");
-    for opcode in [kv::STORE, kv::RETRIEVE, kv::EXIST, kv::DELETE, kv::LIST, 0xC1] {
+    for opcode in [kv::STORE, kv::RETRIEVE, kv::EXIST, kv::DELETE, kv::LIST, 0xC1, 0xC3, 0xC5] {
         let place = controller.address(0x8000);
-        let command = Command::of_key(opcode, 2, b"k").dword(10, 16).prp(place, 0);
+        let vendor = Command::new(opcode, 2).dword(11, u32::from(opcode == 0xC5));
+        let command = if opcode < 0x80 { Command::of_key(opcode, 2, b"k") } else { vendor };
+        let command = command.dword(10, 16).prp(place, 0);
         assert_eq!(controller.run(&mut queue, command).status, 0x0B, "opcode {opcode:#x}");
     }
     let options = ConnectOptions { namespace: 2, ..ConnectOptions::default() };
@@ -103,9 +105,15 @@ fn a_quota_holds_and_says_81h() {
     assert!((8..=16).contains(&stored), "{stored} MiB of 16 were taken");
     assert!(client.namespaces().unwrap()[0].used_bytes <= QUOTA);
     assert!(client.get(key(0)).unwrap().is_some(), "what was taken stays");
-    client.put(key(0), &vec![6; 100]).expect("a value may be replaced by a shorter one");
+    // Even a shorter value in place of a longer one needs room of its own first: the old one holds until the new one
+    // is there.
+    let refused = client.put(key(0), &[6; 100]).unwrap_err();
+    assert!(matches!(refused, Error::Status(Status::CAPACITY_EXCEEDED)), "{refused}");
+    assert!(client.get(key(0)).unwrap() == Some(value.clone()), "a Store that was refused changed the value");
     assert!(client.delete(key(1)).unwrap());
-    client.put(key(1), &value).expect("room was made");
+    client.put(key(0), &[6; 100]).expect("there is room");
+    assert_eq!(client.get(key(0)).unwrap().as_deref(), Some(&[6; 100][..]));
+    client.put(key(1), &value).expect("the longer value made room");
     let mut large = daemon.client_with(ConnectOptions { namespace: 2, ..ConnectOptions::default() });
     for number in 0..30 {
         large.put(key(number), &value).expect("another namespace's quota is its own affair");
