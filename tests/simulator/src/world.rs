@@ -25,7 +25,7 @@ use crate::random::Random;
 type Core = CorePipeline<SimQueue, SimFabric, ManualClock>;
 
 /// What a run that ended well did.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Answers that were checked.
     pub answers: u64,
