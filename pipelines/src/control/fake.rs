@@ -125,6 +125,7 @@ fn report(core: u32) -> CoreReport {
         pollers: vec![PollerReport { name: "fabric".into(), run_count: 9, busy_count: 7 }],
         stages: vec![StageReport { name: "classify".into(), calls: 4, items: 40, ticks: 400 }],
         operations: vec![OperationReport { name: "retrieve".into(), count: 40, ..Default::default() }],
+        pipeline: BTreeMap::from([("staged_bytes".into(), 0)]),
         store: BTreeMap::from([("evictions".into(), 1)]),
     }
 }

@@ -25,6 +25,8 @@ pub struct CoreReport {
     pub stages: Vec<StageReport>,
     /// Its operations.
     pub operations: Vec<OperationReport>,
+    /// Counters of its pipeline: commands forwarded, hints, bytes that the CPU copied.
+    pub pipeline: BTreeMap<String, u64>,
     /// Counters of its shards of the store.
     pub store: BTreeMap<String, u64>,
 }

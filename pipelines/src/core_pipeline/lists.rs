@@ -43,6 +43,8 @@ enum Kind {
     /// `start` is there until its owner has said where it lies.
     Enumerate {
         begun: bool,
+        /// Nothing is left to do but to answer, at home.
+        over: bool,
         start: Option<WireKey>,
         shard: usize,
         cursor: u32,
@@ -118,7 +120,7 @@ impl<D> ListJob<D> {
             }
             Operation::List { start, buffer_bytes } => {
                 let room = (buffer_bytes as usize).min(BUFFER_BYTES);
-                self.kind = Kind::Enumerate { begun: false, start, shard: 0, cursor: 0, room, count: 0 };
+                self.kind = Kind::Enumerate { begun: false, over: false, start, shard: 0, cursor: 0, room, count: 0 };
                 self.bytes[..4].fill(0);
                 0
             }
@@ -227,9 +229,12 @@ impl<D> ListJob<D> {
     fn enumerate_some(&mut self, ownership: Ownership, shards: &mut [Shard]) -> Progress {
         let Some((_, _, grant)) = &self.command else { return Progress::Finished };
         let ns28 = grant.ns28;
-        let Kind::Enumerate { begun, start, shard, cursor, room, count } = &mut self.kind else {
+        let Kind::Enumerate { begun, over, start, shard, cursor, room, count } = &mut self.kind else {
             return Progress::Finished;
         };
+        if *over {
+            return Progress::Finished;
+        }
         if let Some(key) = start {
             let owner = ownership.owner(&key.key);
             if owner.core != ownership.core {
@@ -245,7 +250,11 @@ impl<D> ListJob<D> {
             // This core has no more shards: on to the next core, from its first.
             (*shard, *cursor) = (0, 0);
             let next = ownership.core + 1;
-            return if u32::from(next) < ownership.map.cores { Progress::Travel(next) } else { Progress::Finished };
+            if u32::from(next) < ownership.map.cores {
+                return Progress::Travel(next);
+            }
+            *over = true;
+            return Progress::Finished;
         };
         let mut keys = Burst::new();
         let resumed = current.list(ns28, *cursor, SCANNED_A_TURN, &mut keys);
@@ -253,6 +262,7 @@ impl<D> ListJob<D> {
             let used = self.keys + 4;
             let entry = (2 + usize::from(length)).next_multiple_of(4);
             if used + entry > *room {
+                *over = true;
                 return Progress::Finished;
             }
             let into = &mut self.bytes[used..used + entry];

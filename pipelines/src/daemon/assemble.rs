@@ -12,6 +12,7 @@ use dataplane::nvme::uring::OpenError;
 use super::engine::{EnginePlan, FormatPolicy, PrepareError, StoreKind, StoreSource, prepare};
 use super::{Exit, Format, Options, StartError, StoreOption};
 use crate::control::Engine;
+use crate::store::StoreError;
 
 /// Builds the engine that the options ask for. Its cores do not run yet.
 ///
@@ -68,6 +69,7 @@ fn fresh(kind: StoreKind) -> StoreSource {
 fn exit_of(error: &PrepareError) -> Exit {
     match error {
         PrepareError::Open(OpenError::Locked { .. }) => Exit::Locked,
+        PrepareError::Store { cause: StoreError::Setting(_), .. } => Exit::Usage,
         PrepareError::Open(_) | PrepareError::Store { .. } => Exit::Store,
         PrepareError::TooManyCores { .. } => Exit::Cores,
         PrepareError::Memory(_) => Exit::Memory,

@@ -9,6 +9,7 @@ mod dispatch;
 mod document;
 mod fault;
 mod framer;
+mod fuzz;
 mod methods;
 mod server;
 mod socket;
@@ -21,6 +22,8 @@ pub use dispatch::{call, check};
 pub use document::{markdown, schema};
 pub use fault::Fault;
 pub use framer::MAX_REQUEST_BYTES;
+#[doc(hidden)]
+pub use fuzz::fuzz_stream;
 pub use methods::{all_methods, find_method};
 pub use server::{MAX_CONNECTIONS, Server};
 pub use socket::{RpcSocket, SocketError};

@@ -99,7 +99,14 @@ pub fn prepare(
     admission: Arc<dyn Admission>,
 ) -> Result<Arc<dyn crate::control::Engine>, PrepareError> {
     match plan.store.kind.clone() {
-        StoreKind::File { path, create_bytes } => prepare_on(plan, &open_file(&path, create_bytes)?, admission),
+        StoreKind::File { path, create_bytes } => {
+            if let Some(bytes) = create_bytes.filter(|_| !path.exists()) {
+                // What cannot be formatted must not leave a file behind.
+                let settings = format_options(&plan, bytes).superblock(store::UNIT_BYTES, bytes);
+                settings.map_err(|cause| PrepareError::Store { name: plan.store.name(), cause })?;
+            }
+            prepare_on(plan, &open_file(&path, create_bytes)?, admission)
+        }
         StoreKind::Ram { bytes } => {
             let device =
                 open_ram(bytes).map_err(|cause| PrepareError::System { what: "cannot map the store", cause })?;

@@ -46,6 +46,7 @@ pub(super) fn core(snapshot: &Snapshot, reactor: &ReactorFacts, clock: &impl Clo
             })
             .collect(),
         operations: snapshot.operations.iter().map(|(kind, counters)| operation(kind, counters, clock)).collect(),
+        pipeline: pipeline_counters(snapshot),
         store: store_counters(snapshot),
     }
 }
@@ -66,12 +67,8 @@ fn operation(kind: OperationKind, counters: &OperationCounters, clock: &impl Clo
     }
 }
 
-/// The counters of a core's shards, added up, with what the core counts about bytes beside them.
-fn store_counters(snapshot: &Snapshot) -> BTreeMap<String, u64> {
-    let mut sums = BTreeMap::new();
-    for (_, stats) in &snapshot.shards {
-        add(&mut sums, stats);
-    }
+/// What a core counts beside its stages.
+fn pipeline_counters(snapshot: &Snapshot) -> BTreeMap<String, u64> {
     let own = [
         ("forwarded_commands", snapshot.forwarded),
         ("hints", snapshot.hinted),
@@ -79,7 +76,15 @@ fn store_counters(snapshot: &Snapshot) -> BTreeMap<String, u64> {
         ("copied_bytes", snapshot.copied_bytes),
         ("lost_completions", dataplane::fabric::lost_completions()),
     ];
-    sums.extend(own.map(|(name, value)| (name.to_owned(), value)));
+    own.map(|(name, value)| (name.to_owned(), value)).into()
+}
+
+/// The counters of a core's shards, added up.
+fn store_counters(snapshot: &Snapshot) -> BTreeMap<String, u64> {
+    let mut sums = BTreeMap::new();
+    for (_, stats) in &snapshot.shards {
+        add(&mut sums, stats);
+    }
     sums
 }
 

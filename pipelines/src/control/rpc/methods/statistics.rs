@@ -27,7 +27,7 @@ pub const METHODS: &[Method] = &[
         summary: "Shows what every stage and every operation did since the last reset, for each core.",
         params: &[CORE],
         result: "{tick_rate, cores: [{core, busy, idle, turns, stages: [{name, calls, items, ticks}], operations: \
-                 [{name, count, errors, bytes, p50_ns, p90_ns, p99_ns, p999_ns, max_ns}]}]}",
+                 [{name, count, errors, bytes, p50_ns, p90_ns, p99_ns, p999_ns, max_ns}], counters}]}",
         errors: &[(-19, "there is no such core")],
         action: Action::Run(pipeline_get_stats),
     },
@@ -84,6 +84,7 @@ fn pipeline_get_stats(context: &Context, arguments: &Arguments) -> Result<Value,
             "turns": report.turns,
             "stages": report.stages,
             "operations": report.operations,
+            "counters": report.pipeline,
         })
     });
     Ok(json!({ "tick_rate": engine.shape().tick_rate, "cores": shown.collect::<Vec<_>>() }))

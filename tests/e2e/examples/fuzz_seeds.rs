@@ -1,0 +1,139 @@
+//! Writes inputs that fuzzing can begin with, so that seconds are enough to get past the first checks:
+//! `cargo run -p e2e --example fuzz_seeds -- FOLDER` makes FOLDER/TARGET/... for every target of `tests/fuzz`.
+#![allow(clippy::unwrap_used, reason = "a chore that is run by hand and by CI")]
+
+use std::path::{Path, PathBuf};
+
+use e2e::nvme::{Command, kv};
+use e2e::{Daemon, Setup, key, value};
+
+fn main() {
+    let folder = PathBuf::from(std::env::args_os().nth(1).expect("the folder of the corpora"));
+    for (target, seeds) in
+        [("wire", wire()), ("cursor", cursor()), ("rpc", rpc()), ("recover", recover()), ("capsules", capsules())]
+    {
+        write(&folder.join(target), &seeds);
+        println!("{target}: {} seeds", seeds.len());
+    }
+}
+
+fn write(folder: &Path, seeds: &[Vec<u8>]) {
+    std::fs::create_dir_all(folder).unwrap();
+    for (number, seed) in seeds.iter().enumerate() {
+        std::fs::write(folder.join(format!("seed-{number:03}")), seed).unwrap();
+    }
+}
+
+/// Every message that a client may send, with a body that fits.
+fn wire() -> Vec<Vec<u8>> {
+    let numbers = |words: &[u32]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+    let bodies = [
+        (1, b"\0\0\x01\0{\"capabilities\":{\"max_msg_fds\":8,\"max_data_xfer_size\":4096}}\0".to_vec()),
+        (2, numbers(&[32, 3, 0, 0, 0x10_0000, 0, 0x1000, 0])),
+        (3, numbers(&[24, 0, 0x10_0000, 0, 0x1000, 0])),
+        (4, numbers(&[16, 0, 0, 0])),
+        (5, numbers(&[32, 0, 0, 0, 0, 0, 0, 0])),
+        (7, numbers(&[16, 0, 2, 0])),
+        (8, numbers(&[20, 36, 2, 0, 1])),
+        (9, numbers(&[0, 0, 0, 8])),
+        (10, numbers(&[0x14, 0, 0, 4, 1])),
+        (13, Vec::new()),
+    ];
+    let message = |(command, body): (u16, Vec<u8>)| {
+        let mut bytes = vec![1, 0];
+        bytes.extend(command.to_le_bytes());
+        bytes.extend((16 + body.len() as u32).to_le_bytes());
+        bytes.extend([0; 8]);
+        bytes.extend(body);
+        bytes
+    };
+    bodies.into_iter().map(message).collect()
+}
+
+/// Commands with every kind of data pointer into client memory that lies at 0, and lists for them.
+fn cursor() -> Vec<Vec<u8>> {
+    let store = |bytes: u32| Command::of_key(kv::STORE, 1, b"key").dword(10, bytes);
+    let list: Vec<u8> = [0x2000u64, 0x3000, 0x4000, 0xF000].iter().flat_map(|it| it.to_le_bytes()).collect();
+    let mut descriptors = Vec::new();
+    for (address, bytes, kind) in [(0x1000u64, 100u32, 0u8), (0x8000, 5000, 0), (0, 32, 0x30)] {
+        descriptors.extend(address.to_le_bytes());
+        descriptors.extend(bytes.to_le_bytes());
+        descriptors.extend([0, 0, 0, kind]);
+    }
+    let with = |command: Command, content: &[u8]| [&command.0[..], content].concat();
+    vec![
+        with(store(100).prp(0x1000, 0), &[]),
+        with(store(8192).prp(0x1000, 0x2000), &[7]),
+        with(store(5000).prp(0x1FFC, 0x3000), &[7]),
+        with(store(16 << 10).prp(0x1100, 0), &list),
+        with(store(4096).sgl(0x8000, 4096, 0), &[]),
+        with(store(5100).sgl(0, 48, 0x20), &descriptors),
+        with(store(5100).sgl(0, 32, 0x30), &descriptors),
+    ]
+}
+
+fn rpc() -> Vec<Vec<u8>> {
+    let call = |method: &str, params: &str| {
+        format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{params}}}"#).into_bytes()
+    };
+    let plain = |method: &str| format!(r#" {{"jsonrpc":"2.0","id":"a","method":"{method}"}}"#).into_bytes();
+    let nqn = r#""nqn":"nqn.2026-01.io.kvplane:a""#;
+    let listen = r#""listen_address":{"trtype":"VFIOUSER","traddr":"/tmp/a"}"#;
+    let mut seeds = vec![
+        br#"[{"jsonrpc":"2.0","id":1,"method":"rpc_get_methods"},{"method":"log_get_level"}]"#.to_vec(),
+        call("rpc_get_methods", r#"{"current":true,"include_aliases":true}"#),
+        call("log_set_level", r#"{"level":"DEBUG"}"#),
+        call("nvmf_create_subsystem", &format!(r#"{{{nqn},"serial_number":"1","allow_any_host":true}}"#)),
+        call("nvmf_subsystem_add_host", &format!(r#"{{{nqn},"host":"nqn.2026-01.io.kvplane:h","uid":0}}"#)),
+        call("nvmf_subsystem_add_listener", &format!("{{{nqn},{listen}}}")),
+        call("namespace_create", &format!(r#"{{"name":"n",{nqn},"quota_bytes":"64M","class":"durable"}}"#)),
+        call("namespace_delete", r#"{"name":"n","purge":false}"#),
+        call("trace_dump", r#"{"core":0,"limit":5}"#),
+        call("framework_get_config", r#"{"name":"nvmf"}"#),
+    ];
+    seeds.extend(["framework_start_init", "save_config", "rpc_get_schema", "pipeline_get_stats"].map(plain));
+    // What one call makes, the next ones find.
+    seeds.push(seeds[3..8].concat());
+    seeds
+}
+
+/// The files of real stores, small enough to be mutated: one that is fresh, and one that was used.
+fn recover() -> Vec<Vec<u8>> {
+    let mut daemon = Daemon::start(Setup::default().store("file:{store},size=16M,segment=1M"));
+    let mut seeds = Vec::new();
+    for round in 0..3 {
+        daemon.stop();
+        let mut bytes = std::fs::read(daemon.home.store()).unwrap();
+        bytes.truncate(256 << 10);
+        seeds.push(bytes);
+        daemon.start_again();
+        let mut client = daemon.client();
+        for number in 0..20 {
+            client.put(key(number), &value(&key(number), round, 100 + 100 * number as usize)).unwrap();
+        }
+        assert!(client.delete(key(round)).unwrap());
+    }
+    seeds
+}
+
+/// Commands one after the other, each with its data pointer at the front of the client's memory.
+fn capsules() -> Vec<Vec<u8>> {
+    let of =
+        |opcode, name: &[u8], bytes| Command::of_key(opcode, 1, name).dword(10, bytes).prp(0x1000, 0x2000).0.to_vec();
+    let all: Vec<Vec<u8>> = [
+        (kv::STORE, 4096),
+        (kv::RETRIEVE, 4096),
+        (kv::EXIST, 0),
+        (kv::DELETE, 0),
+        (kv::LIST, 4096),
+        (0xC0, 1),
+        (0xC1, 32),
+        (0xC3, 32),
+        (0xC5, 32),
+    ]
+    .into_iter()
+    .map(|(opcode, bytes)| of(opcode, b"sixteen byte key", bytes))
+    .collect();
+    let chain = all.concat();
+    all.into_iter().chain([chain]).collect()
+}

@@ -1,0 +1,36 @@
+//! What the end-to-end tests stand on: the daemon as a child process, its control socket, values that prove whose
+//! they are, and an NVMe driver that shares no code with kvplane's own.
+//!
+//! The tests themselves lie in `tests/`. They panic with the daemon's log at hand, so nothing here returns errors
+//! that a test would only unwrap.
+#![allow(clippy::unwrap_used, reason = "a test has no better way to fail")]
+
+pub mod binaries;
+pub mod daemon;
+pub mod lone_core;
+pub mod memory;
+pub mod message;
+pub mod nvme;
+pub mod rpc;
+pub mod skip;
+pub mod values;
+
+pub use daemon::{Daemon, Setup};
+pub use values::{key, value};
+
+use std::time::{Duration, Instant};
+
+/// How long a test waits for something that should take milliseconds. Generous, because the machine may be busy.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits until a condition holds, looking every millisecond.
+///
+/// # Panics
+/// If it does not hold within [`PATIENCE`].
+pub fn await_that(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain until {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
