@@ -15,13 +15,13 @@ struct Shared<M> {
 }
 
 impl<M> Shared<M> {
-    /// Drops what lies in a mailbox that nobody will empty any more. Called after a message was pushed.
+    /// Drops what lies in a mailbox that nobody will empty any more. Called after a message was pushed and the event's
+    /// `wake`.
     ///
-    /// The fence here lies between the push and the look at `stopped`, the one of the mailbox's destructor between the
-    /// store to `stopped` and the last look into the queue: one of the two sees what the other did, so no message (nor
-    /// the answer that somebody awaits from it) lies there for ever.
+    /// The fence in `wake` lies between the push and the look at `stopped`, the one of the mailbox's destructor between
+    /// the store to `stopped` and the last look into the queue: one of the two sees what the other did, so no message
+    /// (nor the answer that somebody awaits from it) lies there for ever.
     fn drain_if_stopped(&self) {
-        fence(Ordering::SeqCst);
         if self.stopped.load(Ordering::Acquire) {
             self.drain();
         }
@@ -87,8 +87,9 @@ impl<M> Postbox<M> {
             return Err(PostError::Stopped(message));
         }
         self.shared.queue.push(message).map_err(PostError::Full)?;
-        self.shared.drain_if_stopped();
+        // Its first step is a sequentially consistent fence, which `drain_if_stopped` needs as well.
         self.shared.event.wake();
+        self.shared.drain_if_stopped();
         Ok(())
     }
 
