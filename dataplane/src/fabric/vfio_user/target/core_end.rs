@@ -36,6 +36,9 @@ pub enum CoreError {
     /// The device's queue refused the region.
     #[error("the device refused the memory: {0}")]
     Attach(String),
+    /// The device's queue did not give the region up.
+    #[error("the device did not let go of the memory: {0}")]
+    Detach(String),
 }
 
 pub(super) type Answer = SyncSender<Result<(), CoreError>>;
@@ -383,10 +386,12 @@ impl VfioUserFabric {
                 let _ = answer.try_send(Ok(()));
             }
             Waiting::Dma { slot, answer } => {
-                if matches!(blocks.detach(*slot), Err(AttachError::Busy(_))) {
-                    return false;
-                }
-                let _ = answer.try_send(Ok(()));
+                let result = match blocks.detach(*slot) {
+                    Err(AttachError::Busy(_)) => return false,
+                    Ok(()) | Err(AttachError::NoSuchSlot(_)) => Ok(()),
+                    Err(error) => Err(CoreError::Detach(error.to_string())),
+                };
+                let _ = answer.try_send(result);
             }
         }
         true
