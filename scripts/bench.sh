@@ -110,7 +110,7 @@ note() { say "$*" >>"$out/notes"; }
 start_daemon() { # STORE [OPTION...]
     local store_option=$1 log=$out/kvplaned.log
     shift
-    "$BIN/kvplaned" -m "[${cores[0]}]" -r "$sockets/rpc.sock" "${memory[@]}" --idle spin --store "$store_option" \
+    tied "$BIN/kvplaned" -m "[${cores[0]}]" -r "$sockets/rpc.sock" "${memory[@]}" --idle spin --store "$store_option" \
         --listen "vfio-user:$sockets" "$@" >>"$log" 2>&1 9>&- &
     daemon=$!
     wait_ready "$daemon" "$sockets/rpc.sock" "$log" 120
@@ -157,7 +157,7 @@ measure_flood() {
     load flood_most "${common[@]}"
     rate=$(json "$out/flood_most.json" 'j["per_op"][0]["ops_per_s"] / 2')
     load flood_without "${common[@]}" --no-populate --rate "$rate"
-    "$BIN/kvperf" run --connect "vfio-user:$sockets" --quiet --op store --value-bytes 1M --depth 8 --keys 2048 --seed 7 \
+    tied "$BIN/kvperf" run --connect "vfio-user:$sockets" --quiet --op store --value-bytes 1M --depth 8 --keys 2048 --seed 7 \
         --no-populate --duration $((seconds + 4))s >"$out/flood_flood.log" 2>&1 9>&- &
     local flood=$!
     load flood_with "${common[@]}" --no-populate --rate "$rate" || { stop_pid "$flood"; return 1; }

@@ -100,6 +100,11 @@ stop_pid() {
     wait "$pid" 2>/dev/null || true
 }
 
+# tied COMMAND...: becomes COMMAND, which is sent SIGTERM should this script be killed; for use with &.
+tied() {
+    if have setpriv; then exec setpriv --pdeathsig TERM "$@"; else exec "$@"; fi
+}
+
 # What kvplaned's exit codes mean, with what to do.
 explain_exit() {
     case $1 in
@@ -109,6 +114,7 @@ explain_exit() {
         5) say "another kvplaned holds the core; stop that one first, or use other cores" ;;
         6) say "memory could not be locked; see 'scripts/setup.sh status' and 'scripts/setup.sh memlock'" ;;
         7) say "a socket is taken by another process; stop that one first, or use another path" ;;
+        8) say "the configuration file is not valid, or one of its calls failed" ;;
         *) say "kvplaned ended with code $1" ;;
     esac
 }

@@ -47,12 +47,13 @@ out=$ROOT/target/quickstart
 store=$out/store
 mkdir -p "$out"
 exec 9>"$out/lock"
-flock -n 9 || die 1 "another quickstart, or a kvplaned that one left behind, is still at work in target/quickstart"
+flock -n 9 || die 1 "another quickstart is at work in target/quickstart ('fuser target/quickstart/lock' names its processes)"
 sockets=$(socket_dir)
-daemon='' store_is_ours=no
+daemon='' replay='' store_is_ours=no
 finish() {
     local code=$?
     trap - EXIT
+    [ -z "$replay" ] || stop_pid "$replay" 5 || true
     [ -z "$daemon" ] || stop_pid "$daemon" || { warn "kvplaned did not stop when asked and was killed"; code=1; }
     rm -rf "$sockets"
     [ "$keep_store" = yes ] || [ "$store_is_ours" = no ] || rm -f "$store"
@@ -78,7 +79,7 @@ memory=()
 [ "$(free_hugepages_mib)" -ge 512 ] || memory=(--no-huge)
 
 step "Starting kvplaned on core $core (${memory[*]:-hugepages}, store of $store_size in target/quickstart/store)"
-"$BIN/kvplaned" -m "[$core]" -r "$sockets/rpc.sock" "${memory[@]}" --idle "$idle" \
+tied "$BIN/kvplaned" -m "[$core]" -r "$sockets/rpc.sock" "${memory[@]}" --idle "$idle" \
     --store "file:$store,size=$store_size,format=force" --listen "vfio-user:$sockets" \
     --namespace quickstart >"$out/kvplaned.log" 2>&1 &
 daemon=$!
@@ -93,10 +94,14 @@ fi
 
 in_trace=$(grep -c . "$trace") || die 1 "$trace is empty"
 step "Replaying $((requests < in_trace ? requests : in_trace)) of the $in_trace requests in $trace, blocks of $block_bytes"
-code=0
-timeout --foreground -k 5 "$seconds" "$BIN/kvperf" replay "$trace" --connect "vfio-user:$sockets" "${client[@]}" \
+# In the background, so that a signal to this script is heeded at once.
+tied timeout -k 5 "$seconds" "$BIN/kvperf" replay "$trace" --connect "vfio-user:$sockets" "${client[@]}" \
     --limit "$requests" --block-bytes "$block_bytes" --verify full --rpc-socket "$sockets/rpc.sock" \
-    --json "$out/report.json" --plots "$out" || code=$?
+    --json "$out/report.json" --plots "$out" &
+replay=$!
+code=0
+wait "$replay" || code=$?
+replay=''
 case $code in
     0) ;;
     124 | 137) die 1 "the replay took longer than $seconds s: try fewer --requests or smaller --block-bytes" ;;

@@ -26,7 +26,18 @@ pub struct OperationCounters {
 #[derive(Clone, Debug)]
 pub struct Operations {
     kinds: [OperationCounters; OperationKind::ALL.len()],
+    run: Run,
 }
+
+/// Commands of one kind with one latency.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    kind: OperationKind,
+    ticks: u64,
+    count: u64,
+}
+
+const NO_RUN: Run = Run { kind: OperationKind::Other, ticks: 0, count: 0 };
 
 /// How one command ended.
 #[derive(Clone, Copy, Debug)]
@@ -41,10 +52,13 @@ impl Operations {
     /// Everything zero; allocates all it will ever need.
     #[must_use]
     pub fn new() -> Self {
-        Self { kinds: std::array::from_fn(|_| OperationCounters::new()) }
+        Self { kinds: std::array::from_fn(|_| OperationCounters::new()), run: NO_RUN }
     }
 
     /// Counts one completed command.
+    ///
+    /// Commands of one burst tend to have come and to end together, so equal latencies in a row are kept back and
+    /// recorded at once, by [`settle`](Self::settle) at the latest.
     #[inline]
     pub(crate) fn record(&mut self, kind: OperationKind, outcome: Outcome) {
         let counters = &mut self.kinds[kind as usize];
@@ -52,7 +66,21 @@ impl Operations {
         counters.errors += u64::from(outcome.failed);
         counters.misses += u64::from(outcome.missing);
         counters.bytes += u64::from(outcome.bytes);
-        counters.latency.saturating_record(outcome.ticks.max(1));
+        if (self.run.kind, self.run.ticks) == (kind, outcome.ticks) {
+            self.run.count += 1;
+        } else {
+            self.settle();
+            self.run = Run { kind, ticks: outcome.ticks, count: 1 };
+        }
+    }
+
+    /// Records the latencies that were kept back.
+    pub(crate) fn settle(&mut self) {
+        if self.run.count > 0 {
+            let latency = &mut self.kinds[self.run.kind as usize].latency;
+            latency.saturating_record_n(self.run.ticks.max(1), self.run.count);
+            self.run.count = 0;
+        }
     }
 
     /// The counters, by kind.
@@ -84,6 +112,7 @@ impl Operations {
 
     /// Sets every counter to zero, without freeing memory.
     pub fn reset(&mut self) {
+        self.run = NO_RUN;
         for counters in &mut self.kinds {
             (counters.count, counters.errors, counters.misses, counters.bytes) = (0, 0, 0, 0);
             counters.latency.reset();

@@ -300,7 +300,8 @@ impl<B: BlockQueue, F: Fabric, C: Clock> CorePipeline<B, F, C> {
         self.purges.retain(|&ns28| !shards.iter_mut().all(|shard| shard.purge(ns28)));
     }
 
-    fn fill(&self, snapshot: &mut Snapshot) {
+    fn fill(&mut self, snapshot: &mut Snapshot) {
+        self.operations.settle();
         snapshot.core = self.ownership.core;
         snapshot.ready = self.is_ready();
         snapshot.stages.clear();

@@ -107,12 +107,17 @@ impl From<Durability> for Class {
     }
 }
 
-/// A command whose owner is this core, with its hash computed and the index asked to come into the cache.
-struct Resolved<D> {
-    admitted: Admitted<D>,
-    shard: usize,
-    id: BlockId,
-    hash: u64,
+/// Where a command of the burst goes, found out in the first pass.
+#[derive(Clone, Copy)]
+enum Way {
+    /// This core owns the key: which of its shards, and the key's hash there.
+    Here { shard: usize, hash: u64 },
+    /// Another core owns it.
+    Core(u16),
+    /// The shard still recovers.
+    NotReady,
+    /// It names many keys, or none.
+    Other,
 }
 
 /// Places a burst. Two passes over the burst, so that the index lines of one command arrive while the hash of the
@@ -125,52 +130,62 @@ pub fn place<D>(
     out: &mut Placements<D>,
     ended: &mut Burst<Ended>,
 ) {
-    let mut resolved: ArrayVec<Resolved<D>, BURST> = ArrayVec::new();
-    for command in admitted.drain(..) {
-        let key = match &command.operation {
-            Operation::Store(StoreRequest { key, .. })
-            | Operation::Retrieve { key, .. }
-            | Operation::Exist { key }
-            | Operation::Delete { key } => *key,
-            Operation::Flush => {
-                ended.push(command.origin.end(Completion::success(0, 0)));
-                continue;
-            }
-            _ => {
-                out.lists.push(command);
-                continue;
-            }
-        };
-        let owner = ownership.owner(&key.key);
-        if owner.core != ownership.core {
-            out.elsewhere.push((owner.core, command));
-            continue;
-        }
-        let Some(shard) = shards.get(owner.local_shard).filter(|shard| shard.is_ready()) else {
-            ended.push(command.origin.fail(Status::NAMESPACE_NOT_READY));
-            continue;
-        };
-        let id = block_id(&command.grant, &key);
-        let hash = shard.hash(&id);
-        shard.prefetch(hash);
-        resolved.push(Resolved { admitted: command, shard: owner.local_shard, id, hash });
+    let mut ways: ArrayVec<Way, BURST> = ArrayVec::new();
+    for command in admitted.iter() {
+        ways.push(way(ownership, shards, command));
     }
-    for command in resolved.drain(..) {
-        let shard = &mut shards[command.shard];
-        place_one(shard, command, out, ended);
+    for (command, way) in admitted.drain(..).zip(&ways) {
+        match *way {
+            Way::Here { shard, hash } => place_one(&mut shards[shard], shard, hash, command, out, ended),
+            Way::Core(core) => out.elsewhere.push((core, command)),
+            Way::NotReady => ended.push(command.origin.fail(Status::NAMESPACE_NOT_READY)),
+            Way::Other if command.operation == Operation::Flush => {
+                ended.push(command.origin.end(Completion::success(0, 0)));
+            }
+            Way::Other => out.lists.push(command),
+        }
     }
 }
 
 #[inline]
-fn place_one<D>(shard: &mut Shard, resolved: Resolved<D>, out: &mut Placements<D>, ended: &mut Burst<Ended>) {
-    let Resolved { admitted, shard: index, id, hash } = resolved;
+fn way<D>(ownership: Ownership, shards: &[Shard], command: &Admitted<D>) -> Way {
+    let key = match &command.operation {
+        Operation::Store(StoreRequest { key, .. })
+        | Operation::Retrieve { key, .. }
+        | Operation::Exist { key }
+        | Operation::Delete { key } => key,
+        _ => return Way::Other,
+    };
+    let owner = ownership.owner(&key.key);
+    if owner.core != ownership.core {
+        return Way::Core(owner.core);
+    }
+    match shards.get(owner.local_shard) {
+        Some(shard) if shard.is_ready() => {
+            let hash = shard.hash(&block_id(&command.grant, key));
+            shard.prefetch(hash);
+            Way::Here { shard: owner.local_shard, hash }
+        }
+        _ => Way::NotReady,
+    }
+}
+
+#[inline]
+fn place_one<D>(
+    shard: &mut Shard,
+    index: usize,
+    hash: u64,
+    admitted: Admitted<D>,
+    out: &mut Placements<D>,
+    ended: &mut Burst<Ended>,
+) {
     let Admitted { origin, data, operation, grant, .. } = admitted;
     match operation {
-        Operation::Exist { .. } => ended.push(match shard.find(hash, &id) {
+        Operation::Exist { key } => ended.push(match shard.find(hash, &block_id(&grant, &key)) {
             Some(_) => origin.end(Completion::success(0, 0)),
             None => origin.fail(Status::KEY_DOES_NOT_EXIST),
         }),
-        Operation::Retrieve { buffer_bytes, .. } => match shard.find(hash, &id) {
+        Operation::Retrieve { key, buffer_bytes } => match shard.find(hash, &block_id(&grant, &key)) {
             Some(found) => {
                 shard.touch(&found);
                 let bytes = found.bytes.min(buffer_bytes);
@@ -179,25 +194,28 @@ fn place_one<D>(shard: &mut Shard, resolved: Resolved<D>, out: &mut Placements<D
             }
             None => ended.push(origin.fail(Status::KEY_DOES_NOT_EXIST)),
         },
-        Operation::Store(request) => match reserve(shard, hash, &id, &grant, &request) {
-            Ok(extent) => {
-                let block = NewBlock {
-                    id,
-                    hash,
-                    bytes: request.bytes,
-                    checksum: request.checksum,
-                    parent: request.parent,
-                    class: grant.class.into(),
-                    condition: request.options,
-                };
-                let transfer = Transfer::Save { extent, block };
-                out.placed.push(Placed { origin, data, shard: index, transfer, _made_here: Seal });
+        Operation::Store(request) => {
+            let id = block_id(&grant, &request.key);
+            match reserve(shard, hash, &id, &grant, &request) {
+                Ok(extent) => {
+                    let block = NewBlock {
+                        id,
+                        hash,
+                        bytes: request.bytes,
+                        checksum: request.checksum,
+                        parent: request.parent,
+                        class: grant.class.into(),
+                        condition: request.options,
+                    };
+                    let transfer = Transfer::Save { extent, block };
+                    out.placed.push(Placed { origin, data, shard: index, transfer, _made_here: Seal });
+                }
+                Err(Some(status)) => ended.push(origin.fail(status)),
+                Err(None) => out.waiting.push(Admitted::again(origin, data, operation, grant)),
             }
-            Err(Some(status)) => ended.push(origin.fail(status)),
-            Err(None) => out.waiting.push(Admitted::again(origin, data, operation, grant)),
-        },
-        Operation::Delete { .. } => {
-            let transfer = Transfer::Erase { hash, id, class: grant.class.into() };
+        }
+        Operation::Delete { key } => {
+            let transfer = Transfer::Erase { hash, id: block_id(&grant, &key), class: grant.class.into() };
             out.placed.push(Placed { origin, data, shard: index, transfer, _made_here: Seal });
         }
         _ => ended.push(origin.fail(Status::INTERNAL_ERROR)),

@@ -386,21 +386,21 @@ impl<P> Shard<P> {
 
     /// Applies the records of a page, asking for the index's cache lines ahead.
     fn apply_page(&mut self, recovery: &mut Recovery, segment: u32, count: u32, page: &[u8]) {
-        let mut hashes = [0; RECORDS_PER_PAGE as usize];
-        for place in 0..count {
-            if let Some(record) = record_at(page, place) {
-                let hash = self.index.hash(&record.id);
-                self.index.prefetch_bucket(hash);
-                hashes[place as usize] = hash;
-            }
-        }
-        hashes[..count as usize].iter().for_each(|&hash| self.index.prefetch_entry(hash));
-        self.stats.recovery.records += u64::from(count);
+        let mut batch = arrayvec::ArrayVec::<(u64, Record), { RECORDS_PER_PAGE as usize }>::new();
         for place in 0..count {
             match record_at(page, place) {
-                Some(record) => self.apply(recovery, segment, hashes[place as usize], &record),
+                Some(record) => {
+                    let hash = self.index.hash(&record.id);
+                    self.index.prefetch_bucket(hash);
+                    batch.push((hash, record));
+                }
                 None => self.stats.recovery.damaged_records += 1,
             }
+        }
+        batch.iter().for_each(|(hash, _)| self.index.prefetch_entry(*hash));
+        self.stats.recovery.records += u64::from(count);
+        for (hash, record) in &batch {
+            self.apply(recovery, segment, *hash, record);
         }
     }
 
