@@ -41,7 +41,7 @@ pub enum Command {
     #[command(flatten)]
     Values(ValueCommand),
     /// Call a method of kvplaned's control socket; without a method, list them.
-    #[command(long_about = crate::rpc::ABOUT)]
+    #[command(long_about = crate::rpc::ABOUT, disable_help_flag = true)]
     Rpc(CallArgs),
 }
 

@@ -23,14 +23,24 @@ use std::time::{Duration, Instant};
 /// How long a test waits for something that should take milliseconds. Generous, because the machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Waits until a condition holds, looking every millisecond.
+/// Looks at a condition before the waiting thread begins to sleep between them: what the daemon answers at once is not
+/// to cost a millisecond.
+const EAGER_LOOKS: u32 = 200;
+
+/// Waits until a condition holds, looking every millisecond, and more often at first.
 ///
 /// # Panics
 /// If it does not hold within [`PATIENCE`].
 pub fn await_that(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
+    let mut looks = 0;
     while !holds() {
         assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain until {what}");
-        std::thread::sleep(Duration::from_millis(1));
+        looks += 1;
+        if looks < EAGER_LOOKS {
+            std::thread::yield_now();
+        } else {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }

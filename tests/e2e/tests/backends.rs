@@ -1,5 +1,5 @@
 //! Stores that are no file serve too.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests have no better way to fail")]
 
 use e2e::{Daemon, Setup, key, value};
 

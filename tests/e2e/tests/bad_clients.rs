@@ -1,5 +1,5 @@
 //! Clients that got as far as a queue pair, and then misbehave.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests have no better way to fail")]
 
 use e2e::nvme::{Command, Controller, Queue, kv};
 use e2e::values::Dice;

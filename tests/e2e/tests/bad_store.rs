@@ -1,5 +1,5 @@
 //! Store files that cannot be used: one clear line, an exit code, and not a byte changed.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests have no better way to fail")]
 
 use std::fs::File;
 use std::hash::{DefaultHasher, Hasher};

@@ -1,5 +1,5 @@
 //! `kvplane` in the hands of people and scripts.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests have no better way to fail")]
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};

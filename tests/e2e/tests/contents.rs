@@ -1,5 +1,5 @@
 //! Whatever was stored comes back, byte for byte, or not at all.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests have no better way to fail")]
 
 use e2e::values::{Dice, first_difference, version_of};
 use e2e::{Daemon, Setup, key, value};

@@ -1,5 +1,5 @@
 //! The control socket: SPDK's methods, its errors, configuration in a circle, and waiting for start-up.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests have no better way to fail")]
 
 use e2e::daemon::{DEFAULT_NQN, Home};
 use e2e::{Daemon, Setup, key};

@@ -1,5 +1,5 @@
 //! The daemon is killed in the middle of its work, again and again.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests have no better way to fail")]
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
 //! After start-up, turns of a core do not allocate. A counting allocator tells.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests have no better way to fail")]
 #![allow(unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};

@@ -1,5 +1,5 @@
 //! Who may see what, and how much of it.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests have no better way to fail")]
 
 use e2e::nvme::{Command, Controller, kv};
 use e2e::{Daemon, Setup, key};

@@ -1,5 +1,5 @@
 //! Stopping in order and starting again loses nothing, whatever the class.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests have no better way to fail")]
 
 use e2e::{Daemon, Setup, key, value};
 

@@ -1,5 +1,5 @@
 //! SPDK's own Python client drives the control socket.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests have no better way to fail")]
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -1,5 +1,5 @@
 //! A driver that knows the NVMe specifications and nothing of kvplane.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests have no better way to fail")]
 
 use e2e::nvme::{Command, Controller, PAGE, Queue, kv};
 use e2e::values::{Dice, first_difference};

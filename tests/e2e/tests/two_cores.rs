@@ -1,5 +1,5 @@
 //! Two reactors: keys of both, commands at the wrong one, and lists that span them.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests have no better way to fail")]
 
 use e2e::nvme::{Command, Controller, Queue, kv};
 use e2e::values::first_difference;

@@ -1,5 +1,5 @@
 //! The CPU copies no value that is aligned: counted, not believed.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests have no better way to fail")]
 
 use e2e::rpc::sum_of;
 use e2e::{Daemon, Setup, key, value};

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use clap::CommandFactory;
 use serde_json::Value;
 
 use crate::end::{End, UsageError};
@@ -36,6 +37,9 @@ pub struct CallArgs {
     /// All parameters at once, as a JSON object. Those that follow the method are added to it.
     #[arg(long, value_name = "JSON")]
     pub json_params: Option<String>,
+    /// Print this help; with a method, describe the method.
+    #[arg(short, long)]
+    pub help: bool,
     /// The method.
     pub method: Option<String>,
     /// Its parameters. --help among them describes the method instead of calling it.
@@ -45,6 +49,12 @@ pub struct CallArgs {
 
 /// Calls the method, describes it, or lists all.
 pub fn run(args: &CallArgs) -> anyhow::Result<End> {
+    if args.help && args.method.is_none() {
+        let mut program = crate::args::Args::command();
+        program.build();
+        program.find_subcommand_mut("rpc").map_or(Ok(()), |rpc| rpc.print_long_help())?;
+        return Ok(End::Done);
+    }
     let mut connection = connect(args)?;
     let schema = Schema::ask(&mut connection)?;
     let Some(name) = &args.method else {
@@ -52,7 +62,7 @@ pub fn run(args: &CallArgs) -> anyhow::Result<End> {
         return Ok(End::Done);
     };
     let method = schema.as_ref().and_then(|schema| schema.method(name));
-    if args.params.iter().any(|param| param == "--help" || param == "-h") {
+    if args.help || args.params.iter().any(|param| param == "--help" || param == "-h") {
         match method {
             Some(method) => print!("{}", method.help()),
             None if schema.is_some() => {
