@@ -217,7 +217,7 @@ measure_restart() {
     restart_of blocks 2G 64K 31000
     restart_of records 16G 4K 600000
     sample restart_read_fraction "$(json "$out/restart_blocks.stats.json" \
-        "100 * $stats['recovery_bytes_read'] / $stats['capacity_bytes']")"
+        "100 * ${stats}['recovery_bytes_read'] / ${stats}['capacity_bytes']")"
     sample restart_records_per_s "$(json "$out/restart_records.log.json" 'j["records"] / max(j["millis"], 1) / 1000')"
     [ "$round" -lt "$repeat" ] || rm -f "$out"/restart.*
 }
