@@ -13,8 +13,10 @@ use crate::nvme::Geometry;
 /// How to open a device.
 #[derive(Clone, Copy, Debug)]
 pub struct OpenOptions {
+    /// Opens it for reading alone: nothing is created, writes fail, and the lock is shared with other readers.
+    pub read_only: bool,
     /// Creates a file of that many bytes where there is none, or an empty one; one that has a length is left as it
-    /// is. Without it, the file must exist.
+    /// is. Without it, or with `read_only`, the file must exist.
     pub create_bytes: Option<u64>,
     /// Bypasses the page cache. Turn it off for file systems that cannot.
     pub direct: bool,
@@ -31,7 +33,15 @@ pub struct OpenOptions {
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { create_bytes: None, direct: true, lock: true, io_poll: false, punch_holes: false, max_transfer: 4 << 20 }
+        Self {
+            read_only: false,
+            create_bytes: None,
+            direct: true,
+            lock: true,
+            io_poll: false,
+            punch_holes: false,
+            max_transfer: 4 << 20,
+        }
     }
 }
 
@@ -113,8 +123,10 @@ impl UringDevice {
     pub fn open(path: impl AsRef<Path>, options: OpenOptions) -> Result<Self, OpenError> {
         let path = path.as_ref();
         let failed = |cause| OpenError::Open { path: path.to_owned(), cause };
+        let create_bytes = options.create_bytes.filter(|_| !options.read_only);
+        let options = OpenOptions { create_bytes, ..options };
         let file = open_file(path, options)?;
-        let lock = if options.lock { Some(lock(&file, path)?) } else { None };
+        let lock = if options.lock { Some(lock(&file, path, options.read_only)?) } else { None };
         let kind = file.metadata().map_err(failed)?;
         let is_device = kind.file_type().is_block_device();
         if let Some(bytes) = options.create_bytes
@@ -161,7 +173,7 @@ fn open_file(path: &Path, options: OpenOptions) -> Result<File, OpenError> {
         return Err(OpenError::WrongKind { path: path.to_owned() });
     }
     let mut how = File::options();
-    how.read(true).write(true).create(options.create_bytes.is_some()).truncate(false).mode(0o600);
+    how.read(true).write(!options.read_only).create(options.create_bytes.is_some()).truncate(false).mode(0o600);
     how.custom_flags(if options.direct { libc::O_DIRECT } else { 0 }).open(path).map_err(|cause| {
         let path = path.to_owned();
         let no_direct = options.direct && cause.raw_os_error() == Some(libc::EINVAL);
@@ -169,12 +181,12 @@ fn open_file(path: &Path, options: OpenOptions) -> Result<File, OpenError> {
     })
 }
 
-/// Opens the file that is open once more, and locks it.
-fn lock(file: &File, path: &Path) -> Result<File, OpenError> {
+/// Opens the file that is open once more, and locks it; `shared` with others that only read.
+fn lock(file: &File, path: &Path, shared: bool) -> Result<File, OpenError> {
     let failed = |cause| OpenError::Open { path: path.to_owned(), cause };
     // By its descriptor, so that it is the same file whatever the path names by now.
     let again = File::open(format!("/proc/self/fd/{}", file.as_raw_fd())).map_err(failed)?;
-    match again.try_lock() {
+    match if shared { again.try_lock_shared() } else { again.try_lock() } {
         Ok(()) => Ok(again),
         Err(TryLockError::WouldBlock) => Err(OpenError::Locked { path: path.to_owned() }),
         Err(TryLockError::Error(cause)) => Err(failed(cause)),
@@ -203,6 +215,7 @@ fn learn(file: &File, is_device: bool, options: OpenOptions) -> io::Result<(Geom
     let setting = |name| facts::queue_setting(number, name);
     let discards = || setting("discard_max_bytes").is_some_and(|max| max != "0") && facts::kernel_discards();
     let deallocation = match is_device {
+        _ if options.read_only => Deallocation::None,
         true if discards() => Deallocation::Discard,
         false if options.punch_holes => Deallocation::PunchHole,
         _ => Deallocation::None,
