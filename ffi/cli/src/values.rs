@@ -1,17 +1,18 @@
 //! Commands about values.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use comfy_table::{CellAlignment, Table, presets};
-use kvplane::{Checksum, Client, ConnectOptions, Key, KeyState, StoreOptions};
+use kvplane::{Checksum, Client, ConnectOptions, Error, Key, KeyState, StoreOptions};
 use serde_json::{Value, json};
 
 use crate::args::{TargetArgs, ValueCommand};
 use crate::end::End;
 use crate::key::KeyArg;
+use crate::output;
 
 /// Carries a command out.
 pub fn run(command: &ValueCommand) -> anyhow::Result<End> {
@@ -43,7 +44,10 @@ fn connect(target: &TargetArgs) -> anyhow::Result<Client> {
         deadline: target.timeout,
         ..ConnectOptions::default()
     };
-    Client::connect(&target.connect, options).context("--connect and KVPLANE_CONNECT say where the target listens")
+    Client::connect(&target.connect, options).map_err(|error| match error {
+        Error::Connect { .. } => anyhow!("{error} (--connect or KVPLANE_CONNECT says where)"),
+        error => error.into(),
+    })
 }
 
 fn put(key: &KeyArg, file: Option<&Path>, if_absent: bool, target: &TargetArgs) -> anyhow::Result<End> {
@@ -75,10 +79,7 @@ fn get(key: &KeyArg, output: Option<&Path>, target: &TargetArgs) -> anyhow::Resu
     let Some(value) = connect(target)?.get(key)? else { return Ok(End::Miss) };
     match output {
         Some(path) => std::fs::write(path, value).with_context(|| format!("cannot write {}", path.display()))?,
-        None => {
-            let mut out = std::io::stdout().lock();
-            out.write_all(&value).and_then(|()| out.flush()).context("cannot write to standard output")?;
-        }
+        None => output::print(|out| out.write_all(&value))?,
     }
     Ok(End::Done)
 }
@@ -88,11 +89,10 @@ fn lookup(written: &[KeyArg], as_json: bool, target: &TargetArgs) -> anyhow::Res
     let mut client = connect(target)?;
     let prefix = client.lookup_prefix(&keys)?;
     let states = client.lookup_state(&keys)?;
-    if as_json {
-        println!("{:#}", to_json(&keys, prefix, &states));
-    } else {
-        println!("prefix: {prefix} of {} keys\n{}", keys.len(), to_table(written, &keys, &states));
-    }
+    output::print(|out| match as_json {
+        true => writeln!(out, "{:#}", to_json(&keys, prefix, &states)),
+        false => writeln!(out, "prefix: {prefix} of {} keys\n{}", keys.len(), to_table(written, &keys, &states)),
+    })?;
     Ok(hit(prefix == keys.len()))
 }
 

@@ -27,6 +27,7 @@ fn a_target_that_is_not_there_is_a_failure() {
         assert_eq!(ended.status.code(), Some(3), "{line}");
         let said = String::from_utf8(ended.stderr).unwrap();
         assert!(said.contains("/nonexistent") && said.lines().count() == 1, "{said}");
+        assert!(said.matches("cannot").count() == 1, "{said}");
     }
 }
 

@@ -12,6 +12,7 @@ use anyhow::{Context, bail};
 use serde_json::Value;
 
 use crate::end::{End, UsageError};
+use crate::output;
 use connection::{CallError, Connection};
 use schema::Schema;
 
@@ -48,13 +49,14 @@ pub fn run(args: &CallArgs) -> anyhow::Result<End> {
     let mut connection = connect(args)?;
     let schema = Schema::ask(&mut connection)?;
     let Some(name) = &args.method else {
-        print!("{}", list(&mut connection, schema.as_ref())?);
+        let list = list(&mut connection, schema.as_ref())?;
+        output::print(|out| out.write_all(list.as_bytes()))?;
         return Ok(End::Done);
     };
     let method = schema.as_ref().and_then(|schema| schema.method(name));
     if args.params.iter().any(|param| param == "--help" || param == "-h") {
         match method {
-            Some(method) => print!("{}", method.help()),
+            Some(method) => output::print(|out| out.write_all(method.help().as_bytes()))?,
             None if schema.is_some() => {
                 return Err(UsageError(format!("there is no method {name}; kvplane rpc lists all")).into());
             }
@@ -65,7 +67,7 @@ pub fn run(args: &CallArgs) -> anyhow::Result<End> {
     let params = params::object(args.json_params.as_deref(), &args.params, method)?;
     match connection.call(name, params) {
         Ok(result) => {
-            println!("{result:#}");
+            output::print(|out| writeln!(out, "{result:#}"))?;
             Ok(End::Done)
         }
         Err(CallError::Refused { code, message }) => bail!("{name}: {message} ({code})"),
