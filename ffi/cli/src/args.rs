@@ -29,7 +29,7 @@ Examples:
   kvplane rpc                               list the methods of the control socket
   kvplane rpc framework_get_reactors        call one
   kvplane rpc namespace_create --help       what a method takes
-  kvplane store inspect /data/kvplane       what is in a store, without the daemon";
+  kvplane store inspect /data/kvplane       what is in a store that no daemon uses";
 
 /// Everything that `kvplane` understands.
 #[derive(Debug, Parser)]
@@ -49,7 +49,7 @@ pub enum Command {
     /// Call a method of kvplaned's control socket; without a method, list them.
     #[command(long_about = crate::rpc::ABOUT)]
     Rpc(CallArgs),
-    /// Look into a store's file without the daemon.
+    /// Look into a store's file while no daemon runs on it.
     Store {
         /// What to do with it.
         #[command(subcommand)]
@@ -82,7 +82,7 @@ pub enum ValueCommand {
         #[command(flatten)]
         target: TargetArgs,
     },
-    /// Ask whether a key has a value: ends with 0 or 1.
+    /// Ask whether a key has a value. Prints nothing: ends with 0 if it has one, with 1 if not.
     Exists {
         /// Key: 32 hex digits, or text:NAME.
         key: KeyArg,
@@ -121,7 +121,7 @@ pub struct TargetArgs {
     /// Store a checksum with the value, and check values that were stored with one.
     #[arg(long)]
     pub checksum: bool,
-    /// Every KEY is a name of 1 to 16 bytes.
+    /// Take every KEY for a name of 1 to 16 bytes, without a prefix.
     #[arg(long)]
     pub text: bool,
     /// Seconds after which a target that does not answer is given up.
@@ -188,7 +188,14 @@ mod tests {
         let args = parse("kvplane rpc -s /tmp/x.sock namespace_create --name a --help --quota -5").unwrap();
         let Command::Rpc(call) = args.command else { panic!("not a call") };
         assert_eq!(call.socket.to_str(), Some("/tmp/x.sock"));
-        assert_eq!(call.method.as_deref(), Some("namespace_create"));
-        assert_eq!(call.params, ["--name", "a", "--help", "--quota", "-5"]);
+        assert_eq!(call.call, ["namespace_create", "--name", "a", "--help", "--quota", "-5"]);
+        // Names that are options of the command itself belong to the method as well when they follow it.
+        for rest in ["--help", "-h", "--timeout 5", "-s x", "--json-params {}"] {
+            let args = parse(&format!("kvplane rpc -t 1 any {rest}")).unwrap();
+            let Command::Rpc(call) = args.command else { panic!("not a call") };
+            assert_eq!(call.call[1..].join(" "), rest);
+            assert_eq!(call.timeout, Duration::from_secs(1));
+        }
+        assert_eq!(parse("kvplane rpc --help").unwrap_err().kind(), clap::error::ErrorKind::DisplayHelp);
     }
 }

@@ -32,6 +32,14 @@ fn a_target_that_is_not_there_is_a_failure() {
 }
 
 #[test]
+fn an_option_that_rpc_does_not_have_is_not_taken_for_a_method() {
+    let ended = kvplane("rpc --sock /nonexistent spdk_get_version");
+    assert_eq!(ended.status.code(), Some(2));
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert!(said.contains("no option --sock"), "{said}");
+}
+
+#[test]
 fn help_teaches_keys_and_exit_codes() {
     let ended = kvplane("--help");
     assert_eq!(ended.status.code(), Some(0));

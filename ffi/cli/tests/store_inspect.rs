@@ -1,4 +1,5 @@
 //! `kvplane store inspect` on files that the store itself wrote.
+#![allow(clippy::unwrap_used)]
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -192,7 +193,7 @@ fn a_sound_store_is_told_as_it_is_and_left_as_it_is() {
     let text = inspect(&file, &["--records"]);
     let text = (text.status.code(), String::from_utf8(text.stdout).unwrap());
     assert_eq!(text.0, Some(0));
-    assert!(text.1.contains("none: the store is sound") && text.1.contains("7 keys"), "{}", text.1);
+    assert!(text.1.contains("none: the store is sound") && text.1.contains("values    7, together"), "{}", text.1);
     assert!(text.1.contains("616e74") && !text.1.contains("blank  "), "{}", text.1);
     let all = String::from_utf8(inspect(&file, &["--all"]).stdout).unwrap();
     assert!(all.contains("blank  ") && !all.contains("616e74"), "{all}");
@@ -206,6 +207,8 @@ fn one_shard_can_be_asked_for() {
     let report = json(&file, &["--shard", "1"], 0);
     assert_eq!((&report["blocks"], report["segments"].as_array().unwrap().len()), (&Value::from(2), 4));
     assert!(report.get("record_list").is_none());
+    let text = String::from_utf8(inspect(&file, &["--shard", "1"]).stdout).unwrap();
+    assert!(text.contains("shard 1 alone"), "{text}");
     refused(&file, &["--shard", "2"], 2, "shards 0 to 1");
 }
 

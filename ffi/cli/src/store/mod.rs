@@ -23,14 +23,15 @@ read, is not a store of kvplane or is one of another version.";
 
 /// What is explained below the options.
 const TERMS: &str = "\
-Segments: used (holds records), free (held some), blank (never used), damaged (lost both headers: not served).
+Segments: used (holds records), free (held some and was emptied), blank (never used), damaged (lost both headers: not served).
+Dead records are superseded or purged puts; marks are those that name no value.
 Records: live (the key has this value), superseded (stored again or deleted later), purged (the namespace was \
 emptied later), tombstone (the key was deleted), purge (the namespace was emptied), clean (an orderly shutdown).
-Namespaces are numbers here, for a store does not keep their names.
+Namespaces are numbers here, the low 28 bits of the CRC-32C of the name, for a store does not keep names.
 
 Examples:
   kvplane store inspect /data/kvplane                  summary, and segments in use
-  kvplane store inspect /data/kvplane --records        every record before it
+  kvplane store inspect /data/kvplane --records        all records, then the summary
   kvplane store inspect /data/kvplane --json | jq .live_bytes";
 
 /// Commands about a store's file.

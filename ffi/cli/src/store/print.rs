@@ -34,59 +34,51 @@ pub fn to_json(file: &Path, report: &StoreReport, records: Option<&[RecordReport
     all
 }
 
-/// The report for people.
-pub fn summary(file: &Path, report: &StoreReport, which: Selection) -> String {
-    let Superblock { shards, segments_per_shard, segment_bytes, .. } = report.superblock;
-    let meta = u64::from(report.superblock.meta_bytes);
+/// What stands above the table, by name.
+fn facts(file: &Path, report: &StoreReport) -> [(&'static str, String); 9] {
+    let Superblock { shards, segments_per_shard, segment_bytes, lba_bytes, device_bytes, .. } = report.superblock;
+    let meta = size(u64::from(report.superblock.meta_bytes));
     let max = size(u64::from(report.superblock.max_value_bytes));
     let count = |state| report.segments.iter().filter(|segment| segment.state == state).count();
+    let [used, free] = [SegmentState::Used, SegmentState::Free].map(count);
+    let [blank, damaged] = [SegmentState::Blank, SegmentState::Damaged].map(count);
     let sum = |of: fn(&SegmentReport) -> u32| report.segments.iter().map(|segment| u64::from(of(segment))).sum::<u64>();
-    let problems = match report.problem_count {
-        0 => "none: the store is sound".to_owned(),
-        count => format!("{count}, listed below"),
+    let [live, dead] = [sum(|segment| segment.live), sum(|segment| segment.dead)];
+    let [marks, pages] = [sum(|segment| segment.marks), sum(|segment| segment.damaged_pages)];
+    let all = u64::from(shards) * u64::from(segments_per_shard);
+    let part = match report.segments.first() {
+        Some(first) if (report.segments.len() as u64) < all => format!("; below is shard {} alone", first.shard),
+        _ => String::new(),
     };
-    let lines = [
+    [
         ("store", file.display().to_string()),
         ("uuid", uuid(&report.superblock)),
-        (
-            "device",
-            format!("{} in logical blocks of {}", size(report.superblock.device_bytes), report.superblock.lba_bytes),
-        ),
+        ("device", format!("{} in logical blocks of {}", size(device_bytes), size(u64::from(lba_bytes)))),
         (
             "layout",
             format!(
-                "{shards} shards of {segments_per_shard} segments of {} ({} of it metadata)",
-                size(segment_bytes),
-                size(meta)
+                "shards: {shards}, segments in each: {segments_per_shard} of {}, of which {meta} metadata{part}",
+                size(segment_bytes)
             ),
         ),
-        ("values", format!("{} keys, {}; the longest may have {max}", report.blocks, size(report.live_bytes))),
+        ("values", format!("{}, together {}; the longest may have {max}", report.blocks, size(report.live_bytes))),
+        ("segments", format!("{used} used, {free} free, {blank} blank, {damaged} damaged")),
+        ("records", format!("{}: {live} live, {dead} dead, {marks} marks", report.records)),
+        ("metadata", format!("{} read, {pages} pages damaged", size(report.bytes_read))),
         (
-            "segments",
-            format!(
-                "{} used, {} free, {} blank, {} damaged",
-                count(SegmentState::Used),
-                count(SegmentState::Free),
-                count(SegmentState::Blank),
-                count(SegmentState::Damaged)
-            ),
+            "problems",
+            match report.problem_count {
+                0 => "none: the store is sound".to_owned(),
+                count => format!("{count}, listed below"),
+            },
         ),
-        (
-            "records",
-            format!(
-                "{}: {} live, {} dead, {} marks; {} of metadata read",
-                report.records,
-                sum(|segment| segment.live),
-                sum(|segment| segment.dead),
-                sum(|segment| segment.marks),
-                size(report.bytes_read)
-            ),
-        ),
-        ("damage", format!("{} pages", sum(|segment| segment.damaged_pages))),
-        ("problems", problems),
-    ];
+    ]
+}
+
+/// The report for people.
+pub fn summary(file: &Path, report: &StoreReport, which: Selection) -> String {
     let mut text = String::new();
-    for (name, value) in lines {
+    for (name, value) in facts(file, report) {
         _ = writeln!(text, "{name:<9} {value}");
     }
     let shown = choose(&report.segments, which);
