@@ -103,7 +103,17 @@ pub(super) struct OpenFile {
     pub(super) file: File,
     /// A description of its own: the kernel lets go of files that rings know some time after a ring is closed, and a
     /// lock on such would outlive the process for that long.
-    _lock: Option<File>,
+    lock: Option<File>,
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        // Closing it would not do at once: a child process that is about to be started elsewhere has a copy until then.
+        if let Some(lock) = &self.lock {
+            // Closing is what follows, so a failure changes nothing.
+            _ = lock.unlock();
+        }
+    }
 }
 
 /// An open device, from which each core gets its queue. The lock ends when it and all its queues are gone.
@@ -141,7 +151,7 @@ impl UringDevice {
             return Err(OpenError::TooSmall { path: path.to_owned(), bytes, lba_bytes: geometry.lba_bytes });
         }
         let io_poll = options.io_poll && polls(&file, is_device).map_err(failed)?;
-        Ok(Self { file: Arc::new(OpenFile { file, _lock: lock }), geometry, deallocation, io_poll })
+        Ok(Self { file: Arc::new(OpenFile { file, lock }), geometry, deallocation, io_poll })
     }
 
     /// The device's shape; its depth is zero until a queue is made.
