@@ -1,7 +1,7 @@
 //! Keeps two processes off one core, by lock files in SPDK's manner.
 
 use std::fs::{File, TryLockError};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -65,10 +65,7 @@ impl CoreLock {
     fn claim_in(folder: &Path, core: u32) -> Result<Self, CoreLockError> {
         let path = folder.join(format!("kvplane_cpu_lock_{core:03}"));
         let failed = |cause| CoreLockError::System { core, path: path.clone(), cause };
-        // Anyone may write into the folder: what another user put there as a link must not be followed.
-        let mut options = File::options();
-        options.read(true).write(true).create(true).truncate(false).mode(0o644).custom_flags(libc::O_NOFOLLOW);
-        let mut file = options.open(&path).map_err(failed)?;
+        let mut file = open_or_create(&path).map_err(failed)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::Error(cause)) => return Err(failed(cause)),
@@ -77,8 +74,7 @@ impl CoreLock {
                 return Err(CoreLockError::Taken { core, path, holder });
             }
         }
-        let written = file.set_len(0).and_then(|()| file.rewind());
-        written.and_then(|()| writeln!(file, "{}", std::process::id())).map_err(failed)?;
+        note_holder(&path);
         Ok(Self { core, _file: file })
     }
 
@@ -86,6 +82,39 @@ impl CoreLock {
     #[must_use]
     pub fn core(&self) -> u32 {
         self.core
+    }
+}
+
+/// Opens the lock file to lock it, which needs no right to write: it may be another user's, left behind when that
+/// user's process ended. One that is there is opened without O_CREAT, which the kernel refuses for another user's
+/// file in a sticky folder (fs.protected_regular).
+fn open_or_create(path: &Path) -> io::Result<File> {
+    loop {
+        // Anyone may write into the folder: what another user put there as a link must not be followed, and a FIFO must
+        // not make this wait.
+        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+        match File::options().read(true).custom_flags(flags).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            opened => return opened,
+        }
+        let mut options = File::options();
+        match options.read(true).write(true).create_new(true).mode(0o644).custom_flags(flags).open(path) {
+            // Somebody else made it meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            created => return created,
+        }
+    }
+}
+
+/// Writes this process's id into the lock file, for who finds the core taken. Not possible in a file of another
+/// user; the lock holds all the same.
+fn note_holder(path: &Path) {
+    let mut options = File::options();
+    let opened = options.write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
+    if let Ok(mut file) = opened
+        && file.set_len(0).is_ok()
+    {
+        let _ = writeln!(file, "{}", std::process::id());
     }
 }
 
@@ -115,6 +144,17 @@ mod tests {
         assert!(CoreLock::claim_in(folder.path(), 8).is_ok());
         drop(lock);
         assert!(CoreLock::claim_in(folder.path(), 7).is_ok());
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_written_is_locked_all_the_same() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kvplane_cpu_lock_003");
+        std::fs::write(&path, "4711\n").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o444)).unwrap();
+        let _lock = CoreLock::claim_in(folder.path(), 3).unwrap();
+        assert!(matches!(CoreLock::claim_in(folder.path(), 3), Err(CoreLockError::Taken { .. })));
     }
 
     #[test]

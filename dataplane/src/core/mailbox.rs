@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 use crossbeam_queue::ArrayQueue;
 
@@ -12,6 +12,24 @@ struct Shared<M> {
     queue: ArrayQueue<M>,
     stopped: AtomicBool,
     event: Arc<WakeEvent>,
+}
+
+impl<M> Shared<M> {
+    /// Drops what lies in a mailbox that nobody will empty any more. Called after a message was pushed and the event's
+    /// `wake`.
+    ///
+    /// The fence in `wake` lies between the push and the look at `stopped`, the one of the mailbox's destructor between
+    /// the store to `stopped` and the last look into the queue: one of the two sees what the other did, so no message
+    /// (nor the answer that somebody awaits from it) lies there for ever.
+    fn drain_if_stopped(&self) {
+        if self.stopped.load(Ordering::Acquire) {
+            self.drain();
+        }
+    }
+
+    fn drain(&self) {
+        while self.queue.pop().is_some() {}
+    }
 }
 
 /// Why a message was not taken; it comes back.
@@ -69,7 +87,9 @@ impl<M> Postbox<M> {
             return Err(PostError::Stopped(message));
         }
         self.shared.queue.push(message).map_err(PostError::Full)?;
+        // Its first step is a sequentially consistent fence, which `drain_if_stopped` needs as well.
         self.shared.event.wake();
+        self.shared.drain_if_stopped();
         Ok(())
     }
 
@@ -116,7 +136,8 @@ impl<M> Mailbox<M> {
 impl<M> Drop for Mailbox<M> {
     fn drop(&mut self) {
         self.shared.stopped.store(true, Ordering::Release);
-        while self.shared.queue.pop().is_some() {}
+        fence(Ordering::SeqCst);
+        self.shared.drain();
     }
 }
 
@@ -154,6 +175,38 @@ mod tests {
         drop(mailbox);
         assert_eq!(Arc::strong_count(&held), 1, "what was still in it is gone");
         assert!(matches!(postbox.post(held), Err(PostError::Stopped(_))));
+    }
+
+    #[test]
+    fn a_message_that_slips_in_as_the_core_stops_is_dropped() {
+        let (postbox, mailbox) = mailbox(2).unwrap();
+        let held = Arc::new(());
+        // The window between the check and the push, held open: the core stops in between.
+        assert!(!postbox.stopped());
+        drop(mailbox);
+        postbox.shared.queue.push(Arc::clone(&held)).unwrap();
+        postbox.shared.drain_if_stopped();
+        assert_eq!(Arc::strong_count(&held), 1, "nobody would ever take it");
+    }
+
+    #[test]
+    fn no_message_outlives_a_core_that_stops_while_others_post() {
+        for _ in 0..200 {
+            let (postbox, mailbox) = mailbox(64).unwrap();
+            let held = Arc::new(());
+            let (begin, message) = (Arc::new(std::sync::Barrier::new(2)), Arc::clone(&held));
+            let (theirs, their_postbox) = (Arc::clone(&begin), postbox.clone());
+            let poster = std::thread::spawn(move || {
+                theirs.wait();
+                while their_postbox.post(Arc::clone(&message)).is_ok() {}
+            });
+            begin.wait();
+            drop(mailbox);
+            poster.join().unwrap();
+            // The postbox still lives, and holds nothing.
+            assert_eq!(Arc::strong_count(&held), 1);
+            drop(postbox);
+        }
     }
 
     /// A sleeper that waits without a limit hangs here if a single wake-up is lost.

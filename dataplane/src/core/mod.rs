@@ -2,6 +2,7 @@
 
 mod clock;
 mod core_lock;
+mod descriptor_limit;
 mod idle;
 mod mailbox;
 mod manual_clock;
@@ -15,6 +16,7 @@ mod wake;
 
 pub use clock::{Clock, Ticks};
 pub use core_lock::{CoreLock, CoreLockError};
+pub use descriptor_limit::raise_descriptor_limit;
 pub use idle::{IdlePolicy, ParseIdlePolicyError};
 pub use mailbox::{Mailbox, PostError, Postbox, mailbox, mailbox_on};
 pub use manual_clock::ManualClock;

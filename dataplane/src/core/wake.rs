@@ -49,6 +49,7 @@ impl WakeEvent {
 
     /// Wakes the core if it sleeps. Call it after the work was put where the core will find it.
     pub fn wake(&self) {
+        // A mailbox relies on this fence too.
         fence(Ordering::SeqCst);
         // The first one to come wakes it; the others need not.
         if self.asleep.load(Ordering::SeqCst) && self.asleep.swap(false, Ordering::SeqCst) {

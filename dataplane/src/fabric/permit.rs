@@ -21,10 +21,17 @@ thread_local! {
 /// Runs `act`, in which values that stand for a duty (permits, extents, holds) may be dropped without having done
 /// it. For simulators: a power cut leaves nobody behind who could.
 pub fn abandoning<R>(act: impl FnOnce() -> R) -> R {
-    let before = ABANDONING.replace(true);
-    let result = act();
-    ABANDONING.set(before);
-    result
+    let _restore = Restore(ABANDONING.replace(true));
+    act()
+}
+
+/// Puts the flag back, also when what ran meanwhile panicked.
+struct Restore(bool);
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        ABANDONING.set(self.0);
+    }
 }
 
 /// Whether this thread is inside [`abandoning`], or unwinding: then an undone duty is no bug of its own.
@@ -102,5 +109,11 @@ mod tests {
     fn a_power_cut_is_not() {
         abandoning(|| drop(permit()));
         assert!(!is_abandoning());
+    }
+
+    #[test]
+    fn a_panic_ends_the_power_cut() {
+        let caught = std::panic::catch_unwind(|| abandoning(|| panic!("on purpose")));
+        assert!(caught.is_err() && !is_abandoning());
     }
 }

@@ -128,6 +128,34 @@ pub fn map_client(
     Ok(region.guarded(guard))
 }
 
+/// The size of the pages that a file is mapped in: those of the system, or the huge pages of its file system.
+///
+/// # Errors
+/// What the system said; [`MapError::NotAFile`] for a socket, device or the like.
+pub fn page_bytes_of(fd: BorrowedFd<'_>) -> Result<u64, MapError> {
+    shape(fd).map(|(page, _)| page)
+}
+
+/// Makes every page of a region present, so that whoever pins it later finds the pages there and is through quickly.
+/// May take long: memory is allocated and zeroed. Kernels before 5.14 cannot, and pages come when they are touched.
+///
+/// # Errors
+/// What the system said: there is no memory left, or the owner has truncated the file.
+pub fn populate(region: &Region) -> io::Result<()> {
+    let advice = if region.writable() { libc::MADV_POPULATE_WRITE } else { libc::MADV_POPULATE_READ };
+    loop {
+        // SAFETY: the region is a mapping of exactly this range; populating changes no byte of it.
+        let failed = unsafe { libc::madvise(region.base() as *mut libc::c_void, region.bytes(), advice) } != 0;
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            _ if !failed => return Ok(()),
+            Some(libc::EINVAL) => return Ok(()),
+            Some(libc::EINTR) => {}
+            _ => return Err(error),
+        }
+    }
+}
+
 /// Page size and length of a file that can be mapped.
 fn shape(fd: BorrowedFd<'_>) -> Result<(u64, u64), MapError> {
     // SAFETY: `stat` and `statfs` are plain data for which all zeros is a valid value.
@@ -214,6 +242,45 @@ mod tests {
         region.read(0, &mut kept).unwrap();
         assert_eq!(kept, [0xAB], "what is still there stays");
         region.fill(0, 4 * 4096, 1).unwrap();
+    }
+
+    /// How many mappings this process has that lie, in part at least, in a range.
+    fn mappings_in(region: &Region) -> usize {
+        let (start, end) = (region.base(), region.base() + region.bytes() as u64);
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let parse = |line: &str| {
+            let (from, to) = line.split_once(' ')?.0.split_once('-')?;
+            Some((u64::from_str_radix(from, 16).ok()?, u64::from_str_radix(to, 16).ok()?))
+        };
+        maps.lines().filter_map(parse).filter(|&(from, to)| from < end && start < to).count()
+    }
+
+    #[test]
+    fn holes_at_every_second_page_cost_one_mapping_at_most() {
+        const PAGES: u64 = 4096;
+        let file = memfd(PAGES * 4096);
+        let region = map(&file, 0, PAGES * 4096).unwrap();
+        file.set_len(0).unwrap();
+        // Backwards, so that each touch finds a hole that is not filled yet.
+        for page in (1..PAGES).rev().step_by(2) {
+            // A write: a read whose bytes nobody looks at would be optimised away.
+            region.write(page * 4096, &[1]).unwrap();
+        }
+        assert!(region.poisoned());
+        assert!(mappings_in(&region) <= 2, "{} mappings", mappings_in(&region));
+    }
+
+    #[test]
+    fn a_populated_region_is_all_there() {
+        use std::os::unix::fs::MetadataExt;
+        let file = memfd(64 * 4096);
+        assert_eq!(page_bytes_of(file.as_fd()).unwrap(), page_bytes() as u64);
+        let region = map(&file, 0, 64 * 4096).unwrap();
+        assert_eq!(file.metadata().unwrap().blocks(), 0);
+        populate(&region).unwrap();
+        assert_eq!(file.metadata().unwrap().blocks() * 512, 64 * 4096);
+        file.set_len(0).unwrap();
+        assert!(populate(&region).is_err() && !region.poisoned(), "refused, without a signal");
     }
 
     #[test]

@@ -1,8 +1,14 @@
 //! Keeps the process alive when a client truncates a file that is mapped here.
 //!
 //! Touching a page beyond the end of a file raises SIGBUS. The handler looks the address up in a fixed table of guarded
-//! ranges; if it is found, an anonymous zero page is mapped over the hole, the range is marked as poisoned and the
-//! access is repeated. Any other SIGBUS goes to the handler that was there before.
+//! ranges; if it is found, anonymous zero pages are mapped from the hole to the end of the range, the range is marked as
+//! poisoned and the access is repeated. Whoever holds the range should then cut its owner off. Any other SIGBUS that an
+//! access raised goes to the handler that was there before.
+//!
+//! All of the range from the hole on is replaced, not the missing page alone: otherwise an owner could leave holes at
+//! every second page, and each would cost the process a mapping of its own until there are no more to be had
+//! (vm.max_map_count), which would end it. This way a hole adds one mapping to its range, and a later one, further
+//! down, grows the replacement.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -48,7 +54,7 @@ impl Guarded {
     /// Whether a hole in the range had to be filled.
     #[must_use]
     pub fn poisoned(&self) -> bool {
-        TABLE[self.index].poisoned.load(Ordering::Relaxed)
+        TABLE[self.index].poisoned.load(Ordering::Acquire)
     }
 }
 
@@ -122,14 +128,20 @@ pub(super) fn guard(start: usize, bytes: usize, page: usize) -> Result<Guarded, 
 }
 
 extern "C" fn on_sigbus(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
-    // SAFETY: the kernel passes a valid siginfo, in which SIGBUS fills in the address.
+    // SAFETY: the kernel passes a valid siginfo.
+    if unsafe { (*info).si_code } <= 0 {
+        // Sent by a process (kill, sigqueue), not raised by an access: there is no address in it, nothing to mend, and
+        // no access that would be repeated. The guard stays.
+        return;
+    }
+    // SAFETY: as above; the kernel raised it, so SIGBUS fills in the address.
     let address = unsafe { (*info).si_addr() } as usize;
     if !fill_hole(address) {
         chain(signal, info, context);
     }
 }
 
-/// Maps a zero page over the page that `address` lies in, if that is guarded.
+/// Maps zero pages over the page that `address` lies in and all that follow in its range, if that is guarded.
 fn fill_hole(address: usize) -> bool {
     let found = TABLE.iter().find(|entry| {
         let start = entry.start.load(Ordering::Acquire);
@@ -140,23 +152,23 @@ fn fill_hole(address: usize) -> bool {
     let Some(entry) = found else { return false };
     let page = entry.page.load(Ordering::Relaxed);
     let hole = address & !(page - 1);
-    let flags = libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    let bytes = entry.end.load(Ordering::Relaxed) - hole;
+    // Before the pages are exchanged: who reads zeros there afterwards sees that they are not to be trusted.
+    entry.poisoned.store(true, Ordering::Release);
+    // Nothing is reserved: pages come into being when they are touched.
+    let flags = libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     // SAFETY: `errno` is thread-local, and is put back so that the interrupted code does not see ours.
     let errno = unsafe { libc::__errno_location() };
-    // SAFETY: the page lies inside a guarded range, whose holder keeps it mapped and reaches it by raw copies and
-    // atomics alone, so exchanging the page breaks no reference. A bare system call is async-signal-safe.
+    // SAFETY: the pages lie inside a guarded range, whose holder keeps it mapped and reaches it by raw copies and
+    // atomics alone, so exchanging the pages breaks no reference. A bare system call is async-signal-safe.
     let mapped = unsafe {
         let saved = *errno;
         let mapped =
-            libc::syscall(libc::SYS_mmap, hole, page, libc::PROT_READ | libc::PROT_WRITE, flags, -1_i32, 0_usize);
+            libc::syscall(libc::SYS_mmap, hole, bytes, libc::PROT_READ | libc::PROT_WRITE, flags, -1_i32, 0_usize);
         *errno = saved;
         mapped
     };
-    if mapped as usize != hole {
-        return false;
-    }
-    entry.poisoned.store(true, Ordering::Relaxed);
-    true
+    mapped as usize == hole
 }
 
 /// Hands the signal to whoever had it before; without such, the default action takes place when the access repeats.
@@ -206,6 +218,20 @@ mod tests {
             .output()
             .unwrap();
         assert_eq!(child.status.signal(), Some(libc::SIGBUS), "{child:?}");
+    }
+
+    #[test]
+    fn a_sigbus_that_was_sent_changes_nothing() {
+        install().unwrap();
+        // SAFETY: sends this thread a signal that the handler ignores.
+        assert_eq!(unsafe { libc::raise(libc::SIGBUS) }, 0);
+        // SAFETY: `sigaction` is plain data; the call only asks.
+        let now = unsafe {
+            let mut now: libc::sigaction = std::mem::zeroed();
+            assert_eq!(libc::sigaction(libc::SIGBUS, std::ptr::null(), &mut now), 0);
+            now
+        };
+        assert_eq!(now.sa_sigaction, on_sigbus as *const () as usize, "the handler is still there");
     }
 
     #[test]

@@ -7,6 +7,6 @@ mod region;
 mod slots;
 
 pub use arena::{Arena, ArenaBuffer, ArenaError, Backing, HugePages, PageSize};
-pub use client::{Access, MAX_REGION_BYTES, MapError, Seals, map_client, seals};
+pub use client::{Access, MAX_REGION_BYTES, MapError, Seals, map_client, page_bytes_of, populate, seals};
 pub use region::{DmaSlice, Region, RegionSlot};
 pub use slots::{SlotId, SlotPool};

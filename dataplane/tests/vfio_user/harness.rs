@@ -217,6 +217,15 @@ impl Rig {
         self.dir.path().join("cntrl")
     }
 
+    /// Ends the cores while clients may be connected.
+    #[allow(dead_code)] // Not every test crate that has the harness ends cores early.
+    pub fn stop_cores(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        for thread in self.threads.drain(..) {
+            thread.join().unwrap();
+        }
+    }
+
     /// Waits until every client is gone without a trace.
     pub fn wait_clean(&self) {
         wait_until("every client is gone without a trace", || {

@@ -162,6 +162,35 @@ fn connections_are_limited_and_one_folder_has_one_target() {
 }
 
 #[test]
+fn one_user_has_only_so_many_connections() {
+    let rig = Rig::with_options(1, TargetOptions { max_connections_per_uid: 1, ..TargetOptions::default() });
+    let only = connect(&rig);
+    assert!(Initiator::connect(rig.dir(), &ConnectOptions::default()).is_err());
+    drop(only);
+    wait_until("the thread has ended", || rig.target.as_ref().is_some_and(|target| target.connections() == 0));
+    connect(&rig);
+}
+
+#[test]
+fn a_target_ends_also_without_its_socket_file() {
+    let rig = Rig::new(1);
+    std::fs::remove_file(rig.socket()).unwrap();
+    // Would wait for ever if the accepting thread could only be woken by connecting to it.
+    drop(rig);
+}
+
+#[test]
+fn a_session_whose_core_has_stopped_is_never_given_away() {
+    let mut rig = Rig::new(2);
+    let mut initiator = connect(&rig);
+    let queue = initiator.create_queue(4, false).unwrap();
+    rig.stop_cores();
+    drop((initiator, queue));
+    wait_until("the thread has ended", || rig.target.as_ref().is_some_and(|target| target.connections() == 0));
+    assert_eq!(rig.shared.open.load(Ordering::Acquire), 1, "its number must not name another client");
+}
+
+#[test]
 fn a_changed_namespace_is_told_to_who_asked() {
     let rig = Rig::new(1);
     let mut initiator = connect(&rig);

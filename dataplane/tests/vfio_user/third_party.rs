@@ -100,6 +100,44 @@ impl Driver {
 }
 
 #[test]
+fn after_a_shutdown_no_old_admin_command_is_carried_out_again() {
+    let rig = Rig::new(1);
+    let mut driver = Driver::connect(&rig);
+    driver.enable();
+    for _ in 0..3 {
+        let mut identify = Sqe::new(0x06, 0);
+        identify.set_dword(10, 1);
+        identify.set_prp(0x10_0000 + DATA, 0);
+        assert_eq!(driver.run(0, identify).status, Status::SUCCESS);
+    }
+    let mut before = [0; 16 * 16];
+    driver.memory.read(ACQ, &mut before);
+    driver.memory.write(DATA, &[0; 4096]);
+    let enabled = driver.read32(BAR0, 0x14);
+    driver.write32(BAR0, 0x14, enabled | (1 << 14));
+    assert_eq!((driver.read32(BAR0, 0x1C) >> 2) & 0b11, 0b10, "the shutdown is complete");
+    // Between answers, the target looks at its admin queue.
+    for _ in 0..50 {
+        driver.read32(BAR0, 0x1C);
+    }
+    let (mut after, mut identified) = ([0; 16 * 16], [0; 4096]);
+    driver.memory.read(ACQ, &mut after);
+    driver.memory.read(DATA, &mut identified);
+    assert!(before == after && identified == [0; 4096]);
+    // A reset mends it.
+    driver.write32(BAR0, 0x14, 0);
+    driver.memory.write(ACQ, &[0; 16 * 16]);
+    (driver.tails, driver.heads, driver.phases) = ([0; 2], [0; 2], [true; 2]);
+    driver.enable();
+    let mut identify = Sqe::new(0x06, 0);
+    identify.set_dword(10, 1);
+    identify.set_prp(0x10_0000 + DATA, 0);
+    assert_eq!(driver.run(0, identify).status, Status::SUCCESS);
+    drop(driver);
+    rig.wait_clean();
+}
+
+#[test]
 fn a_client_that_we_did_not_write_stores_and_retrieves() {
     let rig = Rig::new(1);
     let mut driver = Driver::connect(&rig);

@@ -265,9 +265,12 @@ impl<P> Shard<P> {
         Ok(Extent { unit, bytes, segment, namespace, lba_shift, duty: Duty::new() })
     }
 
-    /// A tail that takes a record without a value.
+    /// A tail that takes a record without a value. In the last segment, room is left for the records of the blocks
+    /// that eviction may have to move next.
     pub(super) fn tail_with_room(&mut self, privileged: bool) -> Option<usize> {
-        if self.open.is_none_or(|open| self.record_room(open) == 0) {
+        let next = self.table.log.front().map_or(0, |&oldest| self.table.at(oldest).live_blocks);
+        let kept = if privileged || !self.table.free.is_empty() { 0 } else { next };
+        if self.open.is_none_or(|open| self.record_room(open) <= kept) {
             self.rotate(privileged).ok()?;
         }
         self.open

@@ -131,6 +131,27 @@ pub(super) fn signal(fd: BorrowedFd<'_>) {
     unsafe { libc::write(fd.as_raw_fd(), one.as_ptr().cast(), one.len()) };
 }
 
+/// Whether a descriptor is an eventfd. `false` also if /proc is not there to tell.
+pub(super) fn is_eventfd(fd: BorrowedFd<'_>) -> bool {
+    let link = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    link.is_ok_and(|target| target.as_os_str() == "anon_inode:[eventfd]")
+}
+
+/// Adds one to an eventfd that another process has too, unless its counter is full: that is as good as a signal.
+///
+/// The other process can clear O_NONBLOCK, which belongs to the shared file, so the counter is asked for room first.
+/// What remains is that it does so *and* fills the counter between the question and the write; then the write waits
+/// until somebody reads the counter. No system call adds to an eventfd without that window. It costs the other process
+/// its own connection's thread, which is why no other thread may call this.
+pub(super) fn signal_if_ready(fd: BorrowedFd<'_>) {
+    let mut entry = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+    // SAFETY: one valid entry for the time of the call, which does not wait.
+    let ready = unsafe { libc::poll(&raw mut entry, 1, 0) };
+    if ready == 1 && entry.revents & libc::POLLOUT != 0 {
+        signal(fd);
+    }
+}
+
 /// Makes writes to a descriptor fail rather than wait.
 pub(super) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: plain system calls on a descriptor that the caller holds.
@@ -139,4 +160,28 @@ pub(super) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
         flags < 0 || libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) < 0
     };
     if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_eventfd_is_one() {
+        let memory = SharedMemory::create("not-an-eventfd", 4096, false).unwrap();
+        let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert!(is_eventfd(WakeUp::new().unwrap().fd()));
+        assert!(!is_eventfd(memory.fd()) && !is_eventfd(socket.as_fd()));
+    }
+
+    #[test]
+    fn a_full_counter_that_blocks_is_left_alone() {
+        // SAFETY: a new descriptor, which waits when its counter is full.
+        let fd = unsafe { OwnedFd::from_raw_fd(libc::eventfd(0, libc::EFD_CLOEXEC)) };
+        let full = (u64::MAX - 1).to_ne_bytes();
+        // SAFETY: eight bytes of a local.
+        assert_eq!(unsafe { libc::write(fd.as_raw_fd(), full.as_ptr().cast(), full.len()) }, 8);
+        // Would wait for ever.
+        signal_if_ready(fd.as_fd());
+    }
 }

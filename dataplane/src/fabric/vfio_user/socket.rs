@@ -4,7 +4,7 @@
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 
 use super::wire::{HEADER_BYTES, Header, MAX_FDS, WireError};
 
@@ -119,6 +119,8 @@ pub(super) enum ReceiveError {
     Closed,
     #[error("the peer closed the connection in the middle of a message")]
     Cut,
+    #[error("it took memory away that it had lent (truncated the file); memory must stay until it is unmapped")]
+    MemoryGone,
     #[error("a message carried more than {MAX_FDS} file descriptors")]
     TooManyFds,
     #[error(transparent)]
@@ -199,6 +201,12 @@ pub(super) fn wait_readable<const N: usize>(fds: [BorrowedFd<'_>; N], timeout_ms
         return if error.kind() == io::ErrorKind::Interrupted { Ok([false; N]) } else { Err(error) };
     }
     Ok(entries.map(|entry| entry.revents != 0))
+}
+
+/// Ends a listener: whoever waits for a connection on it, or on a duplicate of it, gets an error from now on.
+pub(super) fn shut_down(listener: &UnixListener) {
+    // SAFETY: a plain system call on a descriptor that is borrowed. It cannot fail on a socket that listens.
+    unsafe { libc::shutdown(listener.as_raw_fd(), libc::SHUT_RDWR) };
 }
 
 /// User and process id of the process at the other end.

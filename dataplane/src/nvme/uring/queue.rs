@@ -297,9 +297,9 @@ impl BlockQueue for UringQueue {
     fn attach(&mut self, region: Arc<Region>) -> Result<(), AttachError> {
         let slot = region.slot();
         self.regions.check_free(slot)?;
-        if let Err(cause) = self.register(slot, Some(&region)) {
+        // I/O on memory that cannot be registered is slower, and counted; a log line would hold the core up.
+        if self.register(slot, Some(&region)).is_err() {
             self.stats.unfixed_regions += 1;
-            tracing::warn!(slot = slot.0, bytes = region.bytes(), %cause, "memory cannot be registered; I/O on it is slower");
         }
         self.regions.attach(region)
     }

@@ -32,15 +32,25 @@ impl Cores {
         self.postboxes.len() as u16
     }
 
-    /// Posts to one core, waiting for room.
+    /// Posts to one core, waiting for room: [`PATIENCE`] at most.
     fn post<F: Fabric>(postbox: &Postbox<Mail<F>>, mail: Mail<F>) -> Result<(), Mail<F>> {
-        let deadline = Instant::now() + PATIENCE;
+        Self::post_until(postbox, mail, Some(Instant::now() + PATIENCE))
+    }
+
+    /// Posts to one core, waiting for room until the deadline, or without one until the core stops.
+    fn post_until<F: Fabric>(
+        postbox: &Postbox<Mail<F>>,
+        mail: Mail<F>,
+        deadline: Option<Instant>,
+    ) -> Result<(), Mail<F>> {
         let mut mail = mail;
         loop {
             match postbox.post(mail) {
                 Ok(()) => return Ok(()),
                 Err(PostError::Stopped(back)) => return Err(back),
-                Err(PostError::Full(back)) if Instant::now() >= deadline => return Err(back),
+                Err(PostError::Full(back)) if deadline.is_some_and(|deadline| Instant::now() >= deadline) => {
+                    return Err(back);
+                }
                 Err(PostError::Full(back)) => mail = back,
             }
             std::thread::sleep(Duration::from_micros(50));
@@ -95,7 +105,9 @@ impl CorePort<CoreCommand> for Cores {
 
     fn send(&self, core: u16, command: CoreCommand) -> Result<(), CoreCommand> {
         let Some(postbox) = self.postboxes.get(usize::from(core)) else { return Err(command) };
-        Self::post(postbox, Mail::Fabric(command)).map_err(|mail| match mail {
+        // However long it takes: whoever sends takes an error to mean that the core has stopped for good, and may never
+        // give up queues and memory that a slow core still holds.
+        Self::post_until(postbox, Mail::Fabric(command), None).map_err(|mail| match mail {
             Mail::Fabric(command) => command,
             _ => unreachable!("the same message comes back"),
         })

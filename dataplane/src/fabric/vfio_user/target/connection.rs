@@ -4,6 +4,7 @@ mod admin_queue;
 mod device;
 mod interrupts;
 
+use std::mem::ManuallyDrop;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -58,8 +59,8 @@ pub(super) struct Connection {
     /// Memory requests refused so far, to bound the log.
     refusals: u32,
     stop: Arc<AtomicBool>,
-    /// Ends last: only when the cores have forgotten it.
-    session: Box<dyn Session>,
+    /// Ends last: only when the cores have forgotten it, and never if one of them did not.
+    session: Arc<dyn Session>,
 }
 
 impl Connection {
@@ -87,7 +88,7 @@ impl Connection {
             admin: None,
             refusals: 0,
             stop: terms.stop,
-            session,
+            session: Arc::from(session),
         })
     }
 
@@ -118,6 +119,10 @@ impl Connection {
             }
             self.interrupts.deliver(&self.link);
             active |= self.poll_controller();
+            if self.memory.poisoned() {
+                // Zeros stand in for what it took away; there is no going on from there.
+                return Err(ReceiveError::MemoryGone);
+            }
             wait_ms = if active { WAIT_MS.0 } else { (wait_ms * 2).min(WAIT_MS.1) };
         }
         Ok(())
@@ -176,13 +181,18 @@ impl Connection {
                 self.admin = None;
                 self.end_queues();
             }
-            RegisterEffect::Shutdown => self.end_queues(),
+            RegisterEffect::Shutdown => {
+                // With the doorbells back at zero, what still lies in its ring would look new and be executed again.
+                self.admin = None;
+                self.end_queues();
+            }
         }
     }
 
-    /// Ends the I/O queues on every core and waits for their commands.
-    fn end_queues(&mut self) {
-        if let Err(error) = self.cores.ask_all(|| Order::CloseQueues) {
+    /// Ends the I/O queues on every core and waits for their commands. Says whether every core did.
+    fn end_queues(&mut self) -> bool {
+        let ended = self.cores.ask_all(|| Order::CloseQueues);
+        if let Err(error) = &ended {
             warn!(session = self.session.id().0, %error, "the queues of a client could not be ended everywhere");
         }
         self.controller.queues_ended();
@@ -193,11 +203,16 @@ impl Connection {
             }
         }
         self.resume_if_allowed();
+        ended.is_ok()
     }
 
-    /// Stops new commands, waits for those in flight.
+    /// Stops new commands, waits for those in flight. All cores or none: if one cannot, the others go on.
     fn quiesce(&self) -> Result<(), AskError> {
-        self.cores.ask_all(|| Order::Quiesce)
+        let quiet = self.cores.ask_all(|| Order::Quiesce);
+        if quiet.is_err() {
+            self.resume_if_allowed();
+        }
+        quiet
     }
 
     /// Lets commands begin again, unless the client has taken bus mastering away.
@@ -212,10 +227,15 @@ impl Connection {
 
 impl Drop for Connection {
     /// Leaves nothing behind: no queue, no region, no slot. Also when the thread panics.
+    ///
+    /// Where a core did not do its part (it has stopped), the session is kept for good: were its number given to
+    /// another client, that one would reach what the core still holds of this one.
     fn drop(&mut self) {
+        // Kept until all went well, so that a panic in here keeps it too.
+        let kept = ManuallyDrop::new(Arc::clone(&self.session));
         self.admin = None;
         let _ = self.stream.shutdown(std::net::Shutdown::Both);
-        self.end_queues();
+        let mut clean = self.end_queues();
         for iova in self.memory.addresses() {
             if let Err(error) = self.memory.unmap(&self.cores, iova) {
                 warn!(session = self.session.id().0, %error, "memory of a client could not be given back");
@@ -223,6 +243,12 @@ impl Drop for Connection {
         }
         if let Err(error) = self.cores.ask_all(|| Order::Forget) {
             warn!(session = self.session.id().0, %error, "a core did not forget a client");
+            clean = false;
+        }
+        if clean && !self.memory.kept() {
+            drop(ManuallyDrop::into_inner(kept));
+        } else {
+            warn!(session = self.session.id().0, "a session is kept: a core may still know it");
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::memory::{DmaSlice, Region, RegionSlot, SlotId, SlotPool};
 use crate::nvme::spec::Status;
 use crate::nvme::{AttachError, BlockQueue};
 
+use super::super::MAX_IO_QUEUES;
 use super::super::ring::{CommandRing, CompletionRing, Doorbell};
 use super::cursor::{Cursor, copy_in, copy_out};
 use super::iova::{IovaRange, IovaTable};
@@ -17,6 +18,8 @@ use super::queue_pair::{CompletionQueue, Issuer, SqState, SubmissionQueue};
 
 /// Queues of each kind that one core serves at most: 64 connections with 64 queues each, all on one core.
 const MAX_QUEUES: u16 = 4096;
+/// Sessions to make room for at the start; more only cost an allocation.
+const SESSIONS: usize = 256;
 
 /// Why a core could not do what it was asked to.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,6 +36,9 @@ pub enum CoreError {
     /// The device's queue refused the region.
     #[error("the device refused the memory: {0}")]
     Attach(String),
+    /// The device's queue did not give the region up.
+    #[error("the device did not let go of the memory: {0}")]
+    Detach(String),
 }
 
 pub(super) type Answer = SyncSender<Result<(), CoreError>>;
@@ -122,8 +128,23 @@ pub struct VfioUserFabric {
     outstanding: usize,
     copied: u64,
     /// By session number.
-    sessions: Vec<Option<IovaTable>>,
+    sessions: Vec<Option<Holdings>>,
     waiting: Vec<Waiting>,
+}
+
+/// What a session has on this core. Orders look here, never through all queues of the core.
+struct Holdings {
+    table: IovaTable,
+    sqs: Vec<SlotId>,
+    cqs: Vec<SlotId>,
+}
+
+impl Holdings {
+    /// Room for all that a session may have, so that nothing grows under load.
+    fn new() -> Self {
+        let queues = || Vec::with_capacity(usize::from(MAX_IO_QUEUES));
+        Self { table: IovaTable::default(), sqs: queues(), cqs: queues() }
+    }
 }
 
 impl std::fmt::Debug for VfioUserFabric {
@@ -150,8 +171,8 @@ impl VfioUserFabric {
             dirty: Vec::with_capacity(MAX_QUEUES as usize),
             outstanding: 0,
             copied: 0,
-            sessions: Vec::new(),
-            waiting: Vec::new(),
+            sessions: Vec::with_capacity(SESSIONS),
+            waiting: Vec::with_capacity(SESSIONS),
         }
     }
 
@@ -161,22 +182,27 @@ impl VfioUserFabric {
         self.sessions.iter().flatten().count()
     }
 
+    #[inline]
     fn table(&mut self, session: SessionId) -> Option<&mut IovaTable> {
-        self.sessions.get_mut(session.0 as usize)?.as_mut()
+        Some(&mut self.sessions.get_mut(session.0 as usize)?.as_mut()?.table)
     }
 
-    fn table_or_new(&mut self, session: SessionId) -> &mut IovaTable {
+    fn held(&self, session: SessionId) -> Option<&Holdings> {
+        self.sessions.get(session.0 as usize)?.as_ref()
+    }
+
+    fn held_or_new(&mut self, session: SessionId) -> &mut Holdings {
         let index = session.0 as usize;
         if self.sessions.len() <= index {
             self.sessions.resize_with(index + 1, || None);
         }
-        self.sessions[index].get_or_insert_default()
+        self.sessions[index].get_or_insert_with(Holdings::new)
     }
 
     fn attach<B: BlockQueue>(&mut self, session: SessionId, range: IovaRange, blocks: &mut B) -> Result<(), CoreError> {
         blocks.attach(Arc::clone(&range.region)).map_err(|error| CoreError::Attach(error.to_string()))?;
         let slot = range.region.slot();
-        if self.table_or_new(session).insert(range).is_err() {
+        if self.held_or_new(session).table.insert(range).is_err() {
             // Nothing can have used it yet, so this cannot be busy.
             let _ = blocks.detach(slot);
             return Err(CoreError::Overlap);
@@ -184,80 +210,100 @@ impl VfioUserFabric {
         Ok(())
     }
 
-    /// Submission queues of a session, by slot.
-    fn queues_of(&mut self, session: SessionId) -> Vec<SlotId> {
-        let ids: Vec<SlotId> = self.sqs.ids().collect();
-        ids.into_iter().filter(|&id| self.sqs.get_mut(id).is_some_and(|sq| sq.session() == session)).collect()
-    }
-
-    fn in_flight(&mut self, session: SessionId) -> bool {
-        self.queues_of(session).into_iter().any(|id| self.sqs.get_mut(id).is_some_and(|sq| sq.outstanding > 0))
+    fn in_flight(&self, session: SessionId) -> bool {
+        let Some(held) = self.held(session) else { return false };
+        held.sqs.iter().any(|&id| self.sqs.get(id).is_some_and(|sq| sq.outstanding > 0))
     }
 
     fn set_state(&mut self, session: SessionId, change: impl Fn(SqState) -> SqState) {
-        for id in self.queues_of(session) {
+        let Some(held) = self.sessions.get(session.0 as usize).and_then(Option::as_ref) else { return };
+        for &id in &held.sqs {
             if let Some(sq) = self.sqs.get_mut(id) {
                 sq.state = change(sq.state);
             }
         }
     }
 
-    fn find_sq(&mut self, session: SessionId, qid: u16) -> Option<SlotId> {
-        self.queues_of(session).into_iter().find(|&id| self.sqs.get_mut(id).is_some_and(|sq| sq.qid() == qid))
+    fn find_sq(&self, session: SessionId, qid: u16) -> Option<SlotId> {
+        let queues = &self.held(session)?.sqs;
+        queues.iter().copied().find(|&id| self.sqs.get(id).is_some_and(|sq| sq.qid() == qid))
     }
 
-    fn find_cq(&mut self, session: SessionId, qid: u16) -> Option<SlotId> {
-        let ids: Vec<SlotId> = self.cqs.ids().collect();
-        ids.into_iter().find(|&id| self.cqs.get_mut(id).is_some_and(|cq| cq.session == session && cq.qid == qid))
+    fn find_cq(&self, session: SessionId, qid: u16) -> Option<SlotId> {
+        let queues = &self.held(session)?.cqs;
+        queues.iter().copied().find(|&id| self.cqs.get(id).is_some_and(|cq| cq.qid == qid))
     }
 
     fn create_cq(&mut self, session: SessionId, new: NewCq) -> Result<(), CoreError> {
-        let cq = CompletionQueue::new(new.ring, new.head, session, new.qid, new.vector, new.link);
-        self.table_or_new(session);
-        self.cqs.insert(cq).map(|_| ()).map_err(|_| CoreError::NoRoom)
+        let cq = CompletionQueue::new(new.ring, new.head, new.qid, new.vector, new.link);
+        let id = self.cqs.insert(cq).map_err(|_| CoreError::NoRoom)?;
+        self.held_or_new(session).cqs.push(id);
+        Ok(())
     }
 
     fn create_sq(&mut self, session: SessionId, new: NewSq) -> Result<(), CoreError> {
         let cq = self.find_cq(session, new.cqid).ok_or(CoreError::NoSuchQueue)?;
         let sq = SubmissionQueue::new(new.ring, new.tail, session, new.qid, cq, new.link);
         let id = self.sqs.insert(sq).map_err(|_| CoreError::NoRoom)?;
+        self.held_or_new(session).sqs.push(id);
         self.active.push(id);
         Ok(())
     }
 
+    fn delete_cq(&mut self, session: SessionId, qid: u16) -> Result<(), CoreError> {
+        let id = self.find_cq(session, qid).ok_or(CoreError::NoSuchQueue)?;
+        self.held_or_new(session).cqs.retain(|&other| other != id);
+        self.cqs.remove(id);
+        Ok(())
+    }
+
     fn remove_sq(&mut self, id: SlotId) {
+        let Some(sq) = self.sqs.remove(id) else { return };
         self.active.retain(|&other| other != id);
         self.turn = 0;
-        self.sqs.remove(id);
+        self.held_or_new(sq.session()).sqs.retain(|&other| other != id);
     }
 
     /// Drops every queue of a session. No command of it is in flight.
     fn remove_queues(&mut self, session: SessionId) {
-        for id in self.queues_of(session) {
-            self.remove_sq(id);
+        let Some(held) = self.sessions.get_mut(session.0 as usize).and_then(Option::as_mut) else { return };
+        if held.sqs.is_empty() && held.cqs.is_empty() {
+            return;
         }
-        let ids: Vec<SlotId> = self.cqs.ids().collect();
-        for id in ids {
-            if self.cqs.get_mut(id).is_some_and(|cq| cq.session == session) {
-                self.cqs.remove(id);
-            }
+        for id in held.sqs.drain(..) {
+            self.sqs.remove(id);
         }
+        for id in held.cqs.drain(..) {
+            self.cqs.remove(id);
+        }
+        self.active.retain(|&id| self.sqs.get(id).is_some());
+        self.turn = 0;
     }
 
     /// Ends the queues that lie in a region. They are drained: the session was quiesced before.
     fn remove_queues_in(&mut self, session: SessionId, region: &Arc<Region>) {
-        for id in self.queues_of(session) {
-            let Some(sq) = self.sqs.get_mut(id) else { continue };
-            let cq_lost = self.cqs.get_mut(sq.cq).is_none_or(|cq| cq.lies_in(region));
-            if (cq_lost || sq.lies_in(region)) && sq.outstanding == 0 {
-                self.remove_sq(id);
+        let Some(held) = self.sessions.get_mut(session.0 as usize).and_then(Option::as_mut) else { return };
+        let (sqs, cqs) = (&mut self.sqs, &mut self.cqs);
+        let before = held.sqs.len();
+        held.sqs.retain(|&id| {
+            let Some(sq) = sqs.get(id) else { return false };
+            let cq_lost = cqs.get(sq.cq).is_none_or(|cq| cq.lies_in(region));
+            let goes = (cq_lost || sq.lies_in(region)) && sq.outstanding == 0;
+            if goes {
+                sqs.remove(id);
             }
-        }
-        let ids: Vec<SlotId> = self.cqs.ids().collect();
-        for id in ids {
-            if self.cqs.get_mut(id).is_some_and(|cq| cq.session == session && cq.lies_in(region)) {
-                self.cqs.remove(id);
+            !goes
+        });
+        held.cqs.retain(|&id| {
+            let goes = cqs.get(id).is_none_or(|cq| cq.lies_in(region));
+            if goes {
+                cqs.remove(id);
             }
+            !goes
+        });
+        if held.sqs.len() < before {
+            self.active.retain(|&id| sqs.get(id).is_some());
+            self.turn = 0;
         }
     }
 
@@ -296,10 +342,7 @@ impl VfioUserFabric {
                 self.waiting.push(Waiting::Drained { queue, answer: later(answer) });
                 None
             }
-            Order::DeleteCq(qid) => {
-                let found = self.find_cq(session, qid).and_then(|id| self.cqs.remove(id));
-                Some(found.map(|_| ()).ok_or(CoreError::NoSuchQueue))
-            }
+            Order::DeleteCq(qid) => Some(self.delete_cq(session, qid)),
             Order::Detach(iova) => {
                 let Some(range) = self.table(session).and_then(|table| table.remove(iova)) else {
                     // It was never attached here, for instance because this core refused it.
@@ -343,10 +386,12 @@ impl VfioUserFabric {
                 let _ = answer.try_send(Ok(()));
             }
             Waiting::Dma { slot, answer } => {
-                if matches!(blocks.detach(*slot), Err(AttachError::Busy(_))) {
-                    return false;
-                }
-                let _ = answer.try_send(Ok(()));
+                let result = match blocks.detach(*slot) {
+                    Err(AttachError::Busy(_)) => return false,
+                    Ok(()) | Err(AttachError::NoSuchSlot(_)) => Ok(()),
+                    Err(error) => Err(CoreError::Detach(error.to_string())),
+                };
+                let _ = answer.try_send(result);
             }
         }
         true
@@ -370,9 +415,10 @@ impl Fabric for VfioUserFabric {
         if self.waiting.is_empty() {
             return;
         }
-        let waiting = std::mem::take(&mut self.waiting);
-        let still: Vec<Waiting> = waiting.into_iter().filter(|entry| !self.is_over(entry, blocks)).collect();
-        self.waiting = still;
+        // Nothing is added meanwhile; taking it out only satisfies the borrow checker, and allocates nothing.
+        let mut waiting = std::mem::take(&mut self.waiting);
+        waiting.retain(|entry| !self.is_over(entry, blocks));
+        self.waiting = waiting;
     }
 
     fn outstanding(&self) -> usize {

@@ -10,6 +10,9 @@ use super::iova::IovaTable;
 const PAGE: u64 = 4096;
 /// The most SGL descriptors that one command may use, empty ones included.
 const MAX_DESCRIPTORS: u16 = 4096;
+/// The most of them that may move nothing (empty blocks, segments that only lead on): a client could keep the core busy
+/// with them for next to nothing.
+const MAX_EMPTY_DESCRIPTORS: u8 = 64;
 
 /// Where the bytes of a command lie, and how far they have been read.
 ///
@@ -30,6 +33,8 @@ pub struct Cursor {
     segment: u32,
     /// SGL: descriptors that may still be read.
     budget: u16,
+    /// SGL: descriptors that move nothing and may still be read.
+    empty_budget: u8,
     session: SessionId,
     walk: Walk,
 }
@@ -78,6 +83,7 @@ impl Cursor {
             rest: bytes,
             segment: 0,
             budget: MAX_DESCRIPTORS,
+            empty_budget: MAX_EMPTY_DESCRIPTORS,
             session,
             walk,
         }
@@ -225,6 +231,9 @@ impl Cursor {
     fn take_descriptor(&mut self, descriptor: SglDescriptor, then: Walk, may_lead_on: bool) -> Result<(), Status> {
         match descriptor.kind() {
             Some(SglKind::DataBlock) => {
+                if descriptor.length == 0 {
+                    self.spend_empty()?;
+                }
                 self.at = descriptor.address;
                 self.run = descriptor.length.min(self.rest);
                 self.walk = then;
@@ -237,6 +246,10 @@ impl Cursor {
                 if !may_lead_on || !whole {
                     return Err(Status::INVALID_SGL_SEGMENT);
                 }
+                if kind == SglKind::Segment && descriptor.length == SglDescriptor::BYTES {
+                    // Its only descriptor leads on: it moves nothing either.
+                    self.spend_empty()?;
+                }
                 self.next = descriptor.address;
                 self.segment = descriptor.length / SglDescriptor::BYTES;
                 self.run = 0;
@@ -245,6 +258,11 @@ impl Cursor {
             }
             Some(SglKind::BitBucket | SglKind::KeyedDataBlock) | None => Err(Status::SGL_TYPE_INVALID),
         }
+    }
+
+    fn spend_empty(&mut self) -> Result<(), Status> {
+        self.empty_budget = self.empty_budget.checked_sub(1).ok_or(Status::INVALID_SGL_COUNT)?;
+        Ok(())
     }
 
     fn load(table: &mut IovaTable, at: u64) -> Result<u64, Status> {
@@ -376,6 +394,25 @@ mod tests {
         // The last segment may not lead on.
         put(80, lead(2, BASE, 48));
         assert_eq!(lengths(sgl(200), &mut table, u32::MAX), Err(Status::INVALID_SGL_SEGMENT));
+    }
+
+    #[test]
+    fn empty_blocks_are_limited() {
+        let (mut table, memory) = two_regions();
+        let put = |at: u64, descriptor: SglDescriptor| {
+            let (low, high) = descriptor.to_quadwords();
+            memory.region().write(at, &[low.to_le_bytes(), high.to_le_bytes()].concat()).unwrap();
+        };
+        let with_empty = |empty: u8| {
+            let empty = u64::from(empty);
+            (0..empty).for_each(|index| put(index * 16, SglDescriptor::data_block(0, 0)));
+            put(empty * 16, SglDescriptor::data_block(BASE, 64));
+            let list = SglDescriptor { address: BASE, length: (empty as u32 + 1) * 16, middle: 0, identifier: 0x30 };
+            cursor(|sqe| sqe.set_sgl(list), 64)
+        };
+        assert_eq!(lengths(with_empty(MAX_EMPTY_DESCRIPTORS), &mut table, u32::MAX), Ok(vec![64]));
+        let more = with_empty(MAX_EMPTY_DESCRIPTORS + 1);
+        assert_eq!(lengths(more, &mut table, u32::MAX), Err(Status::INVALID_SGL_COUNT));
     }
 
     #[test]

@@ -7,12 +7,23 @@ use std::sync::mpsc::sync_channel;
 use tracing::warn;
 
 use crate::fabric::{CorePort, SessionId};
-use crate::memory::{Access, MAX_REGION_BYTES, MapError, Region, map_client};
+use crate::memory::{Access, MAX_REGION_BYTES, MapError, Region, map_client, page_bytes_of, populate, seals};
 
 use super::super::wire::{DMA_READABLE, DMA_WRITABLE};
 use super::core_end::{CoreCommand, CoreError, Order};
 use super::iova::{IovaRange, IovaTable};
 use super::slot_table::SlotLease;
+
+/// The longest piece of memory in ordinary pages. Every core's ring pins a piece in one go, and serves nobody
+/// meanwhile: with the pages there already, this many take some milliseconds.
+const MAX_PIECE_BYTES: u64 = 128 << 20;
+/// Pages from this size on are so few that the longest region is pinned as fast.
+const HUGE_PAGE_BYTES: u64 = 2 << 20;
+
+/// How long the pieces are that memory in pages of `page` bytes is cut into: a multiple of `page`.
+fn piece_bytes(page: u64) -> u64 {
+    if page >= HUGE_PAGE_BYTES { MAX_REGION_BYTES.max(page) } else { MAX_PIECE_BYTES }
+}
 
 /// Why a core did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +91,15 @@ impl Cores {
 pub(super) enum DmaError {
     #[error("no file descriptor came with it; memory that only messages can reach is not supported")]
     NoDescriptor,
+    #[error(
+        "the descriptor is not of shared memory; memory must come from memfd_create, tmpfs or hugetlbfs, because a file \
+         system in between could make whoever touches it wait"
+    )]
+    NotSharedMemory,
+    #[error("a core did not let go of it")]
+    Kept,
+    #[error("its pages cannot be had: {0}")]
+    Populate(std::io::Error),
     #[error("flags {0:#x} are none that are known, or do not let the device read")]
     Flags(u32),
     #[error("address {address:#x}, size {size:#x} or offset {offset:#x} is zero, not on a page, or overflows")]
@@ -104,12 +124,15 @@ impl DmaError {
     /// The errno for the reply.
     pub(super) fn errno(&self) -> u32 {
         let errno = match self {
-            Self::NoDescriptor | Self::Flags(_) | Self::Range { .. } | Self::Map(_) => libc::EINVAL,
+            Self::NoDescriptor | Self::NotSharedMemory | Self::Flags(_) | Self::Range { .. } | Self::Map(_) => {
+                libc::EINVAL
+            }
+            Self::Kept => libc::EIO,
             Self::Overlap => libc::EEXIST,
             Self::TooMany(_) | Self::TooMuch(_) | Self::NoSlot => libc::ENOSPC,
             Self::NotMapped => libc::ENOENT,
             Self::Core(AskError::Stopped) => libc::ESHUTDOWN,
-            Self::Core(AskError::Refused(_)) => libc::ENOMEM,
+            Self::Populate(_) | Self::Core(AskError::Refused(_)) => libc::ENOMEM,
         };
         errno as u32
     }
@@ -140,11 +163,22 @@ pub(super) struct ClientMemoryMap {
     limits: DmaLimits,
     mappings: Vec<Mapping>,
     table: IovaTable,
+    kept: bool,
 }
 
 impl ClientMemoryMap {
     pub(super) fn new(limits: DmaLimits) -> Self {
-        Self { limits, mappings: Vec::new(), table: IovaTable::default() }
+        Self { limits, mappings: Vec::new(), table: IovaTable::default(), kept: false }
+    }
+
+    /// Whether a core did not let go of some of it, so that the session's number may still lead there.
+    pub(super) fn kept(&self) -> bool {
+        self.kept
+    }
+
+    /// Whether the client took memory away that it had lent (truncated the file).
+    pub(super) fn poisoned(&self) -> bool {
+        self.table.ranges().iter().any(|range| range.region.poisoned())
     }
 
     /// How many regions the client may have.
@@ -157,7 +191,7 @@ impl ClientMemoryMap {
         &mut self.table
     }
 
-    fn check(&self, offset: u64, address: u64, size: u64) -> Result<(), DmaError> {
+    fn check(&self, offset: u64, address: u64, size: u64, piece: u64) -> Result<(), DmaError> {
         let range = DmaError::Range { address, size, offset };
         let aligned = [address, size, offset].iter().all(|value| value % 4096 == 0);
         let Some(end) = address.checked_add(size) else { return Err(range) };
@@ -165,7 +199,7 @@ impl ClientMemoryMap {
             return Err(range);
         }
         let pieces: usize = self.mappings.iter().map(|mapping| mapping.pieces.len()).sum();
-        if pieces as u64 + size.div_ceil(MAX_REGION_BYTES) > self.limits.regions as u64 {
+        if pieces as u64 + size.div_ceil(piece) > self.limits.regions as u64 {
             return Err(DmaError::TooMany(pieces));
         }
         let mapped: u64 = self.mappings.iter().map(|mapping| mapping.bytes).sum();
@@ -183,18 +217,24 @@ impl ClientMemoryMap {
         fd: Option<OwnedFd>,
     ) -> Result<(), DmaError> {
         let (flags, offset, address, size) = request;
-        self.check(offset, address, size)?;
+        let fd = fd.ok_or(DmaError::NoDescriptor)?;
+        // Only memory of the kernel's own has seals. A page of any other file may be the client's to bring (FUSE), which
+        // a core that touches it would wait for.
+        if seals(fd.as_fd()).is_none() {
+            return Err(DmaError::NotSharedMemory);
+        }
+        let piece_bytes = piece_bytes(page_bytes_of(fd.as_fd())?);
+        self.check(offset, address, size, piece_bytes)?;
         let access = match flags {
             DMA_READABLE => Access::Read,
             flags if flags == DMA_READABLE | DMA_WRITABLE => Access::ReadWrite,
             _ => return Err(DmaError::Flags(flags)),
         };
-        let fd = fd.ok_or(DmaError::NoDescriptor)?;
         let mut pieces: Vec<Piece> = Vec::new();
         let mut outcome = Ok(());
         let mut done = 0;
         while done < size && outcome.is_ok() {
-            let bytes = (size - done).min(MAX_REGION_BYTES);
+            let bytes = (size - done).min(piece_bytes);
             let place = (offset + done, address + done, bytes);
             outcome = self.map_piece(cores, &fd, access, place).map(|piece| pieces.push(piece));
             done += bytes;
@@ -216,6 +256,8 @@ impl ClientMemoryMap {
     ) -> Result<Piece, DmaError> {
         let lease = SlotLease::take().ok_or(DmaError::NoSlot)?;
         let region = Arc::new(map_client(fd.as_fd(), offset, bytes, lease.slot(), access)?);
+        // Here, where it holds up this client alone, and not on the cores.
+        populate(&region).map_err(DmaError::Populate)?;
         let range = IovaRange { iova, region };
         let attached = cores.ask_all(|| Order::Attach(range.clone()));
         if self.table.insert(range).is_err() {
@@ -232,8 +274,9 @@ impl ClientMemoryMap {
         }
     }
 
-    /// Takes regions from every core, then drops them.
-    fn detach(&mut self, cores: &Cores, pieces: Vec<Piece>) {
+    /// Takes regions from every core, then drops them. Says whether every core let go of every one.
+    fn detach(&mut self, cores: &Cores, pieces: Vec<Piece>) -> bool {
+        let mut all = true;
         for piece in pieces {
             let detached = cores.ask_all(|| Order::Detach(piece.iova));
             let Some(range) = self.table.remove(piece.iova) else { continue };
@@ -242,8 +285,11 @@ impl ClientMemoryMap {
                 // A core that has stopped may still hold it. Its number must never name other memory.
                 warn!(iova = piece.iova, "memory of a client is kept: a core did not let go of it");
                 std::mem::forget(piece.lease);
+                all = false;
             }
         }
+        self.kept |= !all;
+        all
     }
 
     /// The regions of a mapping, for who has queues in them.
@@ -262,12 +308,24 @@ impl ClientMemoryMap {
     pub(super) fn unmap(&mut self, cores: &Cores, iova: u64) -> Result<(), DmaError> {
         let at = self.mappings.iter().position(|mapping| mapping.iova == iova).ok_or(DmaError::NotMapped)?;
         let mapping = self.mappings.remove(at);
-        self.detach(cores, mapping.pieces);
-        Ok(())
+        if self.detach(cores, mapping.pieces) { Ok(()) } else { Err(DmaError::Kept) }
     }
 
     /// Addresses of all mappings.
     pub(super) fn addresses(&self) -> Vec<u64> {
         self.mappings.iter().map(|mapping| mapping.iova).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_whole_pages_and_quick_to_pin() {
+        assert_eq!(piece_bytes(4096), MAX_PIECE_BYTES);
+        assert_eq!(piece_bytes(2 << 20), MAX_REGION_BYTES);
+        assert_eq!(piece_bytes(1 << 30), 1 << 30);
+        assert!([4096, 65536].iter().all(|page| MAX_PIECE_BYTES.is_multiple_of(*page)));
     }
 }

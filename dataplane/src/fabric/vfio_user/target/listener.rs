@@ -8,12 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
+use crate::core::raise_descriptor_limit;
 use crate::fabric::{Admission, CorePort, Peer, SessionId};
 
-use super::super::socket::peer_credentials;
+use super::super::socket::{peer_credentials, shut_down};
 use super::connection::{Connection, Terms};
 use super::core_end::CoreCommand;
 use super::dma::DmaLimits;
@@ -23,6 +25,10 @@ pub const SOCKET_NAME: &str = "cntrl";
 /// Name of the lock beside it: the socket of a process that died can be told from one in use.
 const LOCK_NAME: &str = "cntrl.lock";
 
+/// How long a target that ends waits for its connections' threads. One that a client has managed to block is left
+/// behind: it holds nothing but what is that client's, and does its duty whenever it comes free.
+const FAREWELL: Duration = Duration::from_secs(30);
+
 /// How a target treats its clients.
 #[derive(Clone, Debug)]
 pub struct TargetOptions {
@@ -30,9 +36,12 @@ pub struct TargetOptions {
     pub socket_mode: u32,
     /// Clients at once.
     pub max_connections: usize,
-    /// Memory regions of one client, each 1 GiB at most.
+    /// Clients at once of one user, so that one user cannot keep the others out.
+    pub max_connections_per_uid: usize,
+    /// Memory regions of one client. What a client maps is cut into regions of 1 GiB at most if it lies in huge pages,
+    /// of 128 MiB at most otherwise; the process has 1,023 for all clients.
     pub max_regions: usize,
-    /// Bytes of registered memory of one client.
+    /// Bytes of registered memory of one client, which are pinned.
     pub max_bytes: u64,
     /// Entries of the longest queue, 2 to 65,536.
     pub max_queue_entries: u32,
@@ -40,7 +49,14 @@ pub struct TargetOptions {
 
 impl Default for TargetOptions {
     fn default() -> Self {
-        Self { socket_mode: 0o600, max_connections: 64, max_regions: 128, max_bytes: 1 << 40, max_queue_entries: 4096 }
+        Self {
+            socket_mode: 0o600,
+            max_connections: 64,
+            max_connections_per_uid: 32,
+            max_regions: 256,
+            max_bytes: 64 << 30,
+            max_queue_entries: 4096,
+        }
     }
 }
 
@@ -62,6 +78,7 @@ pub enum ListenError {
 
 /// A connection's socket, to end it from outside, and its thread.
 struct Live {
+    uid: u32,
     session: SessionId,
     stream: Weak<UnixStream>,
     thread: JoinHandle<()>,
@@ -79,6 +96,8 @@ impl Live {
 /// memory.
 pub struct Target {
     path: PathBuf,
+    /// A duplicate of what the accepting thread waits on, to end its wait whatever became of the socket's file.
+    listener: UnixListener,
     stop: Arc<AtomicBool>,
     accepting: Option<JoinHandle<()>>,
     live: Arc<Mutex<Vec<Live>>>,
@@ -110,6 +129,10 @@ impl Target {
         let path = dir.join(SOCKET_NAME);
         let failed = |source: io::Error| ListenError::System { path: path.clone(), source };
         fs::create_dir_all(dir).map_err(failed)?;
+        // Each client costs some descriptors.
+        if let Err(error) = raise_descriptor_limit() {
+            warn!(%error, "the limit on open files stays where it is");
+        }
         let lock =
             File::options().create(true).truncate(false).write(true).open(dir.join(LOCK_NAME)).map_err(failed)?;
         if lock.try_lock().is_err() {
@@ -121,6 +144,7 @@ impl Target {
             _ => {}
         }
         let listener = UnixListener::bind(&path).map_err(failed)?;
+        let to_stop = listener.try_clone().map_err(failed)?;
         fs::set_permissions(&path, Permissions::from_mode(options.socket_mode)).map_err(failed)?;
         let (stop, live) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
         let door = Door {
@@ -135,7 +159,7 @@ impl Target {
         let accepting =
             std::thread::Builder::new().name("vfio-user-accept".into()).spawn(move || door.accept()).map_err(failed)?;
         info!(path = %path.display(), "vfio-user target listens");
-        Ok(Self { path, stop, accepting: Some(accepting), live, _lock: lock })
+        Ok(Self { path, listener: to_stop, stop, accepting: Some(accepting), live, _lock: lock })
     }
 
     /// Clients connected now.
@@ -163,14 +187,22 @@ impl Drop for Target {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
         // Wakes the accepting thread, which then sees that it is to stop.
-        let _ = UnixStream::connect(&self.path);
+        shut_down(&self.listener);
         if let Some(thread) = self.accepting.take() {
             let _ = thread.join();
         }
         let live = std::mem::take(&mut *lock_live(&self.live));
         live.iter().for_each(Live::hang_up);
+        let deadline = Instant::now() + FAREWELL;
         for connection in live {
-            let _ = connection.thread.join();
+            while !connection.thread.is_finished() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            if connection.thread.is_finished() {
+                let _ = connection.thread.join();
+            } else {
+                warn!(session = connection.session.0, "a vfio-user client's thread does not end; leaving it behind");
+            }
         }
         let _ = fs::remove_file(&self.path);
     }
@@ -205,7 +237,7 @@ impl Door {
                 Err(error) => {
                     warn!(listener = %self.name, %error, "cannot accept; trying again");
                     // Out of descriptors, most likely: they come back when a client leaves.
-                    std::thread::sleep(std::time::Duration::from_millis(100));
+                    std::thread::sleep(Duration::from_millis(100));
                 }
             }
         }
@@ -220,6 +252,11 @@ impl Door {
             return Err(io::Error::other(format!("{} clients are connected, as many as may be", live.len())));
         }
         let credentials = peer_credentials(&stream)?;
+        let of_user = live.iter().filter(|live| live.uid == credentials.uid).count();
+        if of_user >= self.options.max_connections_per_uid {
+            let message = format!("user {} has {of_user} clients connected, as many as a user may", credentials.uid);
+            return Err(io::Error::other(message));
+        }
         let peer = Peer {
             listener: self.name.clone(),
             host_nqn: None,
@@ -239,7 +276,7 @@ impl Door {
         let own = Arc::downgrade(&stream);
         let connection = Connection::new(stream, session, terms)?;
         let thread = std::thread::Builder::new().name(format!("vfio-user-{number}")).spawn(move || connection.run())?;
-        live.push(Live { session: id, stream: own, thread });
+        live.push(Live { uid: credentials.uid, session: id, stream: own, thread });
         Ok(())
     }
 }

@@ -58,7 +58,6 @@ pub(super) struct CompletionQueue {
     pub(super) dirty: bool,
     failed: bool,
     vector: Option<u16>,
-    pub(super) session: SessionId,
     pub(super) qid: u16,
     link: Arc<Link>,
 }
@@ -164,7 +163,6 @@ impl CompletionQueue {
     pub(super) fn new(
         ring: CompletionRing,
         head_doorbell: Doorbell,
-        session: SessionId,
         qid: u16,
         vector: Option<u16>,
         link: Arc<Link>,
@@ -179,7 +177,6 @@ impl CompletionQueue {
             dirty: false,
             failed: false,
             vector,
-            session,
             qid,
             link,
         }

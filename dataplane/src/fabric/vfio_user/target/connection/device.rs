@@ -103,6 +103,7 @@ impl Connection {
             return Err(DmaError::NotMapped);
         }
         self.quiesce()?;
+        let mut outcome = Ok(());
         let addresses = if all { self.memory.addresses() } else { vec![address] };
         for iova in addresses {
             let regions = self.memory.regions_of(iova);
@@ -112,10 +113,10 @@ impl Connection {
                 self.controller.fail();
             }
             drop(regions);
-            self.memory.unmap(&self.cores, iova)?;
+            outcome = outcome.and(self.memory.unmap(&self.cores, iova));
         }
         self.resume_if_allowed();
-        Ok(())
+        outcome
     }
 
     fn region_read(&mut self, region: u32, offset: u64, into: &mut [u8]) -> Result<(), u32> {

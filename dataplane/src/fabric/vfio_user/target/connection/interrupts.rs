@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::super::super::VECTORS;
-use super::super::super::shared_memory::{set_nonblocking, signal};
+use super::super::super::shared_memory::{is_eventfd, set_nonblocking, signal_if_ready};
 use super::super::super::wire::irq;
 use super::super::link::Link;
 
@@ -45,7 +45,7 @@ impl Interrupts {
             if let Some(fd) = fd
                 && vectors & (1 << vector) != 0
             {
-                signal(fd.as_fd());
+                signal_if_ready(fd.as_fd());
             }
         }
     }
@@ -99,6 +99,10 @@ impl Interrupts {
             return Err(libc::EINVAL as u32);
         }
         for fd in &fds {
+            // A pipe or a file of FUSE could make the write wait, whatever its flags.
+            if !is_eventfd(fd.as_fd()) {
+                return Err(libc::EINVAL as u32);
+            }
             set_nonblocking(fd.as_fd()).map_err(|_| libc::EINVAL as u32)?;
         }
         let mut fds = fds.into_iter();
