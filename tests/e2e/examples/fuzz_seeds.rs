@@ -97,23 +97,49 @@ fn rpc() -> Vec<Vec<u8>> {
     seeds
 }
 
-/// The files of real stores, small enough to be mutated: one that is fresh, and one that was used.
+/// What the target puts onto a device: a whole image (0), or pages with records of every kind behind a superblock
+/// that is right (2).
 fn recover() -> Vec<Vec<u8>> {
     let mut daemon = Daemon::start(Setup::default().store("file:{store},size=16M,segment=1M"));
-    let mut seeds = Vec::new();
-    for round in 0..3 {
-        daemon.stop();
-        let mut bytes = std::fs::read(daemon.home.store()).unwrap();
-        bytes.truncate(256 << 10);
-        seeds.push(bytes);
-        daemon.start_again();
-        let mut client = daemon.client();
-        for number in 0..20 {
-            client.put(key(number), &value(&key(number), round, 100 + 100 * number as usize)).unwrap();
+    daemon.client().put(key(1), &value(&key(1), 1, 5000)).unwrap();
+    daemon.stop();
+    let mut image = std::fs::read(daemon.home.store()).unwrap();
+    image.truncate((1 << 20) + (64 << 10));
+    image.insert(0, 0);
+
+    // A segment that was opened (kind 0), then pages of records (kind 2), in two generations.
+    let mut pages = vec![2];
+    for (segment, generation) in [(0u8, 1u64), (1, 2), (0, 3)] {
+        pages.extend(page_head(segment, 0, 0, 0, 0, generation, 10 * generation));
+        pages.extend(page_head(segment, 1, 2, 4, 0, generation, 10 * generation + 4));
+        for (kind, sequence) in [(1u8, 1), (2, 2), (3, 3), (4, 4)] {
+            pages.extend(record(u64::from(segment), kind, 10 * generation + sequence));
         }
-        assert!(client.delete(key(round)).unwrap());
     }
-    seeds
+    vec![image, pages.clone(), [&[1], &pages[1..]].concat()]
+}
+
+/// Segment, slot, kind, count; page; generation; sequence.
+fn page_head(segment: u8, slot: u8, kind: u8, count: u8, page: u32, generation: u64, sequence: u64) -> Vec<u8> {
+    let mut head = vec![segment, slot, kind, count];
+    head.extend(page.to_le_bytes());
+    head.extend(generation.to_le_bytes());
+    head.extend(sequence.to_le_bytes());
+    head.resize(32, 0);
+    head
+}
+
+/// A record as ARCHITECTURE.md draws it: a key, its space, 4000 bytes from unit 8 on.
+fn record(number: u64, kind: u8, sequence: u64) -> Vec<u8> {
+    let mut record = key(number).bytes().to_vec();
+    for word in [(1u32 << 4) | 15, 4000, 8] {
+        record.extend(word.to_le_bytes());
+    }
+    record.extend([kind, 0, 0, 0]);
+    for word in [0, 0, sequence, 0] {
+        record.extend(word.to_le_bytes());
+    }
+    record
 }
 
 /// Commands one after the other, each with its data pointer at the front of the client's memory.

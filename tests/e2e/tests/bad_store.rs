@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::hash::{DefaultHasher, Hasher};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use e2e::daemon::Home;
@@ -107,6 +108,23 @@ fn a_damaged_superblock_is_refused() {
     overwrite(&home.store(), 64, &noise);
     overwrite(&home.store(), SECOND_COPY + 64, &noise);
     refuses(&home, &never(), DAMAGED, "damaged");
+}
+
+#[test]
+fn a_store_of_another_format_is_refused() {
+    let home = used();
+    for copy in [0, SECOND_COPY] {
+        let mut block = [0; 4096];
+        File::open(home.store()).unwrap().read_exact_at(&mut block, copy).unwrap();
+        // Version, then CRC-32C of the block with the checksum's own place at zero.
+        block[8..12].copy_from_slice(&999u32.to_le_bytes());
+        block[12..16].fill(0);
+        let crc = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &block) as u32;
+        block[12..16].copy_from_slice(&crc.to_le_bytes());
+        overwrite(&home.store(), copy, &block);
+    }
+    refuses(&home, &never(), DAMAGED, "format 999");
+    refuses(&home, &small(), DAMAGED, "format 999");
 }
 
 #[test]

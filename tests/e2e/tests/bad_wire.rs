@@ -276,7 +276,8 @@ fn too_many_connections_are_turned_away() {
         Err(_) => true,
     });
     assert!(refused, "300 connections were taken");
-    assert!(open.len() >= 32, "only {} connections were taken", open.len());
+    // One user has half of the connections, so that there is room for others.
+    assert!(open.len() >= 24, "only {} connections were taken", open.len());
     survives(&mut daemon, &mut bystander);
     for wire in &mut open {
         assert_eq!(wire.call(REGION_READ, &region_access(0, 0, 8), &[]).unwrap().error, None);
