@@ -23,6 +23,9 @@ pub struct CorePlan {
     pub staging_buffers: u32,
 }
 
+/// Shards that one core can own: the top byte of a token names one of them, or with zero the dma stage.
+pub const MAX_SHARDS_PER_CORE: usize = 255;
+
 /// Why a core could not be put together.
 #[derive(Debug, thiserror::Error)]
 pub enum AssemblyError {
@@ -31,6 +34,14 @@ pub enum AssemblyError {
     Arena {
         /// What it needs in all.
         needed: usize,
+    },
+    /// A token has eight bits for whose it is.
+    #[error(
+        "{shards} shards for one core are more than {MAX_SHARDS_PER_CORE}; use more cores, or format with fewer shards"
+    )]
+    TooManyShards {
+        /// Shards that the core would own.
+        shards: usize,
     },
     /// The store's settings are not valid.
     #[error(transparent)]
@@ -58,6 +69,10 @@ impl CorePlan {
     /// # Errors
     /// See [`AssemblyError`].
     pub fn assemble(&self, arena: &mut Arena) -> Result<(Vec<Shard>, StagingBuffers), AssemblyError> {
+        let owned = self.shards().count();
+        if owned > MAX_SHARDS_PER_CORE {
+            return Err(AssemblyError::TooManyShards { shards: owned });
+        }
         let needed = self.arena_bytes();
         let mut cut = |bytes: u32| -> Result<ArenaBuffer, AssemblyError> {
             arena.alloc(bytes as usize, 4096).ok_or(AssemblyError::Arena { needed })

@@ -32,8 +32,10 @@ pub(super) struct LeaseTerms {
 
 #[derive(Clone, Copy, Debug)]
 enum Kind {
+    /// `lost` says that the lease could not be taken on some key.
     Prefix {
         lease: Option<LeaseTerms>,
+        lost: bool,
     },
     State {
         present: u32,
@@ -107,7 +109,7 @@ impl<D> ListJob<D> {
         self.looked_at.fill(0);
         let keys = match operation {
             Operation::LookupPrefix { keys, .. } => {
-                self.kind = Kind::Prefix { lease };
+                self.kind = Kind::Prefix { lease, lost: false };
                 keys
             }
             Operation::LookupState { keys } => {
@@ -198,8 +200,8 @@ impl<D> ListJob<D> {
         let id = block_id(grant, &WireKey { key, length: 16 });
         let found = shard.find(shard.hash(&id), &id);
         match (&mut self.kind, found) {
-            (Kind::Prefix { lease: Some(terms) }, Some(found)) => {
-                let _ = shard.lease(&found, terms.id, terms.expires);
+            (Kind::Prefix { lease: Some(terms), lost }, Some(found)) => {
+                *lost |= !shard.lease(&found, terms.id, terms.expires);
             }
             (Kind::Prefix { .. }, None) => self.keys = at,
             (Kind::State { present }, found) => {
@@ -279,17 +281,24 @@ impl<D> ListJob<D> {
         Progress::Again
     }
 
-    /// Answers the command at home.
+    /// Ends the command without an answer, because a core that it needs has stopped.
+    pub(super) fn give_up(&mut self) -> Option<Ended> {
+        self.command.take().map(|(origin, ..)| origin.fail(Status::INTERNAL_ERROR))
+    }
+
+    /// Answers the command at home. Also names a lease that is of no use and has to be given back.
     pub(super) fn finish<F: Fabric<Data = D>>(&mut self, fabric: &mut F) -> Option<(Ended, Option<u32>)> {
         let (origin, mut data, _) = self.command.take()?;
         let mut useless_lease = None;
         let answer = match self.kind {
-            Kind::Prefix { lease } => {
-                let id = lease.map_or(0, |terms| terms.id);
-                if self.keys == 0 {
-                    useless_lease = lease.map(|terms| terms.id);
+            Kind::Prefix { lease, lost } => {
+                let lease = lease.map(|terms| terms.id);
+                // A lease on nothing, or on a part, would promise what does not hold.
+                if self.keys == 0 || lost {
+                    useless_lease = lease;
                 }
-                Ok(Completion::success(self.keys as u32, if self.keys == 0 { 0 } else { id }))
+                let promised = if useless_lease.is_some() { None } else { lease };
+                Ok(Completion::success(self.keys as u32, promised.unwrap_or(0)))
             }
             Kind::State { present } => fabric
                 .copy_to_client(&mut data, &self.bytes[..self.keys * ENTRY])

@@ -128,7 +128,8 @@ impl<B: BlockQueue, F: Fabric, C: Clock> CorePipeline<B, F, C> {
     /// Commands of this core's clients that are not completed, and commands of others that it works on.
     #[must_use]
     pub fn outstanding(&self) -> usize {
-        self.fabric.outstanding() + self.dma.in_use() + self.waiting.len() + self.lists.len() + self.outgoing.len()
+        let listed = self.waiting_lists.len() + self.lists.len();
+        self.fabric.outstanding() + self.dma.in_use() + self.waiting.len() + listed + self.outgoing.len()
     }
 
     /// Carries out a command of the carrier's control side at once, as if it had come by mail.

@@ -2,7 +2,7 @@
 
 use dataplane::BURST;
 use dataplane::Burst;
-use dataplane::core::{Clock, Poll, Ticks};
+use dataplane::core::{Clock, Poll, PostError, Ticks};
 use dataplane::fabric::{Capsule, Completion, Fabric};
 use dataplane::nvme::BlockQueue;
 use dataplane::nvme::spec::Status;
@@ -91,10 +91,12 @@ impl<B: BlockQueue, F: Fabric, C: Clock> CorePipeline<B, F, C> {
 
     /// Room for a whole burst of new commands everywhere they might go.
     fn has_room(&self) -> bool {
-        self.dma.room() >= BURST + self.waiting.len()
-            && self.outgoing.is_empty()
-            && self.waiting_lists.len() < BURST
-            && self.waiting.len() < BURST
+        self.dma.room() >= BURST + self.waiting.len() && self.outgoing.is_empty() && self.has_room_for_lists()
+    }
+
+    /// Lists that wait for a context hold up nobody else until there are as many as fit.
+    fn has_room_for_lists(&self) -> bool {
+        self.waiting_lists.len() + BURST <= self.waiting_lists.capacity()
     }
 
     /// New commands of this core's clients.
@@ -240,10 +242,31 @@ impl<B: BlockQueue, F: Fabric, C: Clock> CorePipeline<B, F, C> {
         };
         match peer.post(mail) {
             Ok(()) => true,
-            Err(refused) => {
-                self.outgoing.push_front((core, refused.into_inner()));
+            Err(PostError::Full(mail)) => {
+                self.outgoing.push_front((core, mail));
                 false
             }
+            Err(PostError::Stopped(mail)) => {
+                self.return_to_sender(mail);
+                true
+            }
+        }
+    }
+
+    /// A core has stopped: what was for it ends here, so that the others go on with their own keys.
+    fn return_to_sender(&mut self, mail: Mail<F>) {
+        let ended = match mail {
+            Mail::Forward(command) => Some(command.origin.fail(Status::INTERNAL_ERROR)),
+            Mail::Ended(ended) => Some(ended),
+            Mail::List(mut job) => job.give_up(),
+            _ => None,
+        };
+        let Some(ended) = ended else { return };
+        if ended.origin.permit.core() == self.ownership.core {
+            self.complete(ended, self.meter.boundary());
+        } else {
+            // Its home is the core that stopped; nobody is left to be told.
+            dataplane::fabric::abandoning(|| drop(ended));
         }
     }
 
@@ -263,7 +286,7 @@ impl<B: BlockQueue, F: Fabric, C: Clock> CorePipeline<B, F, C> {
         let mut forwarded = Burst::new();
         let mut ended = Burst::new();
         while count < MAIL_A_TURN && !forwarded.is_full() && !ended.is_full() {
-            if self.dma.room() < BURST + self.waiting.len() {
+            if self.dma.room() < BURST + self.waiting.len() || !self.has_room_for_lists() {
                 break;
             }
             let Some(mail) = self.mailbox.take() else { break };
@@ -350,10 +373,11 @@ impl<B: BlockQueue, F: Fabric, C: Clock> CorePipeline<B, F, C> {
                 }
                 Progress::Finished => {
                     if let Some((command, lease)) = job.finish(&mut self.fabric) {
-                        ended.push(command);
                         if let Some(lease) = lease {
+                            self.leases.release(lease, command.origin.session);
                             self.end_lease(lease);
                         }
+                        ended.push(command);
                     }
                     self.spare_lists.push(job);
                 }
@@ -382,6 +406,9 @@ impl<B: BlockQueue, F: Fabric, C: Clock> CorePipeline<B, F, C> {
             match job.begin(command, lease, &mut self.fabric) {
                 Ok(()) => self.lists.push_back(job),
                 Err(command) => {
+                    if let Some(terms) = lease {
+                        self.leases.release(terms.id, command.origin.session);
+                    }
                     ended.push(command);
                     self.spare_lists.push(job);
                 }

@@ -111,7 +111,7 @@ impl<D: Clone> Moving<D> {
     ) -> Step {
         let geometry = *blocks.geometry();
         while self.remaining > 0 && self.failed.is_none() {
-            if blocks.room() == 0 || allowance.bytes == 0 {
+            if blocks.room() <= allowance.spare_commands.min(geometry.depth as usize / 4) || allowance.bytes == 0 {
                 return Step::Blocked;
             }
             let most = (self.remaining).min(allowance.piece_bytes.max(geometry.lba_bytes)).min(geometry.max_transfer);

@@ -26,7 +26,14 @@ pub struct Allowance {
     pub bytes: u64,
     /// Bytes in one piece.
     pub piece_bytes: u32,
+    /// Places in the device's queue that must stay free: those of whoever comes after.
+    pub spare_commands: usize,
 }
+
+/// Places in the device's queue that loads leave to saves and to the store's own commands, and that saves leave to the
+/// store's own. Without them a flood of reads would keep commits and eviction from the device for as long as it lasts.
+const SPARE_FOR_SAVES: usize = 32;
+const SPARE_FOR_STORE: usize = 32;
 
 /// What is on its way.
 #[derive(Clone, Copy, Debug)]
@@ -50,12 +57,17 @@ impl Pacing {
     pub fn allowance(&self, direction: Direction, now: Ticks) -> Allowance {
         let quiet =
             self.loading_bytes == 0 && self.last_load.is_none_or(|last| now.since(last) > self.config.quiet_ticks);
+        let spare_commands = match direction {
+            Direction::Load => SPARE_FOR_SAVES + SPARE_FOR_STORE,
+            Direction::Save => SPARE_FOR_STORE,
+        };
         if direction == Direction::Load || quiet {
-            return Allowance { bytes: u64::MAX, piece_bytes: u32::MAX };
+            return Allowance { bytes: u64::MAX, piece_bytes: u32::MAX, spare_commands };
         }
         Allowance {
             bytes: self.config.write_window_bytes.saturating_sub(self.saving_bytes),
             piece_bytes: self.config.write_piece_bytes,
+            spare_commands,
         }
     }
 
@@ -96,7 +108,8 @@ mod tests {
         assert_eq!(pacing.allowance(Direction::Save, Ticks(0)).bytes, u64::MAX);
         pacing.issued(Direction::Load, 4096, Ticks(10));
         pacing.issued(Direction::Save, 400, Ticks(10));
-        assert_eq!(pacing.allowance(Direction::Save, Ticks(20)), Allowance { bytes: 600, piece_bytes: 100 });
+        let paced = pacing.allowance(Direction::Save, Ticks(20));
+        assert_eq!((paced.bytes, paced.piece_bytes), (600, 100));
         assert_eq!(pacing.allowance(Direction::Load, Ticks(20)).bytes, u64::MAX);
         pacing.finished(Direction::Load, 4096, Ticks(30));
         assert_eq!(pacing.allowance(Direction::Save, Ticks(80)).bytes, 600);

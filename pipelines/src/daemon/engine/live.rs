@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use dataplane::core::{ReactorHandle, TscClock};
@@ -23,7 +24,7 @@ pub(super) type Launch = Box<dyn FnOnce() -> Result<Vec<ReactorHandle>, EngineEr
 
 enum Stage {
     Prepared(Launch),
-    Running { reactors: Vec<ReactorHandle>, listeners: BTreeMap<ListenAddress, Target> },
+    Running { reactors: Vec<ReactorHandle>, listeners: BTreeMap<ListenAddress, Arc<Target>> },
     Stopped,
 }
 
@@ -40,6 +41,8 @@ pub(super) struct LiveEngine {
     /// Whether the cores take mail. Apart from `stage`, because a session that opens or ends sets a policy while a
     /// listener's lock is held, and whoever holds `stage` may want that lock.
     running: AtomicBool,
+    /// Threads on which listeners end.
+    ending: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl LiveEngine {
@@ -53,11 +56,30 @@ impl LiveEngine {
         launch: Launch,
     ) -> Self {
         let stage = Mutex::new(Stage::Prepared(launch));
-        Self { shape, clock, store, cpus, cores: Arc::new(cores), admission, stage, running: AtomicBool::new(false) }
+        Self {
+            shape,
+            clock,
+            store,
+            cpus,
+            cores: Arc::new(cores),
+            admission,
+            stage,
+            running: AtomicBool::new(false),
+            ending: Mutex::new(Vec::new()),
+        }
     }
 
     fn stage(&self) -> MutexGuard<'_, Stage> {
         self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Drops listeners on a thread of its own. Whoever drops the last hold on one waits for its connections, and those
+    /// may wait for whoever called this.
+    fn end_elsewhere(&self, targets: Vec<Arc<Target>>) {
+        let thread = std::thread::spawn(move || drop(targets));
+        let mut ending = self.ending.lock().unwrap_or_else(PoisonError::into_inner);
+        ending.retain(|thread| !thread.is_finished());
+        ending.push(thread);
     }
 
     fn is_running(&self) -> bool {
@@ -119,6 +141,8 @@ impl Engine for LiveEngine {
         let Stage::Running { reactors, listeners } = before else { return Ok(()) };
         // Clients are disconnected while the cores still run, for it is they that give up queues and memory.
         drop(listeners);
+        let ending = std::mem::take(&mut *self.ending.lock().unwrap_or_else(PoisonError::into_inner));
+        ending.into_iter().for_each(|thread| drop(thread.join()));
         self.running.store(false, Ordering::Release);
         reactors.iter().for_each(|reactor| reactor.stop_within(patience));
         let mut trouble = None;
@@ -155,7 +179,7 @@ impl Engine for LiveEngine {
             Arc::clone(&self.admission),
         )
         .map_err(|error| EngineError { errno: libc::EADDRNOTAVAIL, message: error.to_string() })?;
-        listeners.insert(address.clone(), target);
+        listeners.insert(address.clone(), Arc::new(target));
         Ok(())
     }
 
@@ -167,7 +191,7 @@ impl Engine for LiveEngine {
         // Ended elsewhere: it waits for its connections, which may wait for whoever called this.
         match target {
             Some(target) => {
-                std::thread::spawn(move || drop(target));
+                self.end_elsewhere(vec![target]);
                 Ok(())
             }
             None => Err(EngineError { errno: libc::ENOENT, message: format!("nothing listens on {address}") }),
@@ -175,9 +199,14 @@ impl Engine for LiveEngine {
     }
 
     fn close_session(&self, session: SessionId) {
-        if let Stage::Running { listeners, .. } = &*self.stage() {
-            listeners.values().for_each(|target| target.close_session(session));
-        }
+        // Not under the lock: a listener that admits a client holds its own and waits for the control state, and who
+        // holds the control state may wait for this one.
+        let targets: Vec<Arc<Target>> = match &*self.stage() {
+            Stage::Running { listeners, .. } => listeners.values().cloned().collect(),
+            _ => Vec::new(),
+        };
+        targets.iter().for_each(|target| target.close_session(session));
+        self.end_elsewhere(targets);
     }
 
     fn reports(&self) -> Vec<CoreReport> {
@@ -202,7 +231,12 @@ impl Engine for LiveEngine {
         self.cores.tell_all(|| Mail::Purge(ns28)).map_err(|silent| self.silent(silent))?;
         let deadline = Instant::now() + PATIENCE;
         let wants = Wants { namespace: Some(ns28), ..Wants::default() };
-        while self.cores.ask_all(wants).iter().any(|snapshot| snapshot.purging) {
+        loop {
+            let snapshots = self.cores.ask_all(wants);
+            if snapshots.len() == usize::from(self.cores.count()) && !snapshots.iter().any(|snapshot| snapshot.purging)
+            {
+                break;
+            }
             if Instant::now() >= deadline {
                 let message = "the purge goes on but is not finished yet; ask again".into();
                 return Err(EngineError { errno: libc::ETIMEDOUT, message });
