@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::path::Path;
 
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{CellAlignment, Table, TableComponent, presets};
 use pipelines::store::Superblock;
 use pipelines::store::inspect::{RecordReport, RecordState, SegmentReport, SegmentState, StoreReport};
 use serde_json::{Value, json};
@@ -136,6 +136,16 @@ fn segment_table(segments: &[SegmentReport]) -> Table {
         "live bytes",
         "damaged pages",
     ]);
+    // A line under the header is enough.
+    let between = [
+        TableComponent::HorizontalLines,
+        TableComponent::MiddleIntersections,
+        TableComponent::LeftBorderIntersections,
+        TableComponent::RightBorderIntersections,
+    ];
+    for component in between {
+        table.remove_style(component);
+    }
     for (at, column) in table.column_iter_mut().enumerate() {
         if at != 2 {
             column.set_cell_alignment(CellAlignment::Right);
