@@ -47,7 +47,7 @@ pub enum Command {
     #[command(flatten)]
     Values(ValueCommand),
     /// Call a method of kvplaned's control socket; without a method, list them.
-    #[command(long_about = crate::rpc::ABOUT, disable_help_flag = true)]
+    #[command(long_about = crate::rpc::ABOUT)]
     Rpc(CallArgs),
     /// Look into a store's file while no daemon runs on it.
     Store {
