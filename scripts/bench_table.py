@@ -2,6 +2,7 @@
 
     bench_table.py summary ROWS SAMPLES NOTES OUT    make bench.json and print it; exit code 3 if a goal is missed
     bench_table.py markdown BENCH_JSON               print it as a table for README.md
+    bench_table.py ceiling BENCH_JSON NAME=MOST...   exit code 3 if a figure is missing or above its ceiling
 """
 
 import json
@@ -73,8 +74,24 @@ def summary(rows_path, samples_path, notes_path, out_path):
     return 0 if all(entry["met"] for entry in rows) else 3
 
 
+def ceiling(path, limits):
+    """Holds figures to ceilings, which are not their goals but what must not be lost again."""
+    with open(path, encoding="utf-8") as file:
+        figures = {entry["name"]: entry["figure"] for entry in json.load(file)}
+    code = 0
+    for limit in limits:
+        name, most = limit.split("=")
+        figure = figures.get(name)
+        if figure is None or figure > float(most):
+            print(f"{name}: {figure} is above its ceiling of {most}" if figure is not None else f"{name}: not measured")
+            code = 3
+    return code
+
+
 def main(arguments):
     match arguments:
+        case ["ceiling", path, *limits] if limits:
+            return ceiling(path, limits)
         case ["summary", rows, samples, notes, out]:
             return summary(rows, samples, notes, out)
         case ["markdown", path]:

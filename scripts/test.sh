@@ -117,7 +117,10 @@ step_kill9() { KVPLANE_KILL_ROUNDS=$((20 * soak)) cargo test -p e2e --locked --t
 
 step_callgrind() {
     have valgrind || skip "valgrind is not installed" || return
-    scripts/bench.sh --only callgrind --check
+    scripts/bench.sh --only callgrind
+    # The goals are in bench.sh; these are ceilings, so that what was reached is not lost unnoticed. Lower them with
+    # every improvement.
+    python3 scripts/bench_table.py ceiling target/bench/bench.json callgrind_exist=900 callgrind_retrieve=2100
 }
 
 # The flags that cargo-fuzz gives to rustc, so that cargo-fuzz itself need not be installed.

@@ -7,14 +7,19 @@ use clap::{Parser, Subcommand};
 
 use crate::key::KeyArg;
 use crate::rpc::CallArgs;
+use crate::store::StoreCommand;
 
 const ABOUT: &str = "\
-Store, fetch and look up KV-cache blocks by key, and drive kvplaned over its control socket.
+Store, fetch and look up KV-cache blocks by key, drive kvplaned over its control socket, and look into its store.
+
+Values travel over shared memory: --connect names the folder in which kvplaned listens for that (its --listen \
+vfio-user:DIR). Calls of rpc go to its control socket instead (its --rpc-socket PATH).
 
 KEY is 32 hex digits (16 bytes), or text:NAME for a name of 1 to 16 bytes, which is padded with zero bytes to 16. \
 With --text every KEY is a name, so that no prefix is needed.
 
-Exit codes: 0 done, 1 a key has no value, 2 the command line is wrong, 3 anything else went wrong.";
+Exit codes: 0 done, 1 a key has no value (put --if-absent: has one; store inspect: problems found), 2 the command \
+line is wrong, 3 anything else went wrong.";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -23,7 +28,8 @@ Examples:
   kvplane lookup text:hello text:world      which keys of a chain are there, and where
   kvplane rpc                               list the methods of the control socket
   kvplane rpc framework_get_reactors        call one
-  kvplane rpc namespace_create --help       what a method takes";
+  kvplane rpc namespace_create --help       what a method takes
+  kvplane store inspect /data/kvplane       what is in a store that no daemon uses";
 
 /// Everything that `kvplane` understands.
 #[derive(Debug, Parser)]
@@ -43,6 +49,12 @@ pub enum Command {
     /// Call a method of kvplaned's control socket; without a method, list them.
     #[command(long_about = crate::rpc::ABOUT, disable_help_flag = true)]
     Rpc(CallArgs),
+    /// Look into a store's file while no daemon runs on it.
+    Store {
+        /// What to do with it.
+        #[command(subcommand)]
+        command: StoreCommand,
+    },
 }
 
 /// Commands about values.
@@ -50,9 +62,9 @@ pub enum Command {
 pub enum ValueCommand {
     /// Store a value, over what was there.
     Put {
-        /// Key.
+        /// Key: 32 hex digits, or text:NAME.
         key: KeyArg,
-        /// The value; - or nothing for standard input.
+        /// File with the value; - or nothing for standard input.
         file: Option<PathBuf>,
         /// Keep what is there: end with 1 if the key has a value already.
         #[arg(long)]
@@ -62,7 +74,7 @@ pub enum ValueCommand {
     },
     /// Fetch a value; to standard output unless a file is named. Ends with 1 if there is none.
     Get {
-        /// Key.
+        /// Key: 32 hex digits, or text:NAME.
         key: KeyArg,
         /// Where to write the value. Not touched on a miss.
         #[arg(short, long, value_name = "FILE")]
@@ -70,26 +82,26 @@ pub enum ValueCommand {
         #[command(flatten)]
         target: TargetArgs,
     },
-    /// Ask whether a key has a value: ends with 0 or 1.
+    /// Ask whether a key has a value. Prints nothing: ends with 0 if it has one, with 1 if not.
     Exists {
-        /// Key.
+        /// Key: 32 hex digits, or text:NAME.
         key: KeyArg,
         #[command(flatten)]
         target: TargetArgs,
     },
     /// Remove a key and its value. Ends with 1 if there was none.
     Rm {
-        /// Key.
+        /// Key: 32 hex digits, or text:NAME.
         key: KeyArg,
         #[command(flatten)]
         target: TargetArgs,
     },
     /// Look up a chain of keys: how many leading ones are there, and where each one lies. Ends with 1 unless all are.
     Lookup {
-        /// Keys, from the head of the chain on.
+        /// Keys, from the head of the chain on: 32 hex digits each, or text:NAME.
         #[arg(required = true)]
         keys: Vec<KeyArg>,
-        /// Print JSON.
+        /// Print one JSON object.
         #[arg(long)]
         json: bool,
         #[command(flatten)]
@@ -100,16 +112,16 @@ pub enum ValueCommand {
 /// Which target, and how.
 #[derive(Clone, Debug, clap::Args)]
 pub struct TargetArgs {
-    /// Where the target listens: vfio-user:DIR, or a plain DIR.
+    /// Where kvplaned listens: vfio-user:DIR as in its --listen, or a plain DIR.
     #[arg(long, env = "KVPLANE_CONNECT", default_value = "vfio-user:/var/run/kvplane", value_name = "ADDR")]
     pub connect: kvplane::Address,
-    /// Namespace.
+    /// Number of the namespace in the subsystem that listens there.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub namespace: u32,
     /// Store a checksum with the value, and check values that were stored with one.
     #[arg(long)]
     pub checksum: bool,
-    /// Every KEY is a name of 1 to 16 bytes.
+    /// Take every KEY for a name of 1 to 16 bytes, without a prefix.
     #[arg(long)]
     pub text: bool,
     /// Seconds after which a target that does not answer is given up.
@@ -161,6 +173,9 @@ mod tests {
             "kvplane get text:a --namespace 0",
             "kvplane get text:a --connect tcp:1.2.3.4:4420",
             "kvplane get text:a --timeout 0",
+            "kvplane store",
+            "kvplane store inspect",
+            "kvplane store inspect /tmp/x --shard -1",
             "kvplane frobnicate",
         ];
         for line in lines {
@@ -173,7 +188,14 @@ mod tests {
         let args = parse("kvplane rpc -s /tmp/x.sock namespace_create --name a --help --quota -5").unwrap();
         let Command::Rpc(call) = args.command else { panic!("not a call") };
         assert_eq!(call.socket.to_str(), Some("/tmp/x.sock"));
-        assert_eq!(call.method.as_deref(), Some("namespace_create"));
-        assert_eq!(call.params, ["--name", "a", "--help", "--quota", "-5"]);
+        assert_eq!(call.call, ["namespace_create", "--name", "a", "--help", "--quota", "-5"]);
+        // Names that are options of the command itself belong to the method as well when they follow it.
+        for rest in ["--help", "-h", "--timeout 5", "-s x", "--json-params {}"] {
+            let args = parse(&format!("kvplane rpc -t 1 any {rest}")).unwrap();
+            let Command::Rpc(call) = args.command else { panic!("not a call") };
+            assert_eq!(call.call[1..].join(" "), rest);
+            assert_eq!(call.timeout, Duration::from_secs(1));
+        }
+        assert_eq!(parse("kvplane rpc --help").unwrap_err().kind(), clap::error::ErrorKind::DisplayHelp);
     }
 }

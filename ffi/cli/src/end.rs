@@ -5,7 +5,7 @@
 pub enum End {
     /// Done.
     Done = 0,
-    /// A key has no value.
+    /// What was asked about is not so: a key has no value, a store is not sound.
     Miss = 1,
     /// The command line is wrong. clap ends with this code too.
     Usage = 2,

@@ -1,9 +1,11 @@
-//! `kvplane`: values by hand and in scripts, and calls of kvplaned's control socket.
+//! `kvplane`: values by hand and in scripts, calls of kvplaned's control socket, and a look into a store.
 
 mod args;
 mod end;
 mod key;
+mod output;
 mod rpc;
+mod store;
 mod values;
 
 use std::process::ExitCode;
@@ -17,6 +19,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let ended = match &args.command {
         Command::Rpc(call) => rpc::run(call),
+        Command::Store { command } => store::run(command),
         Command::Values(command) => values::run(command),
     };
     match ended {

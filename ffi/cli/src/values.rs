@@ -1,17 +1,18 @@
 //! Commands about values.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use comfy_table::{CellAlignment, Table, presets};
-use kvplane::{Checksum, Client, ConnectOptions, Key, KeyState, StoreOptions};
+use kvplane::{Checksum, Client, ConnectOptions, Error, Key, KeyState, StoreOptions};
 use serde_json::{Value, json};
 
 use crate::args::{TargetArgs, ValueCommand};
 use crate::end::End;
 use crate::key::KeyArg;
+use crate::output;
 
 /// Carries a command out.
 pub fn run(command: &ValueCommand) -> anyhow::Result<End> {
@@ -43,7 +44,10 @@ fn connect(target: &TargetArgs) -> anyhow::Result<Client> {
         deadline: target.timeout,
         ..ConnectOptions::default()
     };
-    Client::connect(&target.connect, options).context("--connect and KVPLANE_CONNECT say where the target listens")
+    Client::connect(&target.connect, options).map_err(|error| match error {
+        Error::Connect { .. } => anyhow!("{error} (--connect or KVPLANE_CONNECT says where)"),
+        error => error.into(),
+    })
 }
 
 fn put(key: &KeyArg, file: Option<&Path>, if_absent: bool, target: &TargetArgs) -> anyhow::Result<End> {
@@ -66,6 +70,7 @@ fn read_value(from: impl Read, max: u64) -> anyhow::Result<Vec<u8>> {
     let max = if max == 0 { u64::from(u32::MAX) } else { max };
     let mut value = Vec::new();
     from.take(max + 1).read_to_end(&mut value)?;
+    anyhow::ensure!(!value.is_empty(), "it is empty; a value has at least one byte");
     anyhow::ensure!(value.len() as u64 <= max, "it is longer than the {max} bytes that a value may have");
     Ok(value)
 }
@@ -75,10 +80,7 @@ fn get(key: &KeyArg, output: Option<&Path>, target: &TargetArgs) -> anyhow::Resu
     let Some(value) = connect(target)?.get(key)? else { return Ok(End::Miss) };
     match output {
         Some(path) => std::fs::write(path, value).with_context(|| format!("cannot write {}", path.display()))?,
-        None => {
-            let mut out = std::io::stdout().lock();
-            out.write_all(&value).and_then(|()| out.flush()).context("cannot write to standard output")?;
-        }
+        None => output::print(|out| out.write_all(&value))?,
     }
     Ok(End::Done)
 }
@@ -88,11 +90,10 @@ fn lookup(written: &[KeyArg], as_json: bool, target: &TargetArgs) -> anyhow::Res
     let mut client = connect(target)?;
     let prefix = client.lookup_prefix(&keys)?;
     let states = client.lookup_state(&keys)?;
-    if as_json {
-        println!("{:#}", to_json(&keys, prefix, &states));
-    } else {
-        println!("prefix: {prefix} of {} keys\n{}", keys.len(), to_table(written, &keys, &states));
-    }
+    output::print(|out| match as_json {
+        true => writeln!(out, "{:#}", to_json(&keys, prefix, &states)),
+        false => writeln!(out, "prefix: {prefix} of {} keys\n{}", keys.len(), to_table(written, &keys, &states)),
+    })?;
     Ok(hit(prefix == keys.len()))
 }
 
@@ -148,7 +149,7 @@ mod tests {
     fn values_are_read_up_to_the_maximum() {
         assert_eq!(read_value(&b"abc"[..], 3).unwrap(), b"abc");
         assert!(read_value(&b"abcd"[..], 3).unwrap_err().to_string().contains("3 bytes"));
-        assert_eq!(read_value(std::io::empty(), 3).unwrap(), b"");
+        assert!(read_value(std::io::empty(), 3).unwrap_err().to_string().contains("at least one byte"));
     }
 
     #[test]

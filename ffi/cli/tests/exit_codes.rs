@@ -27,7 +27,16 @@ fn a_target_that_is_not_there_is_a_failure() {
         assert_eq!(ended.status.code(), Some(3), "{line}");
         let said = String::from_utf8(ended.stderr).unwrap();
         assert!(said.contains("/nonexistent") && said.lines().count() == 1, "{said}");
+        assert!(said.matches("cannot").count() == 1, "{said}");
     }
+}
+
+#[test]
+fn an_option_that_rpc_does_not_have_is_not_taken_for_a_method() {
+    let ended = kvplane("rpc --sock /nonexistent spdk_get_version");
+    assert_eq!(ended.status.code(), Some(2));
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert!(said.contains("no option --sock"), "{said}");
 }
 
 #[test]

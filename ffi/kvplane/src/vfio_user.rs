@@ -6,7 +6,7 @@ use std::path::Path;
 use dataplane::Burst;
 use dataplane::fabric::NamespaceInfo;
 use dataplane::fabric::vfio_user::ConnectOptions as InitiatorOptions;
-use dataplane::fabric::vfio_user::{ClientMemory, ConnectError, Initiator, InitiatorQueue, Iova};
+use dataplane::fabric::vfio_user::{ChannelError, ClientMemory, ConnectError, Initiator, InitiatorQueue, Iova};
 use dataplane::nvme::spec::{Cqe, Sqe};
 
 use crate::transport::{Backing, Mapping, Transport};
@@ -24,7 +24,13 @@ impl VfioUser {
     pub fn connect(folder: &Path, options: &ConnectOptions) -> Result<Self, Error> {
         let failed = |error: ConnectError| Error::Connect {
             address: format!("vfio-user:{}", folder.display()),
-            reason: error.to_string(),
+            reason: match error {
+                // Says once more what could not be connected to.
+                ConnectError::Channel(ChannelError::Connect { source, .. }) => {
+                    format!("{source}; is the daemon running, and does it listen there?")
+                }
+                error => error.to_string(),
+            },
         };
         let how = InitiatorOptions { timeout: options.deadline };
         let mut initiator = Initiator::connect(folder, &how).map_err(failed)?;

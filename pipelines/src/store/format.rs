@@ -145,7 +145,12 @@ pub fn load<B: BlockQueue>(blocks: &mut B, staging: &ArenaBuffer) -> Result<Supe
     Ok(Superblock { lba_bytes: geometry.lba_bytes, ..superblock })
 }
 
-fn load_copy<B: BlockQueue>(blocks: &mut B, staging: &ArenaBuffer, at: u64) -> Result<Superblock, StoreError> {
+/// One copy of the superblock, at byte `at`.
+pub(super) fn load_copy<B: BlockQueue>(
+    blocks: &mut B,
+    staging: &ArenaBuffer,
+    at: u64,
+) -> Result<Superblock, StoreError> {
     let io = block_at(blocks, staging, BlockOp::Read, at);
     let mut bytes = [0; PAGE_BYTES];
     run(blocks, io)

@@ -9,13 +9,14 @@ use dataplane::memory::{ArenaBuffer, DmaSlice};
 use dataplane::nvme::{BlockIo, BlockOp, BlockQueue};
 use serde::Serialize;
 
-use super::format::{load, run};
+use super::format::{load, load_copy, run};
 use super::layout::{FIRST_DRAFT, FIRST_HOME, HEADER_FREE, HEADER_OPEN, Layout, UNIT_BYTES};
 use super::page::{PAGE_BYTES, PageHeader, PageKind, looks_ours, record_at};
 use super::record::{Kind, Record};
 use super::segment::{HeaderVerdict, judge};
 use super::space::BlockId;
-use super::{StoreError, Superblock};
+use super::superblock::COPIES;
+use super::{Class, StoreError, Superblock};
 
 /// Problems that are listed in words; more are only counted.
 const MAX_PROBLEMS: usize = 100;
@@ -62,12 +63,57 @@ pub struct SegmentReport {
     pub damaged_pages: u32,
 }
 
-/// A whole store.
+/// What a record says, and whether that still holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RecordState {
+    /// A put that holds.
+    Live,
+    /// A put of a key that was stored again or deleted later.
+    Superseded,
+    /// A put in a namespace that was purged later.
+    Purged,
+    /// The key was deleted.
+    Tombstone,
+    /// The namespace was purged.
+    Purge,
+    /// The shard was shut down with everything committed.
+    Clean,
+}
+
+/// One record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RecordReport {
+    /// Its shard.
+    pub shard: u32,
+    /// Its segment in the shard.
+    pub segment: u32,
+    /// Its place in the shard's order of records.
+    pub sequence: u64,
+    /// What it says.
+    pub state: RecordState,
+    /// The namespace's 28-bit number in the store.
+    pub namespace: u32,
+    /// The key in hex digits, two a byte, as long as it is; empty for a purge or a clean mark, which name no key.
+    pub key: String,
+    /// Bytes of the value.
+    pub value_bytes: u32,
+    /// Byte of the segment at which the value begins; 0 without a value.
+    pub value_offset: u64,
+    /// Whether it was acknowledged only once it was durable.
+    pub durable: bool,
+    /// CRC-64/NVME of the value in 16 hex digits, if it was stored with one.
+    pub checksum: Option<String>,
+    /// The link to the chain's parent in 16 hex digits, if it was stored with one.
+    pub parent: Option<String>,
+}
+
+/// A whole store, or one shard of it.
 #[derive(Clone, Debug, Serialize)]
 pub struct StoreReport {
     /// What the store is.
     pub superblock: Superblock,
-    /// Every segment.
+    /// Every segment that was looked at.
     pub segments: Vec<SegmentReport>,
     /// Keys that have a value.
     pub blocks: u64,
@@ -99,7 +145,29 @@ struct Held {
 /// # Errors
 /// As [`load`]: without a superblock there is nothing to look at. Everything else is a problem in the report.
 pub fn inspect<B: BlockQueue>(blocks: &mut B, staging: &ArenaBuffer) -> Result<StoreReport, StoreError> {
+    inspect_each(blocks, staging, None, |_| ())
+}
+
+/// As [`inspect`], of one shard alone if one is named, and shows each record: segment by segment, in the order in
+/// which they were written.
+///
+/// # Errors
+/// As [`inspect`]; [`StoreError::Setting`] if there is no such shard.
+pub fn inspect_each<B: BlockQueue>(
+    blocks: &mut B,
+    staging: &ArenaBuffer,
+    shard: Option<u32>,
+    mut show: impl FnMut(RecordReport),
+) -> Result<StoreReport, StoreError> {
     let superblock = load(blocks, staging)?;
+    let shards = match shard {
+        None => 0..superblock.shards,
+        Some(shard) if shard < superblock.shards => shard..shard + 1,
+        Some(shard) => {
+            let last = superblock.shards - 1;
+            return Err(StoreError::Setting(format!("there is no shard {shard}; the store has shards 0 to {last}")));
+        }
+    };
     let mut report = StoreReport {
         superblock,
         segments: Vec::new(),
@@ -112,7 +180,14 @@ pub fn inspect<B: BlockQueue>(blocks: &mut B, staging: &ArenaBuffer) -> Result<S
         problem_count: 0,
         problems: Vec::new(),
     };
-    for shard in 0..superblock.shards {
+    for (copy, at) in ["first", "second"].into_iter().zip(COPIES) {
+        match load_copy(blocks, staging, at) {
+            Ok(found) if (Superblock { lba_bytes: superblock.lba_bytes, ..found }) == superblock => {}
+            Ok(_) => report.problem(format!("the {copy} copy of the superblock speaks of another store")),
+            Err(reason) => report.problem(format!("the {copy} copy of the superblock is not usable: {reason}")),
+        }
+    }
+    for shard in shards {
         let layout = Layout::new(&superblock, shard);
         let mut held = Vec::new();
         for segment in 0..layout.segments {
@@ -121,9 +196,31 @@ pub fn inspect<B: BlockQueue>(blocks: &mut B, staging: &ArenaBuffer) -> Result<S
             report.segments.push(found.0);
             held.extend(found.1.into_iter().map(|record| Held { record, place }));
         }
-        settle(&mut report, &layout, held);
+        settle(&mut report, &layout, held, &mut show);
     }
     Ok(report)
+}
+
+impl RecordReport {
+    fn new(segment: &SegmentReport, record: &Record, state: RecordState) -> Self {
+        let hex = |word: u64| (word != 0).then(|| format!("{word:016x}"));
+        let mut key = record.id.key.to_string();
+        let named = !matches!(state, RecordState::Purge | RecordState::Clean);
+        key.truncate(if named { 2 * usize::from(record.id.space.key_bytes()) } else { 0 });
+        Self {
+            shard: segment.shard,
+            segment: segment.segment,
+            sequence: record.sequence,
+            state,
+            namespace: record.id.space.namespace(),
+            key,
+            value_bytes: record.bytes,
+            value_offset: u64::from(record.offset) * u64::from(UNIT_BYTES),
+            durable: record.class == Class::Durable,
+            checksum: hex(record.checksum),
+            parent: hex(record.parent),
+        }
+    }
 }
 
 impl StoreReport {
@@ -211,7 +308,7 @@ fn records_of(found: &mut SegmentReport, pages: Vec<(u32, PageHeader, Vec<Record
 }
 
 /// Tells live from dead, as recovery does: of each key the highest sequence holds.
-fn settle(report: &mut StoreReport, layout: &Layout, held: Vec<Held>) {
+fn settle(report: &mut StoreReport, layout: &Layout, held: Vec<Held>, show: &mut impl FnMut(RecordReport)) {
     let mut newest: HashMap<BlockId, u64> = HashMap::new();
     let mut purged: HashMap<u32, u64> = HashMap::new();
     for Held { record, .. } in &held {
@@ -232,16 +329,28 @@ fn settle(report: &mut StoreReport, layout: &Layout, held: Vec<Held>) {
         report.records += 1;
         let segment = &mut report.segments[place];
         segment.records += 1;
-        if record.kind != Kind::Put {
-            segment.marks += 1;
-            continue;
-        }
         let gone = purged.get(&record.id.space.namespace()).is_some_and(|&sequence| sequence > record.sequence);
         let superseded = newest.get(&record.id).is_some_and(|&sequence| sequence > record.sequence);
-        if gone || superseded {
-            segment.dead += 1;
-            report.duplicates += u64::from(superseded && !gone);
-            continue;
+        let state = match record.kind {
+            Kind::Put if gone => RecordState::Purged,
+            Kind::Put if superseded => RecordState::Superseded,
+            Kind::Put => RecordState::Live,
+            Kind::Tombstone => RecordState::Tombstone,
+            Kind::Purge => RecordState::Purge,
+            Kind::Clean => RecordState::Clean,
+        };
+        show(RecordReport::new(segment, &record, state));
+        match state {
+            RecordState::Live => {}
+            RecordState::Purged | RecordState::Superseded => {
+                segment.dead += 1;
+                report.duplicates += u64::from(state == RecordState::Superseded);
+                continue;
+            }
+            _ => {
+                segment.marks += 1;
+                continue;
+            }
         }
         segment.live += 1;
         segment.live_bytes += u64::from(record.bytes);

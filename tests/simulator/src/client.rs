@@ -157,8 +157,8 @@ impl Client {
     fn wire_key(&self, key: u32) -> [u8; 16] {
         let mut mixed = Random::new(u64::from(key) << 8 | 0x5A);
         let mut bytes = [0; 16];
-        bytes[..8].copy_from_slice(&mixed.next().to_le_bytes());
-        bytes[8..].copy_from_slice(&mixed.next().to_le_bytes());
+        bytes[..8].copy_from_slice(&mixed.bits().to_le_bytes());
+        bytes[8..].copy_from_slice(&mixed.bits().to_le_bytes());
         bytes
     }
 
@@ -173,14 +173,14 @@ impl Client {
         let bytes = bytes.min(self.plan.longest) as usize;
         let mut value = Vec::with_capacity(bytes + 8);
         while value.len() < bytes {
-            value.extend_from_slice(&random.next().to_le_bytes());
+            value.extend_from_slice(&random.bits().to_le_bytes());
         }
         value.truncate(bytes);
         value
     }
 
     /// A new command, if a buffer is free.
-    pub fn next(&mut self) -> Option<(Sqe, SimData)> {
+    pub fn submit(&mut self) -> Option<(Sqe, SimData)> {
         let buffer = self.free.pop()?;
         self.next_cid = self.next_cid.wrapping_add(1);
         let cid = self.next_cid;
@@ -263,7 +263,7 @@ impl Client {
 
     fn garbage(&mut self, cid: u16) -> Sqe {
         let mut words = [0; 8];
-        words.fill_with(|| self.random.next());
+        words.fill_with(|| self.random.bits());
         let mut sqe = Sqe::from_quadwords(words);
         sqe.set_cid(cid);
         // Half of it is aimed at the namespace, so that it gets further in; but it must not change what is stored.

@@ -102,7 +102,7 @@ impl World {
             let plan = CorePlan {
                 superblock: self.superblock,
                 ownership,
-                seed: self.random.next(),
+                seed: self.random.bits(),
                 entries: None,
                 commit_ticks: self.clock.ticks_of_micros(self.random.between(1, 5_000)),
                 staging_buffers: 4,
@@ -218,7 +218,7 @@ impl World {
                 continue;
             }
             let client = &mut self.clients[at];
-            let Some((sqe, data)) = client.next() else { continue };
+            let Some((sqe, data)) = client.submit() else { continue };
             client.began(&sqe);
             let (queue, session) = (client.queue(), client.session());
             // Any queue may carry any key.

@@ -13,7 +13,7 @@ mod ring;
 mod shared_memory;
 mod socket;
 
-pub use initiator::{ClientMemory, ConnectError, ConnectOptions, Initiator, InitiatorQueue, Iova};
+pub use initiator::{ChannelError, ClientMemory, ConnectError, ConnectOptions, Initiator, InitiatorQueue, Iova};
 pub use target::{CoreCommand, Cursor, Target, TargetOptions, VfioUserFabric};
 
 /// Size of BAR0: registers in the first page, doorbells in the second.

@@ -13,8 +13,10 @@ use crate::nvme::Geometry;
 /// How to open a device.
 #[derive(Clone, Copy, Debug)]
 pub struct OpenOptions {
+    /// Opens it for reading alone: nothing is created, writes fail, and the lock is shared with other readers.
+    pub read_only: bool,
     /// Creates a file of that many bytes where there is none, or an empty one; one that has a length is left as it
-    /// is. Without it, the file must exist.
+    /// is. Without it, or with `read_only`, the file must exist.
     pub create_bytes: Option<u64>,
     /// Bypasses the page cache. Turn it off for file systems that cannot.
     pub direct: bool,
@@ -31,7 +33,15 @@ pub struct OpenOptions {
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { create_bytes: None, direct: true, lock: true, io_poll: false, punch_holes: false, max_transfer: 4 << 20 }
+        Self {
+            read_only: false,
+            create_bytes: None,
+            direct: true,
+            lock: true,
+            io_poll: false,
+            punch_holes: false,
+            max_transfer: 4 << 20,
+        }
     }
 }
 
@@ -93,7 +103,17 @@ pub(super) struct OpenFile {
     pub(super) file: File,
     /// A description of its own: the kernel lets go of files that rings know some time after a ring is closed, and a
     /// lock on such would outlive the process for that long.
-    _lock: Option<File>,
+    lock: Option<File>,
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        // Closing it would not do at once: a child process that is about to be started elsewhere has a copy until then.
+        if let Some(lock) = &self.lock {
+            // Closing is what follows, so a failure changes nothing.
+            _ = lock.unlock();
+        }
+    }
 }
 
 /// An open device, from which each core gets its queue. The lock ends when it and all its queues are gone.
@@ -113,8 +133,10 @@ impl UringDevice {
     pub fn open(path: impl AsRef<Path>, options: OpenOptions) -> Result<Self, OpenError> {
         let path = path.as_ref();
         let failed = |cause| OpenError::Open { path: path.to_owned(), cause };
+        let create_bytes = options.create_bytes.filter(|_| !options.read_only);
+        let options = OpenOptions { create_bytes, ..options };
         let file = open_file(path, options)?;
-        let lock = if options.lock { Some(lock(&file, path)?) } else { None };
+        let lock = if options.lock { Some(lock(&file, path, options.read_only)?) } else { None };
         let kind = file.metadata().map_err(failed)?;
         let is_device = kind.file_type().is_block_device();
         if let Some(bytes) = options.create_bytes
@@ -129,7 +151,7 @@ impl UringDevice {
             return Err(OpenError::TooSmall { path: path.to_owned(), bytes, lba_bytes: geometry.lba_bytes });
         }
         let io_poll = options.io_poll && polls(&file, is_device).map_err(failed)?;
-        Ok(Self { file: Arc::new(OpenFile { file, _lock: lock }), geometry, deallocation, io_poll })
+        Ok(Self { file: Arc::new(OpenFile { file, lock }), geometry, deallocation, io_poll })
     }
 
     /// The device's shape; its depth is zero until a queue is made.
@@ -161,7 +183,7 @@ fn open_file(path: &Path, options: OpenOptions) -> Result<File, OpenError> {
         return Err(OpenError::WrongKind { path: path.to_owned() });
     }
     let mut how = File::options();
-    how.read(true).write(true).create(options.create_bytes.is_some()).truncate(false).mode(0o600);
+    how.read(true).write(!options.read_only).create(options.create_bytes.is_some()).truncate(false).mode(0o600);
     how.custom_flags(if options.direct { libc::O_DIRECT } else { 0 }).open(path).map_err(|cause| {
         let path = path.to_owned();
         let no_direct = options.direct && cause.raw_os_error() == Some(libc::EINVAL);
@@ -169,12 +191,12 @@ fn open_file(path: &Path, options: OpenOptions) -> Result<File, OpenError> {
     })
 }
 
-/// Opens the file that is open once more, and locks it.
-fn lock(file: &File, path: &Path) -> Result<File, OpenError> {
+/// Opens the file that is open once more, and locks it; `shared` with others that only read.
+fn lock(file: &File, path: &Path, shared: bool) -> Result<File, OpenError> {
     let failed = |cause| OpenError::Open { path: path.to_owned(), cause };
     // By its descriptor, so that it is the same file whatever the path names by now.
     let again = File::open(format!("/proc/self/fd/{}", file.as_raw_fd())).map_err(failed)?;
-    match again.try_lock() {
+    match if shared { again.try_lock_shared() } else { again.try_lock() } {
         Ok(()) => Ok(again),
         Err(TryLockError::WouldBlock) => Err(OpenError::Locked { path: path.to_owned() }),
         Err(TryLockError::Error(cause)) => Err(failed(cause)),
@@ -203,6 +225,7 @@ fn learn(file: &File, is_device: bool, options: OpenOptions) -> io::Result<(Geom
     let setting = |name| facts::queue_setting(number, name);
     let discards = || setting("discard_max_bytes").is_some_and(|max| max != "0") && facts::kernel_discards();
     let deallocation = match is_device {
+        _ if options.read_only => Deallocation::None,
         true if discards() => Deallocation::Discard,
         false if options.punch_holes => Deallocation::PunchHole,
         _ => Deallocation::None,

@@ -88,6 +88,33 @@ fn a_second_opener_is_told_that_it_is_locked() {
 }
 
 #[test]
+fn readers_share_and_change_nothing() {
+    let folder = folder();
+    let read_only = OpenOptions { read_only: true, ..options() };
+    let missing = UringDevice::open(store(&folder), read_only).unwrap_err();
+    assert!(matches!(missing, OpenError::Open { .. }) && !store(&folder).exists(), "{missing}");
+    std::fs::write(store(&folder), vec![9; 8192]).unwrap();
+    let readers = [(); 2].map(|()| UringDevice::open(store(&folder), read_only).unwrap());
+    let refused = UringDevice::open(store(&folder), options()).unwrap_err();
+    assert!(matches!(refused, OpenError::Locked { .. }), "{refused}");
+    let mut queue = readers[0].queue(1, 1).unwrap();
+    let region = attach(&mut queue, 0);
+    region.fill(0, region.bytes(), 0x77).unwrap();
+    let memory = || region.slice(0, 4096).unwrap();
+    assert!(run(&mut queue, io(WRITE, 0, 1, memory())).is_err());
+    assert_eq!(run(&mut queue, io(BlockOp::Read, 1, 1, memory())), Ok(()));
+    let mut seen = [0; 4096];
+    region.read(0, &mut seen).unwrap();
+    assert_eq!(seen, [9; 4096]);
+    assert_eq!(std::fs::read(store(&folder)).unwrap(), vec![9; 8192]);
+    drop((queue, readers));
+    let writer = UringDevice::open(store(&folder), options()).unwrap();
+    let refused = UringDevice::open(store(&folder), read_only).unwrap_err();
+    assert!(matches!(refused, OpenError::Locked { .. }), "{refused}");
+    drop(writer);
+}
+
+#[test]
 fn what_cannot_be_opened_says_why() {
     let folder = folder();
     let open = |path: PathBuf| UringDevice::open(path, OpenOptions::default()).unwrap_err();

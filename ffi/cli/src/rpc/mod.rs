@@ -9,17 +9,17 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use clap::CommandFactory;
 use serde_json::Value;
 
 use crate::end::{End, UsageError};
+use crate::output;
 use connection::{CallError, Connection};
 use schema::Schema;
 
 /// What `kvplane rpc --help` begins with.
 pub const ABOUT: &str = "\
 Call a method of kvplaned's control socket (JSON-RPC 2.0, SPDK's conventions) and print its result as JSON; without \
-a method, list them.
+a method, list them. Options of this command stand before the method, for all that follows it belongs to it.
 
 Parameters follow the method: --name value, --name=value, --flag for a boolean, --group.name value inside an object, \
 a repeated --name for a list. Dashes in names stand for underscores. Their types come from the daemon, which describes \
@@ -28,7 +28,7 @@ its methods itself (kvplane rpc METHOD --help prints that).";
 /// The line of a call.
 #[derive(Debug, clap::Args)]
 pub struct CallArgs {
-    /// The control socket.
+    /// The control socket: kvplaned's --rpc-socket.
     #[arg(short, long, env = "KVPLANE_RPC_SOCKET", default_value = "/var/tmp/kvplane.sock", value_name = "PATH")]
     pub socket: PathBuf,
     /// Seconds to wait for the answer.
@@ -37,34 +37,29 @@ pub struct CallArgs {
     /// All parameters at once, as a JSON object. Those that follow the method are added to it.
     #[arg(long, value_name = "JSON")]
     pub json_params: Option<String>,
-    /// Print this help; with a method, describe the method.
-    #[arg(short, long)]
-    pub help: bool,
-    /// The method.
-    pub method: Option<String>,
-    /// Its parameters. --help among them describes the method instead of calling it.
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "--PARAM VALUE")]
-    pub params: Vec<String>,
+    /// The method to call, and its parameters. --help among them describes the method instead of calling it.
+    // One list, so that nothing behind the method is taken for an option of this command.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "METHOD [--PARAM VALUE]")]
+    pub call: Vec<String>,
 }
 
 /// Calls the method, describes it, or lists all.
 pub fn run(args: &CallArgs) -> anyhow::Result<End> {
-    if args.help && args.method.is_none() {
-        let mut program = crate::args::Args::command();
-        program.build();
-        program.find_subcommand_mut("rpc").map_or(Ok(()), |rpc| rpc.print_long_help())?;
-        return Ok(End::Done);
+    let call = args.call.split_first();
+    if let Some((option, _)) = call.filter(|(name, _)| name.starts_with('-')) {
+        return Err(UsageError(format!("kvplane rpc has no option {option}; parameters follow the method")).into());
     }
     let mut connection = connect(args)?;
     let schema = Schema::ask(&mut connection)?;
-    let Some(name) = &args.method else {
-        print!("{}", list(&mut connection, schema.as_ref())?);
+    let Some((name, params)) = call else {
+        let list = list(&mut connection, schema.as_ref())?;
+        output::print(|out| out.write_all(list.as_bytes()))?;
         return Ok(End::Done);
     };
     let method = schema.as_ref().and_then(|schema| schema.method(name));
-    if args.help || args.params.iter().any(|param| param == "--help" || param == "-h") {
+    if params.iter().any(|param| param == "--help" || param == "-h") {
         match method {
-            Some(method) => print!("{}", method.help()),
+            Some(method) => output::print(|out| out.write_all(method.help().as_bytes()))?,
             None if schema.is_some() => {
                 return Err(UsageError(format!("there is no method {name}; kvplane rpc lists all")).into());
             }
@@ -72,10 +67,10 @@ pub fn run(args: &CallArgs) -> anyhow::Result<End> {
         }
         return Ok(End::Done);
     }
-    let params = params::object(args.json_params.as_deref(), &args.params, method)?;
+    let params = params::object(args.json_params.as_deref(), params, method)?;
     match connection.call(name, params) {
         Ok(result) => {
-            println!("{result:#}");
+            output::print(|out| writeln!(out, "{result:#}"))?;
             Ok(End::Done)
         }
         Err(CallError::Refused { code, message }) => bail!("{name}: {message} ({code})"),
