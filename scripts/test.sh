@@ -135,6 +135,7 @@ step_fuzz() {
     have c++ || skip "no C++ compiler, which libFuzzer needs" || return
     host=$(rustc -vV | awk '/^host:/ { print $2 }')
     folder=$ROOT/target/fuzz
+    cargo run -p e2e --locked --example fuzz_seeds -- "$folder/corpus"
     export CARGO_TARGET_DIR=$folder RUSTFLAGS=$FUZZ_FLAGS ASAN_OPTIONS=detect_odr_violation=0
     (cd tests/fuzz && cargo +nightly build --release --target "$host" --bins)
     for target in $(fuzz_targets); do

@@ -79,7 +79,7 @@ fn mistakes_have_codes_and_clear_lines() {
         (&["get", "text:k", "--namespace", "0"], 2),
         (&["get", "text:k", "--namespace", "9"], 3),
         (&["get", "text:k", "--connect", "vfio-user:/nowhere/at/all"], 3),
-        (&["rpc", "spdk_get_version", "-s", "/nowhere/at/all"], 3),
+        (&["rpc", "-s", "/nowhere/at/all", "spdk_get_version"], 3),
         (&["put", "text:k", "/no/such/file"], 3),
     ] {
         let ended = run(&daemon, arguments);

@@ -4,5 +4,5 @@
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    dataplane::fabric::vfio_user::target::fuzzing::walk_data_pointer(bytes);
+    let _ = dataplane::fabric::vfio_user::target::fuzzing::walk_data_pointer(bytes);
 });
