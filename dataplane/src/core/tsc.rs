@@ -18,6 +18,8 @@ const CALIBRATION: Duration = Duration::from_millis(10);
 pub struct TscClock {
     counter: bool,
     ticks_per_second: u64,
+    /// Nanoseconds of a tick in units of 2^-32, so that converting a reading takes no division.
+    nanos_per_tick: u64,
     origin: Instant,
 }
 
@@ -27,14 +29,19 @@ impl TscClock {
     pub fn new() -> Self {
         let origin = Instant::now();
         match counter_frequency() {
-            Some(ticks_per_second) => Self { counter: true, ticks_per_second, origin },
+            Some(ticks_per_second) => Self::ticking(true, ticks_per_second, origin),
             None => Self::monotonic(origin),
         }
     }
 
     /// Ticks of a nanosecond of the system's clock.
     const fn monotonic(origin: Instant) -> Self {
-        Self { counter: false, ticks_per_second: 1_000_000_000, origin }
+        Self::ticking(false, 1_000_000_000, origin)
+    }
+
+    const fn ticking(counter: bool, ticks_per_second: u64, origin: Instant) -> Self {
+        let nanos_per_tick = ((1_000_000_000_u128 << 32) / ticks_per_second as u128) as u64;
+        Self { counter, ticks_per_second, nanos_per_tick, origin }
     }
 
     /// Whether the processor's counter is read, and not the system's clock.
@@ -51,6 +58,7 @@ impl Default for TscClock {
 }
 
 impl Clock for TscClock {
+    #[inline]
     fn now(&self) -> Ticks {
         if self.counter { Ticks(read_counter()) } else { Ticks(self.origin.elapsed().as_nanos() as u64) }
     }
@@ -58,9 +66,15 @@ impl Clock for TscClock {
     fn ticks_per_second(&self) -> u64 {
         self.ticks_per_second
     }
+
+    #[inline]
+    fn nanos_of_ticks(&self, ticks: u64) -> u64 {
+        ((u128::from(ticks) * u128::from(self.nanos_per_tick)) >> 32) as u64
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
+#[inline]
 fn read_counter() -> u64 {
     // SAFETY: every x86-64 processor has the instruction, and Linux does not forbid it to processes.
     unsafe { core::arch::x86_64::_rdtsc() }

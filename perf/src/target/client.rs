@@ -51,28 +51,27 @@ impl ClientTarget {
             Op::Lookup => Request::LookupPrefix { keys: Keys::InPlace(buffer(command.span)?), lease: None },
         })
     }
+}
 
-    fn outcome(&mut self, outcome: kvplane::Outcome) -> Result<Outcome, TargetError> {
-        Ok(match outcome {
-            kvplane::Outcome::Stored => Outcome::Hit(0),
-            kvplane::Outcome::Retrieved { value_bytes, .. } => Outcome::Hit(value_bytes),
-            kvplane::Outcome::Exists(true) | kvplane::Outcome::Deleted(true) => Outcome::Hit(0),
-            kvplane::Outcome::Missing | kvplane::Outcome::Exists(false) | kvplane::Outcome::Deleted(false) => {
-                Outcome::Miss
+/// What an end means. A failure that is not the end of the connection is kept to be told of.
+fn outcome(outcome: kvplane::Outcome, failure: &mut Option<kvplane::Error>) -> Result<Outcome, TargetError> {
+    Ok(match outcome {
+        kvplane::Outcome::Stored => Outcome::Hit(0),
+        kvplane::Outcome::Retrieved { value_bytes, .. } => Outcome::Hit(value_bytes),
+        kvplane::Outcome::Exists(true) | kvplane::Outcome::Deleted(true) => Outcome::Hit(0),
+        kvplane::Outcome::Missing | kvplane::Outcome::Exists(false) | kvplane::Outcome::Deleted(false) => Outcome::Miss,
+        kvplane::Outcome::Prefix { hits, .. } => Outcome::Prefix(hits),
+        kvplane::Outcome::Failed(error) => {
+            let gone = matches!(error, kvplane::Error::Disconnected | kvplane::Error::TimedOut);
+            if gone {
+                return Err(TargetError::Gone(error.to_string()));
             }
-            kvplane::Outcome::Prefix { hits, .. } => Outcome::Prefix(hits),
-            kvplane::Outcome::Failed(error) => {
-                let gone = matches!(error, kvplane::Error::Disconnected | kvplane::Error::TimedOut);
-                if gone {
-                    return Err(TargetError::Gone(error.to_string()));
-                }
-                self.failure = Some(error);
-                Outcome::Failed
-            }
-            // Answers to commands that are never sent from here.
-            _ => Outcome::Failed,
-        })
-    }
+            *failure = Some(error);
+            Outcome::Failed
+        }
+        // Answers to commands that are never sent from here.
+        _ => Outcome::Failed,
+    })
 }
 
 impl Target for ClientTarget {
@@ -108,15 +107,15 @@ impl Target for ClientTarget {
     }
 
     fn poll(&mut self, done: &mut Burst<Done>) -> Result<(), TargetError> {
-        let mut events = std::mem::take(&mut self.events);
+        // The burst stays where it is: it is an array, and taking it out would copy it at every poll.
+        let Self { client, events, failure, .. } = self;
         if done.is_empty() {
-            self.client.poll(&mut events);
+            client.poll(events);
         }
         for event in events.drain(..) {
-            let outcome = self.outcome(event.outcome)?;
+            let outcome = outcome(event.outcome, failure)?;
             done.push(Done { token: event.user as u32, outcome });
         }
-        self.events = events;
         Ok(())
     }
 
