@@ -24,6 +24,8 @@ Exit codes:
   9 a second signal cut the drain short";
 
 /// Pinned cores serve KV-cache blocks from flash to inference hosts.
+// The texts are those of --help, where brackets mean what they do on command lines.
+#[allow(rustdoc::broken_intra_doc_links)]
 #[derive(Clone, Debug, Parser)]
 #[command(name = "kvplaned", version, disable_version_flag = true, after_help = EXAMPLES, max_term_width = 120)]
 pub struct Options {
