@@ -62,7 +62,8 @@ pub(super) struct Evict {
     cursor: u32,
     gap: u32,
     budget: u64,
-    moved_units: u32,
+    /// Units of the log that this eviction used up: for blocks it moved, and left unused behind them.
+    spent_units: u32,
     attempts: u32,
     marks: ArrayVec<(u64, u32), TAILS>,
 }
@@ -370,7 +371,7 @@ impl<P: EvictionPolicy> Shard<P> {
         self.table.at_mut(victim).state = State::Free;
         self.table.free.push_back(victim);
         self.stats.evicted_segments += 1;
-        let won = self.layout.data_units().saturating_sub(self.evict.moved_units);
+        let won = self.layout.data_units().saturating_sub(self.evict.spent_units);
         self.barren = if won < self.layout.data_units() / 16 { self.barren + 1 } else { 0 };
         self.go(Stage::Idle)
     }
@@ -385,8 +386,8 @@ impl<P: EvictionPolicy> Shard<P> {
 }
 
 impl Evict {
-    /// A block came to lie elsewhere.
-    pub fn note_moved(&mut self, units: u32) {
-        self.moved_units += units;
+    /// Units of the log were used up, by a block that came to lie there or because they were left unused.
+    pub fn note_spent(&mut self, units: u32) {
+        self.spent_units = self.spent_units.saturating_add(units);
     }
 }

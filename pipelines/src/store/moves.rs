@@ -197,7 +197,7 @@ impl<P> Shard<P> {
             *entry = moved;
         }
         let units = Layout::units_of(extent.bytes);
-        self.evict.note_moved(units);
+        self.evict.note_spent(units);
         self.stats.moved_blocks += 1;
         self.stats.moved_bytes += u64::from(units) * u64::from(UNIT_BYTES);
         let offset = extent.unit - self.layout.segment_unit(extent.segment);

@@ -92,11 +92,12 @@ pub(super) fn padded(bytes: u32) -> u64 {
 impl<P> Shard<P> {
     /// Takes room for a value of a namespace. The caller writes the value to it and then publishes or abandons it.
     ///
-    /// `quota` limits what the namespace holds in this shard, reservations included, in bytes padded to 4096.
+    /// `class` is that of the block to be published. `quota` limits what the namespace holds in this shard,
+    /// reservations included, in bytes padded to 4096.
     ///
     /// # Errors
     /// See [`Refusal`].
-    pub fn reserve(&mut self, namespace: u32, bytes: u32, quota: Option<u64>) -> Result<Extent, Refusal> {
+    pub fn reserve(&mut self, namespace: u32, bytes: u32, class: Class, quota: Option<u64>) -> Result<Extent, Refusal> {
         if !self.is_ready() || self.draining || self.purges.covers(namespace) {
             return Err(Refusal::Wait);
         }
@@ -107,11 +108,17 @@ impl<P> Shard<P> {
         if quota.is_some_and(|quota| self.namespaces.used(namespace) + takes > quota) {
             return Err(Refusal::OverQuota);
         }
-        if self.durable_bytes + takes > self.durable_limit() {
+        // Blocks under way count, or as many as a queue holds would slip past the limit together.
+        let durable = class == Class::Durable;
+        if durable && self.durable_bytes + self.durable_reserved + takes > self.durable_limit() {
             return Err(Refusal::NoSpace);
         }
-        let extent = self.allocate(namespace, bytes, false)?;
+        let mut extent = self.allocate(namespace, bytes, false)?;
+        extent.class = class;
         self.namespaces.add(namespace, takes);
+        if durable {
+            self.durable_reserved += takes;
+        }
         Ok(extent)
     }
 
@@ -123,6 +130,7 @@ impl<P> Shard<P> {
         debug_assert_eq!(extent.bytes, block.bytes);
         let namespace = block.id.space.namespace();
         debug_assert_eq!(extent.namespace, namespace);
+        debug_assert_eq!(extent.class, block.class);
         let old = self.index.find(block.hash, &block.id);
         let refused = match old {
             Some(_) if block.condition.must_not_exist => Some(Published::KeyExists),
@@ -145,6 +153,7 @@ impl<P> Shard<P> {
             return Published::IndexFull;
         }
         self.note_gain(&entry);
+        self.end_reservation(&extent);
         self.stats.value_bytes_written += padded(extent.bytes);
         let record = Record {
             id: block.id,
@@ -164,7 +173,14 @@ impl<P> Shard<P> {
     /// Gives room back whose value was not, or not fully, written. The room itself is lost until the segment goes.
     pub fn abandon(&mut self, extent: Extent) {
         self.namespaces.sub(extent.namespace, padded(extent.bytes));
+        self.end_reservation(&extent);
         self.settle_extent(extent, None);
+    }
+
+    fn end_reservation(&mut self, extent: &Extent) {
+        if extent.class == Class::Durable {
+            self.durable_reserved -= padded(extent.bytes);
+        }
     }
 
     /// Removes a block. `ticket` comes back from [`committed`](Self::committed) if the answer is
@@ -262,7 +278,8 @@ impl<P> Shard<P> {
         self.fill += units;
         self.table.at_mut(segment).outstanding += 1;
         let lba_shift = self.layout.lba_shift();
-        Ok(Extent { unit, bytes, segment, namespace, lba_shift, duty: Duty::new() })
+        // The class is of account for reservations only, which name it themselves.
+        Ok(Extent { unit, bytes, segment, namespace, class: Class::Cache, lba_shift, duty: Duty::new() })
     }
 
     /// A tail that takes a record without a value. In the last segment, room is left for the records of the blocks
@@ -295,6 +312,11 @@ impl<P> Shard<P> {
         }
         let Some(next) = self.tails.iter().position(|tail| tail.segment.is_none()) else { return Err(Refusal::Wait) };
         if let Some(open) = self.open.take() {
+            // What eviction leaves unused is spent as well: a segment can run out of records long before it is full,
+            // and a long value can find no room at the end. Otherwise moving the same blocks for ever looks like gain.
+            if privileged {
+                self.evict.note_spent(self.layout.units() - self.fill);
+            }
             self.tails[open].closing = true;
             self.settle_tail(open);
         }

@@ -124,6 +124,8 @@ pub struct Shard<P = KeepHot> {
     pub(super) sequence: u64,
     pub(super) namespaces: Namespaces,
     pub(super) durable_bytes: u64,
+    /// Bytes reserved for durable blocks that are not published yet, padded.
+    pub(super) durable_reserved: u64,
     pub(super) leases: Leases,
     pub(super) purges: Purges,
     pub(super) commit: Commit,
@@ -182,6 +184,7 @@ impl<P> Shard<P> {
             sequence: 1,
             namespaces: Namespaces::new(),
             durable_bytes: 0,
+            durable_reserved: 0,
             leases: Leases::new(config.max_leases),
             purges: Purges::default(),
             commit: Commit::default(),

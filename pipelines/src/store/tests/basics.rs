@@ -64,7 +64,7 @@ fn deletes_and_purges_hold_over_a_restart() {
     assert!(world.shard.used_bytes(9) > 0);
     assert!(world.shard.purge(9));
     assert_eq!(world.find(&id_in(9, 5)), None);
-    assert_eq!(world.shard.reserve(9, 1, None).map(|_| ()), Err(Refusal::Wait));
+    assert_eq!(world.shard.reserve(9, 1, Class::Cache, None).map(|_| ()), Err(Refusal::Wait));
     world.until("the purge", |world| !world.shard.is_purging(9));
     assert_eq!((world.shard.used_bytes(9), world.shard.stats().blocks), (0, 19));
     assert!(world.put(id_in(9, 4), 77, 10, Class::Durable), "the name may be used again");
@@ -81,9 +81,9 @@ fn deletes_and_purges_hold_over_a_restart() {
 #[test]
 fn conditions_and_limits_are_kept() {
     let mut world = ready(8);
-    assert_eq!(world.shard.reserve(NAMESPACE, MAX_VALUE + 1, None).map(|_| ()), Err(Refusal::TooLarge));
-    assert_eq!(world.shard.reserve(NAMESPACE, 5000, Some(8191)).map(|_| ()), Err(Refusal::OverQuota));
-    let extent = world.shard.reserve(NAMESPACE, 5000, Some(8192)).unwrap();
+    assert_eq!(world.shard.reserve(NAMESPACE, MAX_VALUE + 1, Class::Cache, None).map(|_| ()), Err(Refusal::TooLarge));
+    assert_eq!(world.shard.reserve(NAMESPACE, 5000, Class::Cache, Some(8191)).map(|_| ()), Err(Refusal::OverQuota));
+    let extent = world.shard.reserve(NAMESPACE, 5000, Class::Cache, Some(8192)).unwrap();
     assert_eq!(world.shard.used_bytes(NAMESPACE), 8192, "reservations count");
     world.shard.abandon(extent);
     assert_eq!(world.shard.used_bytes(NAMESPACE), 0);
