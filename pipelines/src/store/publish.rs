@@ -193,7 +193,7 @@ impl<P> Shard<P> {
             return Deleted::Missing;
         }
         let Some(at) = self.index.find(hash, id) else { return Deleted::Missing };
-        let Some(tail) = self.tail_with_room(false) else { return Deleted::Wait };
+        let Some(tail) = self.tail_of_removal(at) else { return Deleted::Wait };
         self.forget(at);
         let record = Record::bare(Kind::Tombstone, *id, class, self.next_sequence());
         let ticket = (class == Class::Durable).then_some(ticket);
@@ -291,6 +291,32 @@ impl<P> Shard<P> {
             self.rotate(privileged).ok()?;
         }
         self.open
+    }
+
+    /// A tail for the record that removes a block. A store that is full of blocks that must stay would never have
+    /// room for it, and never come free again: there the record may go where only eviction writes otherwise, if the
+    /// oldest segment's blocks find room behind it all the same.
+    fn tail_of_removal(&mut self, block: EntryId) -> Option<usize> {
+        if let Some(tail) = self.tail_with_room(false) {
+            return Some(tail);
+        }
+        let &oldest = self.table.log.front()?;
+        if !self.is_stuck() {
+            return None;
+        }
+        let inside = self.index.get(block).is_some_and(|entry| self.layout.segment_of(entry.unit) == oldest);
+        let needed = self.table.at(oldest).live_blocks - u32::from(inside) + 1;
+        let room = if self.table.free.is_empty() {
+            self.open.map_or(0, |open| self.record_room(open))
+        } else {
+            self.layout.max_records()
+        };
+        if needed <= room {
+            return self.tail_with_room(true);
+        }
+        // Every place for a record is taken. One more segment is rewritten, until the block lies in the oldest.
+        self.barren = self.barren.min(self.table.log.len() as u32);
+        None
     }
 
     /// Records that the segment of a tail still takes, beyond those that extents have a right to.

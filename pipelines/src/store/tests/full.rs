@@ -1,7 +1,7 @@
 //! Stores that are full of blocks that must stay.
 
 use super::world::{MAX_VALUE, NAMESPACE, World, id, id_in, options, value_of};
-use crate::store::{Class, FormatOptions, Refusal};
+use crate::store::{Class, Deleted, FormatOptions, Refusal};
 
 /// Stores durable blocks until one is refused for good; says how many there are.
 fn fill(world: &mut World, bytes: u32) -> u64 {
@@ -60,6 +60,33 @@ fn a_store_whose_records_run_out_before_its_room_says_that_it_is_full() {
     let evicted = world.shard.stats().evicted_segments;
     assert!(evicted < 40, "gave up after {evicted} rewrites");
     rests(&mut world, stored, 4096);
+}
+
+#[test]
+fn a_full_store_can_be_emptied_block_by_block() {
+    let mut world = World::with_options(9, &short_values(), true, 5);
+    world.recover();
+    let stored = fill(&mut world, 4096);
+    rests(&mut world, stored, 4096);
+    // From the middle outwards, so that it is not the oldest segment's that go first.
+    for number in (0..stored).map(|at| (at + stored / 2) % stored) {
+        let (block, ticket) = (id(number), 1_000_000 + number);
+        world.until("a delete", |world| {
+            match world.shard.delete(world.shard.hash(&block), &block, Class::Durable, ticket) {
+                Deleted::Wait => false,
+                other => {
+                    assert_eq!(other, Deleted::Pending);
+                    true
+                }
+            }
+        });
+    }
+    world.until("the tickets", |world| world.ended.len() as u64 == 2 * stored);
+    assert!(world.ended.iter().all(|ended| ended.1));
+    assert!(world.put(id(1), 5_000_000, 4096, Class::Durable));
+    let mut world = World::open(&world.crash());
+    world.recover();
+    assert_eq!(world.shard.stats().blocks, 1);
 }
 
 #[test]
