@@ -238,7 +238,7 @@ fn reserve(
             _ => {}
         }
     }
-    shard.reserve(grant.ns28, request.bytes, grant.quota_bytes).map_err(|refusal| match refusal {
+    shard.reserve(grant.ns28, request.bytes, grant.class.into(), grant.quota_bytes).map_err(|refusal| match refusal {
         Refusal::Wait => None,
         Refusal::TooLarge => Some(Status::INVALID_VALUE_SIZE),
         Refusal::OverQuota | Refusal::NoSpace => Some(Status::CAPACITY_EXCEEDED),

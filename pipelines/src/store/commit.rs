@@ -7,6 +7,7 @@
 //! version before it stays whole if the write is torn. The flush in front of each commit makes that earlier version
 //! durable before the other draft, or the draft of the page before, is written over.
 
+use dataplane::core::Ticks;
 use dataplane::nvme::BlockOp;
 
 use super::layout::{FIRST_DRAFT, FIRST_HOME, HEADER_FREE, HEADER_OPEN};
@@ -98,6 +99,7 @@ impl<P> Shard<P> {
         let waiting = tail.uncommitted();
         tail.segment.is_some()
             && waiting > 0
+            && tail.not_before <= self.now
             && (tail.urgent > tail.committed
                 || self.commit.demand
                 || self.draining
@@ -107,7 +109,8 @@ impl<P> Shard<P> {
     }
 
     fn begin_commit(&mut self, facts: Facts) -> bool {
-        let urgent = |tail: &Tail| tail.segment.is_some() && tail.urgent > tail.committed;
+        let now = self.now;
+        let urgent = |tail: &Tail| tail.segment.is_some() && tail.urgent > tail.committed && tail.not_before <= now;
         let Some(at) =
             self.tails.iter().position(urgent).or_else(|| self.tails.iter().position(|tail| self.is_due(tail)))
         else {
@@ -270,9 +273,24 @@ impl<P> Shard<P> {
             self.next_stage(facts);
         } else {
             self.commit.stage = Stage::Idle;
-            self.fail_tail(self.commit.tail);
+            if self.evict.is_gathering() && self.table.free.is_empty() && !self.draining {
+                self.postpone_tail(self.commit.tail);
+            } else {
+                self.fail_tail(self.commit.tail);
+            }
         }
         true
+    }
+
+    /// Puts the writing of records off that eviction needs and that no other segment could take. Everyone who waits
+    /// for one is told that it failed; they may yet be written.
+    fn postpone_tail(&mut self, at: usize) {
+        let tail = &mut self.tails[at];
+        tracing::error!(segment = ?tail.segment, records = tail.uncommitted(), "records cannot be written; trying on");
+        tail.not_before = Ticks(self.now.0.saturating_add(self.config.commit_ticks.max(1)));
+        while let Some(ticket) = self.tails[at].pop_ticket(u32::MAX) {
+            self.ended.push_back((ticket, false));
+        }
     }
 
     /// Gives up writing records of a segment. Everyone who waits for one is told; its blocks stay readable until
@@ -281,6 +299,10 @@ impl<P> Shard<P> {
         let tail = &mut self.tails[at];
         tracing::error!(segment = ?tail.segment, records = tail.uncommitted(), "records cannot be written; closing the segment");
         self.stats.lost_records += u64::from(tail.uncommitted());
+        let (generation, committed) = (tail.generation, tail.committed);
+        self.purges.note_lost(generation, committed);
+        self.take_back(at);
+        let tail = &mut self.tails[at];
         tail.failed = true;
         tail.closing = true;
         tail.committed = tail.len();

@@ -5,11 +5,12 @@
 //! flush; wait for readers; write both headers as free; TRIM. Only then may the segment be used again.
 
 use arrayvec::ArrayVec;
+use dataplane::core::Ticks;
 use dataplane::memory::DmaSlice;
 use dataplane::nvme::BlockOp;
 
 use super::commit::ATTEMPTS;
-use super::index::EntryId;
+use super::index::{Entry, EntryId};
 use super::layout::{FIRST_DRAFT, HEADER_FREE, HEADER_OPEN, UNIT_BYTES};
 use super::moves::Job;
 use super::operation::Op;
@@ -47,6 +48,16 @@ enum Stage {
     FreeHeader,
     OpenHeader,
     Trim,
+    /// The device does not take what frees the victim. Tried again after a while.
+    Pause,
+}
+
+/// A block that this eviction moved.
+#[derive(Clone, Copy, Debug)]
+struct Moved {
+    entry: EntryId,
+    from: u32,
+    to: u32,
 }
 
 /// The eviction that runs.
@@ -62,14 +73,46 @@ pub(super) struct Evict {
     cursor: u32,
     gap: u32,
     budget: u64,
-    moved_units: u32,
+    /// Units of the log that this eviction used up: for blocks it moved, and left unused behind them.
+    spent_units: u32,
     attempts: u32,
+    /// Where to go on after a pause, and when it began.
+    resume: Stage,
+    paused: Ticks,
+    /// Blocks moved out of the victim, whose records may still fail to be written.
+    moved: Vec<Moved>,
+    /// Tombstones that could not be written and have to be, before the victim goes.
+    unwritten: Vec<Record>,
+    /// Blocks lie in the victim again: it has to be gone through once more.
+    again: bool,
+    /// A block that must stay finds no room, and nothing will make any.
+    starved: bool,
     marks: ArrayVec<(u64, u32), TAILS>,
 }
 
 impl Evict {
     pub fn is_idle(&self) -> bool {
         self.stage == Stage::Idle
+    }
+
+    /// Whether nothing is under way that the device would bring to an end by itself.
+    pub fn is_at_rest(&self) -> bool {
+        matches!(self.stage, Stage::Idle | Stage::Pause) || self.starved
+    }
+
+    /// Whether records that this eviction depends on may not be written yet.
+    pub fn is_gathering(&self) -> bool {
+        matches!(self.stage, Stage::Read | Stage::Scan | Stage::Settle | Stage::Sweep | Stage::Commit)
+    }
+
+    /// A block was moved by this eviction.
+    pub fn note_moved(&mut self, entry: EntryId, from: u32, to: u32) {
+        self.moved.push(Moved { entry, from, to });
+    }
+
+    /// Says whether a block that must stay waits for room that will not come.
+    pub fn set_starved(&mut self, starved: bool) {
+        self.starved = starved;
     }
 }
 
@@ -78,7 +121,8 @@ impl<P> Shard<P> {
     pub(super) fn is_stuck(&self) -> bool {
         let under_way = self.tails.iter().any(|tail| tail.segment.is_some() && tail.closing);
         let evictable = self.table.log.front().is_some_and(|&first| self.table.at(first).state == State::Closed);
-        self.evict.is_idle() && !under_way && (!evictable || self.is_barren())
+        let fruitless = self.evict.is_idle() && (!evictable || self.is_barren());
+        !under_way && (fruitless || self.evict.stage == Stage::Pause || self.evict.starved)
     }
 
     fn is_barren(&self) -> bool {
@@ -102,6 +146,43 @@ impl<P> Shard<P> {
         self.forget(at);
         true
     }
+
+    /// The records of a tail that are not written down yet never will be. Undoes what the eviction that runs did on
+    /// their account: the blocks that it moved there lie in the victim again, and tombstones are kept to be written
+    /// elsewhere. Only then does the victim's end not take the last record of a block with it.
+    pub(super) fn take_back(&mut self, at: usize) {
+        let Some(segment) = self.tails[at].segment.filter(|_| self.evict.is_gathering()) else { return };
+        let lost = &self.tails[at].records[self.tails[at].committed as usize..];
+        self.evict
+            .unwritten
+            .extend(lost.iter().filter(|record| record.kind == Kind::Tombstone && record.class == Class::Cache));
+        let moved = std::mem::take(&mut self.evict.moved);
+        for block in &moved {
+            let here = self.index.get(block.entry).filter(|entry| entry.unit == block.to).copied();
+            let Some(entry) = here.filter(|_| self.layout.segment_of(block.to) == segment) else { continue };
+            let mut back = entry;
+            back.unit = block.from;
+            // Some of these records may have been written: should the block be dropped after all, they must not
+            // bring it back.
+            back.set_late(true);
+            self.shift(block.entry, &entry, back);
+            self.evict.again = true;
+        }
+        self.evict.moved = moved;
+        self.evict.moved.retain(|block| self.layout.segment_of(block.to) != segment);
+    }
+
+    /// Points an entry to another place of its value.
+    pub(super) fn shift(&mut self, at: EntryId, old: &Entry, new: Entry) {
+        // Nothing is won by it.
+        let barren = self.barren;
+        self.note_loss(old);
+        self.note_gain(&new);
+        self.barren = barren;
+        if let Some(entry) = self.index.get_mut(at) {
+            *entry = new;
+        }
+    }
 }
 
 impl<P: EvictionPolicy> Shard<P> {
@@ -117,6 +198,12 @@ impl<P: EvictionPolicy> Shard<P> {
     }
 
     fn evict_once(&mut self, facts: Facts) -> bool {
+        if self.evict.again
+            && self.moves.is_idle()
+            && matches!(self.evict.stage, Stage::Settle | Stage::Sweep | Stage::Commit)
+        {
+            return self.scan_again();
+        }
         match self.evict.stage {
             Stage::Idle => self.begin_eviction(facts),
             Stage::Read => self.metadata_read(facts),
@@ -128,6 +215,7 @@ impl<P: EvictionPolicy> Shard<P> {
             Stage::Holds => self.await_readers(facts),
             Stage::FreeHeader | Stage::OpenHeader => self.await_header(facts),
             Stage::Trim => self.await_trim(),
+            Stage::Pause => self.await_pause(facts),
         }
     }
 
@@ -149,11 +237,22 @@ impl<P: EvictionPolicy> Shard<P> {
         self.table.at_mut(victim).state = State::Evicting;
         let data = u64::from(self.layout.data_units()) * u64::from(UNIT_BYTES);
         let budget = data * u64::from(self.config.move_percent) / 100;
-        self.evict = Evict { victim, first: FIRST_DRAFT, budget, ..Evict::default() };
+        let (mut moved, mut unwritten) =
+            (std::mem::take(&mut self.evict.moved), std::mem::take(&mut self.evict.unwritten));
+        moved.clear();
+        unwritten.clear();
+        self.evict = Evict { victim, first: FIRST_DRAFT, budget, moved, unwritten, ..Evict::default() };
         self.evict.reach = (CHUNK_BYTES / UNIT_BYTES).min(facts.max_units);
         if self.table.at(victim).live_blocks == 0 {
             return self.go(Stage::Settle);
         }
+        self.read_metadata()
+    }
+
+    /// Goes through the victim once more, from its first page.
+    fn scan_again(&mut self) -> bool {
+        self.commit.demand = false;
+        (self.evict.again, self.evict.first, self.evict.cursor, self.evict.gap) = (false, FIRST_DRAFT, 0, 0);
         self.read_metadata()
     }
 
@@ -256,13 +355,7 @@ impl<P: EvictionPolicy> Shard<P> {
     /// Makes sure that no entry points into the victim: drops those whose records could not be read.
     fn sweep(&mut self) -> bool {
         if self.table.at(self.evict.victim).live_blocks == 0 {
-            self.evict.marks = self
-                .tails
-                .iter()
-                .filter(|tail| tail.segment.is_some())
-                .map(|tail| (tail.generation, tail.len()))
-                .collect();
-            self.commit.demand = true;
+            self.mark_records();
             return self.go(Stage::Commit);
         }
         // The sweep goes round until nothing is left; `cursor` begins where the scan left it, which does no harm.
@@ -284,7 +377,20 @@ impl<P: EvictionPolicy> Shard<P> {
         true
     }
 
+    /// Notes the records that have to be written before the victim may go, and asks for it.
+    fn mark_records(&mut self) {
+        let used = self.tails.iter().filter(|tail| tail.segment.is_some());
+        self.evict.marks = used.map(|tail| (tail.generation, tail.len())).collect();
+        self.commit.demand = true;
+    }
+
     fn await_commit(&mut self, facts: Facts) -> bool {
+        while let Some(&record) = self.evict.unwritten.last() {
+            let Some(tail) = self.tail_with_room(true) else { return false };
+            self.evict.unwritten.pop();
+            self.append(tail, record, None);
+            self.mark_records();
+        }
         let written = self.evict.marks.iter().all(|&(generation, upto)| {
             !self
                 .tails
@@ -310,7 +416,7 @@ impl<P: EvictionPolicy> Shard<P> {
         }
         self.evict.attempts += 1;
         if self.evict.attempts >= ATTEMPTS {
-            return self.retire();
+            return self.pause();
         }
         self.ops.start(Op::EVICT_FLUSH, BlockOp::Flush, 0, 0, DmaSlice::EMPTY);
         true
@@ -337,7 +443,7 @@ impl<P: EvictionPolicy> Shard<P> {
         if result.is_err() {
             self.evict.attempts += 1;
             if self.evict.attempts >= ATTEMPTS {
-                return self.retire();
+                return self.pause();
             }
             self.write_free(facts);
             return true;
@@ -370,23 +476,39 @@ impl<P: EvictionPolicy> Shard<P> {
         self.table.at_mut(victim).state = State::Free;
         self.table.free.push_back(victim);
         self.stats.evicted_segments += 1;
-        let won = self.layout.data_units().saturating_sub(self.evict.moved_units);
+        let won = self.layout.data_units().saturating_sub(self.evict.spent_units);
         self.barren = if won < self.layout.data_units() / 16 { self.barren + 1 } else { 0 };
         self.go(Stage::Idle)
     }
 
-    /// Takes a segment out of use whose header cannot be written. Nothing in it counts any more.
-    fn retire(&mut self) -> bool {
-        tracing::error!(segment = self.evict.victim, "a segment's header cannot be written; the segment is retired");
-        self.table.log.pop_front();
-        self.table.at_mut(self.evict.victim).state = State::Retired;
-        self.go(Stage::Idle)
+    /// The device does not take the flush or the header that frees the victim. It stays the oldest segment: on the
+    /// device it still holds blocks, and were a younger one to go first, its records would count again.
+    fn pause(&mut self) -> bool {
+        tracing::error!(segment = self.evict.victim, "a segment cannot be freed, the device refuses; trying on");
+        self.stats.stalled_evictions += 1;
+        let resume = self.evict.stage;
+        self.go(Stage::Pause);
+        (self.evict.resume, self.evict.paused) = (resume, self.now);
+        true
+    }
+
+    fn await_pause(&mut self, facts: Facts) -> bool {
+        if self.now.since(self.evict.paused) < self.config.commit_ticks.max(1) {
+            return false;
+        }
+        self.go(self.evict.resume);
+        if self.evict.stage == Stage::Flush {
+            self.ops.start(Op::EVICT_FLUSH, BlockOp::Flush, 0, 0, DmaSlice::EMPTY);
+        } else {
+            self.write_free(facts);
+        }
+        true
     }
 }
 
 impl Evict {
-    /// A block came to lie elsewhere.
-    pub fn note_moved(&mut self, units: u32) {
-        self.moved_units += units;
+    /// Units of the log were used up, by a block that came to lie there or because they were left unused.
+    pub fn note_spent(&mut self, units: u32) {
+        self.spent_units = self.spent_units.saturating_add(units);
     }
 }

@@ -48,6 +48,8 @@ pub struct Extent {
     pub(super) bytes: u32,
     pub(super) segment: u32,
     pub(super) namespace: u32,
+    /// What it was reserved for.
+    pub(super) class: Class,
     pub(super) lba_shift: u32,
     pub(super) duty: Duty,
 }

@@ -109,6 +109,7 @@ impl<P> Shard<P> {
         }
         let namespace = job.record.id.space.namespace();
         if let Ok(extent) = self.allocate(namespace, job.record.bytes, true) {
+            self.evict.set_starved(false);
             return (self.read_piece(index, job, extent, 0, 0, facts), true);
         }
         // Without a free segment only this eviction can make room. A block that must not go has to wait, the
@@ -117,6 +118,7 @@ impl<P> Shard<P> {
         if hopeless && job.record.class == Class::Cache {
             return (Phase::Lost(job), true);
         }
+        self.evict.set_starved(hopeless);
         (Phase::Room(job), false)
     }
 
@@ -155,8 +157,7 @@ impl<P> Shard<P> {
                 if done < Layout::units_of(job.record.bytes) {
                     return (self.read_piece(index, job, extent, done, 0, facts), true);
                 }
-                self.finish_move(job, extent);
-                (Phase::Idle, true)
+                (self.finish_move(job, extent), true)
             }
             Some(Err(_)) if piece.attempts + 1 < ATTEMPTS => {
                 let piece = Piece { attempts: piece.attempts + 1, ..piece };
@@ -182,26 +183,30 @@ impl<P> Shard<P> {
     }
 
     /// The block stands in its new place: points the entry there and records it.
-    fn finish_move(&mut self, job: Job, extent: Extent) {
-        let Some(at) = self.live_at(&job.record, job.unit) else { return self.settle_extent(extent, None) };
-        let Some(&old) = self.index.get(at) else { return self.settle_extent(extent, None) };
+    fn finish_move(&mut self, job: Job, extent: Extent) -> Phase {
+        let here = self.live_at(&job.record, job.unit).and_then(|at| Some((at, *self.index.get(at)?)));
+        let Some((at, old)) = here else {
+            self.settle_extent(extent, None);
+            return Phase::Idle;
+        };
+        if self.tails.iter().any(|tail| tail.segment == Some(extent.segment) && tail.failed) {
+            // No record can be written there any more.
+            self.settle_extent(extent, None);
+            return Phase::Room(job);
+        }
         let mut moved = old;
         moved.unit = extent.unit;
         moved.cool();
         moved.set_late(self.is_late(extent.segment));
-        let barren = self.barren;
-        self.note_loss(&old);
-        self.note_gain(&moved);
-        self.barren = barren;
-        if let Some(entry) = self.index.get_mut(at) {
-            *entry = moved;
-        }
+        self.shift(at, &old, moved);
+        self.evict.note_moved(at, job.unit, extent.unit);
         let units = Layout::units_of(extent.bytes);
-        self.evict.note_moved(units);
+        self.evict.note_spent(units);
         self.stats.moved_blocks += 1;
         self.stats.moved_bytes += u64::from(units) * u64::from(UNIT_BYTES);
         let offset = extent.unit - self.layout.segment_unit(extent.segment);
         let record = Record { offset, class: old.class(), sequence: self.next_sequence(), ..job.record };
         self.settle_extent(extent, Some((record, None)));
+        Phase::Idle
     }
 }

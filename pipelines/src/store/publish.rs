@@ -92,11 +92,12 @@ pub(super) fn padded(bytes: u32) -> u64 {
 impl<P> Shard<P> {
     /// Takes room for a value of a namespace. The caller writes the value to it and then publishes or abandons it.
     ///
-    /// `quota` limits what the namespace holds in this shard, reservations included, in bytes padded to 4096.
+    /// `class` is that of the block to be published. `quota` limits what the namespace holds in this shard,
+    /// reservations included, in bytes padded to 4096.
     ///
     /// # Errors
     /// See [`Refusal`].
-    pub fn reserve(&mut self, namespace: u32, bytes: u32, quota: Option<u64>) -> Result<Extent, Refusal> {
+    pub fn reserve(&mut self, namespace: u32, bytes: u32, class: Class, quota: Option<u64>) -> Result<Extent, Refusal> {
         if !self.is_ready() || self.draining || self.purges.covers(namespace) {
             return Err(Refusal::Wait);
         }
@@ -107,11 +108,17 @@ impl<P> Shard<P> {
         if quota.is_some_and(|quota| self.namespaces.used(namespace) + takes > quota) {
             return Err(Refusal::OverQuota);
         }
-        if self.durable_bytes + takes > self.durable_limit() {
+        // Blocks under way count, or as many as a queue holds would slip past the limit together.
+        let durable = class == Class::Durable;
+        if durable && self.durable_bytes + self.durable_reserved + takes > self.durable_limit() {
             return Err(Refusal::NoSpace);
         }
-        let extent = self.allocate(namespace, bytes, false)?;
+        let mut extent = self.allocate(namespace, bytes, false)?;
+        extent.class = class;
         self.namespaces.add(namespace, takes);
+        if durable {
+            self.durable_reserved += takes;
+        }
         Ok(extent)
     }
 
@@ -123,6 +130,7 @@ impl<P> Shard<P> {
         debug_assert_eq!(extent.bytes, block.bytes);
         let namespace = block.id.space.namespace();
         debug_assert_eq!(extent.namespace, namespace);
+        debug_assert_eq!(extent.class, block.class);
         let old = self.index.find(block.hash, &block.id);
         let refused = match old {
             Some(_) if block.condition.must_not_exist => Some(Published::KeyExists),
@@ -145,6 +153,7 @@ impl<P> Shard<P> {
             return Published::IndexFull;
         }
         self.note_gain(&entry);
+        self.end_reservation(&extent);
         self.stats.value_bytes_written += padded(extent.bytes);
         let record = Record {
             id: block.id,
@@ -164,7 +173,14 @@ impl<P> Shard<P> {
     /// Gives room back whose value was not, or not fully, written. The room itself is lost until the segment goes.
     pub fn abandon(&mut self, extent: Extent) {
         self.namespaces.sub(extent.namespace, padded(extent.bytes));
+        self.end_reservation(&extent);
         self.settle_extent(extent, None);
+    }
+
+    fn end_reservation(&mut self, extent: &Extent) {
+        if extent.class == Class::Durable {
+            self.durable_reserved -= padded(extent.bytes);
+        }
     }
 
     /// Removes a block. `ticket` comes back from [`committed`](Self::committed) if the answer is
@@ -177,7 +193,7 @@ impl<P> Shard<P> {
             return Deleted::Missing;
         }
         let Some(at) = self.index.find(hash, id) else { return Deleted::Missing };
-        let Some(tail) = self.tail_with_room(false) else { return Deleted::Wait };
+        let Some(tail) = self.tail_of_removal(at) else { return Deleted::Wait };
         self.forget(at);
         let record = Record::bare(Kind::Tombstone, *id, class, self.next_sequence());
         let ticket = (class == Class::Durable).then_some(ticket);
@@ -262,7 +278,8 @@ impl<P> Shard<P> {
         self.fill += units;
         self.table.at_mut(segment).outstanding += 1;
         let lba_shift = self.layout.lba_shift();
-        Ok(Extent { unit, bytes, segment, namespace, lba_shift, duty: Duty::new() })
+        // The class is of account for reservations only, which name it themselves.
+        Ok(Extent { unit, bytes, segment, namespace, class: Class::Cache, lba_shift, duty: Duty::new() })
     }
 
     /// A tail that takes a record without a value. In the last segment, room is left for the records of the blocks
@@ -274,6 +291,32 @@ impl<P> Shard<P> {
             self.rotate(privileged).ok()?;
         }
         self.open
+    }
+
+    /// A tail for the record that removes a block. A store that is full of blocks that must stay would never have
+    /// room for it, and never come free again: there the record may go where only eviction writes otherwise, if the
+    /// oldest segment's blocks find room behind it all the same.
+    fn tail_of_removal(&mut self, block: EntryId) -> Option<usize> {
+        if let Some(tail) = self.tail_with_room(false) {
+            return Some(tail);
+        }
+        let &oldest = self.table.log.front()?;
+        if !self.is_stuck() {
+            return None;
+        }
+        let inside = self.index.get(block).is_some_and(|entry| self.layout.segment_of(entry.unit) == oldest);
+        let needed = self.table.at(oldest).live_blocks - u32::from(inside) + 1;
+        let room = if self.table.free.is_empty() {
+            self.open.map_or(0, |open| self.record_room(open))
+        } else {
+            self.layout.max_records()
+        };
+        if needed <= room {
+            return self.tail_with_room(true);
+        }
+        // Every place for a record is taken. One more segment is rewritten, until the block lies in the oldest.
+        self.barren = self.barren.min(self.table.log.len() as u32);
+        None
     }
 
     /// Records that the segment of a tail still takes, beyond those that extents have a right to.
@@ -295,6 +338,11 @@ impl<P> Shard<P> {
         }
         let Some(next) = self.tails.iter().position(|tail| tail.segment.is_none()) else { return Err(Refusal::Wait) };
         if let Some(open) = self.open.take() {
+            // What eviction leaves unused is spent as well: a segment can run out of records long before it is full,
+            // and a long value can find no room at the end. Otherwise moving the same blocks for ever looks like gain.
+            if privileged {
+                self.evict.note_spent(self.layout.units() - self.fill);
+            }
             self.tails[open].closing = true;
             self.settle_tail(open);
         }

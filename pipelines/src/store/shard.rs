@@ -124,6 +124,8 @@ pub struct Shard<P = KeepHot> {
     pub(super) sequence: u64,
     pub(super) namespaces: Namespaces,
     pub(super) durable_bytes: u64,
+    /// Bytes reserved for durable blocks that are not published yet, padded.
+    pub(super) durable_reserved: u64,
     pub(super) leases: Leases,
     pub(super) purges: Purges,
     pub(super) commit: Commit,
@@ -182,6 +184,7 @@ impl<P> Shard<P> {
             sequence: 1,
             namespaces: Namespaces::new(),
             durable_bytes: 0,
+            durable_reserved: 0,
             leases: Leases::new(config.max_leases),
             purges: Purges::default(),
             commit: Commit::default(),
@@ -469,7 +472,7 @@ impl<P: super::EvictionPolicy> Shard<P> {
         }
         self.advance(blocks);
         let written = self.tails.iter().all(|tail| tail.segment.is_none() || tail.uncommitted() == 0);
-        if !written || !self.ops.is_idle() || !self.evict.is_idle() || !self.purges.is_empty() {
+        if !written || !self.ops.is_idle() || !self.evict.is_at_rest() || !self.purges.is_empty() {
             return false;
         }
         if !self.clean_mark {

@@ -44,6 +44,8 @@ pub struct ShardStats {
     pub segments_retired: u64,
     /// Segments freed by eviction.
     pub evicted_segments: u64,
+    /// Times that a segment could not be freed because the device refused, and a pause was made.
+    pub stalled_evictions: u64,
     /// Blocks moved out of a segment before it was freed.
     pub moved_blocks: u64,
     /// Blocks that went with their segment.

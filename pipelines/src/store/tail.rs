@@ -32,6 +32,8 @@ pub(super) struct Tail {
     pub tickets: VecDeque<(u32, u64)>,
     /// When the oldest record that is not written down was added.
     pub since: Ticks,
+    /// No commit is tried before this, for the last one failed.
+    pub not_before: Ticks,
 }
 
 impl Tail {
@@ -48,6 +50,7 @@ impl Tail {
             draft: 0,
             tickets: VecDeque::with_capacity(tickets),
             since: Ticks(0),
+            not_before: Ticks(0),
         }
     }
 
@@ -58,6 +61,7 @@ impl Tail {
         self.generation = generation;
         (self.closing, self.failed, self.has_header) = (false, false, false);
         self.records.clear();
+        self.not_before = Ticks(0);
         (self.committed, self.urgent, self.draft) = (0, 0, 0);
     }
 

@@ -2,7 +2,7 @@
 
 use super::device::Medium;
 use super::world::{MAX_VALUE, NAMESPACE, World, id, id_in, options, value_of};
-use crate::store::{Class, Deleted, Refusal, StoreError, load};
+use crate::store::{Class, Deleted, Published, Refusal, StoreError, load};
 use dataplane::Burst;
 use dataplane::core::Ticks;
 
@@ -64,7 +64,7 @@ fn deletes_and_purges_hold_over_a_restart() {
     assert!(world.shard.used_bytes(9) > 0);
     assert!(world.shard.purge(9));
     assert_eq!(world.find(&id_in(9, 5)), None);
-    assert_eq!(world.shard.reserve(9, 1, None).map(|_| ()), Err(Refusal::Wait));
+    assert_eq!(world.shard.reserve(9, 1, Class::Cache, None).map(|_| ()), Err(Refusal::Wait));
     world.until("the purge", |world| !world.shard.is_purging(9));
     assert_eq!((world.shard.used_bytes(9), world.shard.stats().blocks), (0, 19));
     assert!(world.put(id_in(9, 4), 77, 10, Class::Durable), "the name may be used again");
@@ -79,11 +79,53 @@ fn deletes_and_purges_hold_over_a_restart() {
 }
 
 #[test]
+fn a_purge_takes_the_stores_that_were_under_way() {
+    let mut world = ready(8);
+    assert!(world.put(id_in(9, 1), 1, 100, Class::Cache));
+    world.begin(id_in(9, 2), 2, 100, Class::Durable).unwrap();
+    assert!(world.shard.purge(9) && world.shard.purge(3));
+    world.until("the other purge", |world| !world.shard.is_purging(3));
+    for _ in 0..1000 {
+        world.turn();
+    }
+    assert!(world.shard.is_purging(9), "a store of it is under way");
+    let (_, _, _, published) = world.publish().unwrap();
+    assert_eq!(published, Some(Published::Visible), "nobody is there to be told");
+    world.until("the purge", |world| !world.shard.is_purging(9));
+    assert_eq!((world.find(&id_in(9, 1)), world.find(&id_in(9, 2))), (None, None));
+    assert_eq!(world.shard.used_bytes(9), 0);
+    let mut world = World::open(&world.crash());
+    world.recover();
+    assert_eq!((world.find(&id_in(9, 1)), world.find(&id_in(9, 2))), (None, None));
+}
+
+#[test]
+fn a_purge_does_not_wait_for_other_namespaces() {
+    let mut world = ready(8);
+    assert!(world.shard.purge(9));
+    let mut stored = 0;
+    world.until("the purge under durable load", |world| {
+        if world.begin(id(stored), stored, 100, Class::Durable).is_ok() {
+            stored += 1;
+        }
+        while world.publish().is_some() {}
+        !world.shard.is_purging(9)
+    });
+    // One more is published now, whose record waits: that is no purge of anybody.
+    world.until("a store", |world| world.begin(id(9999), 9999, 100, Class::Durable).is_ok());
+    world.until("its ticket to be pending", |world| {
+        world.publish().is_some_and(|(id, ..)| id == super::world::id(9999))
+    });
+    assert!(!world.shard.is_purging(9) && !world.shard.is_purging(NAMESPACE));
+    world.crash();
+}
+
+#[test]
 fn conditions_and_limits_are_kept() {
     let mut world = ready(8);
-    assert_eq!(world.shard.reserve(NAMESPACE, MAX_VALUE + 1, None).map(|_| ()), Err(Refusal::TooLarge));
-    assert_eq!(world.shard.reserve(NAMESPACE, 5000, Some(8191)).map(|_| ()), Err(Refusal::OverQuota));
-    let extent = world.shard.reserve(NAMESPACE, 5000, Some(8192)).unwrap();
+    assert_eq!(world.shard.reserve(NAMESPACE, MAX_VALUE + 1, Class::Cache, None).map(|_| ()), Err(Refusal::TooLarge));
+    assert_eq!(world.shard.reserve(NAMESPACE, 5000, Class::Cache, Some(8191)).map(|_| ()), Err(Refusal::OverQuota));
+    let extent = world.shard.reserve(NAMESPACE, 5000, Class::Cache, Some(8192)).unwrap();
     assert_eq!(world.shard.used_bytes(NAMESPACE), 8192, "reservations count");
     world.shard.abandon(extent);
     assert_eq!(world.shard.used_bytes(NAMESPACE), 0);

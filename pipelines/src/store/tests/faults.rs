@@ -156,6 +156,127 @@ fn metadata_that_cannot_be_read_at_eviction_costs_blocks_but_never_gives_wrong_o
     }
 }
 
+/// Commands of the shard's own of one kind fail: pages of records, or headers that free a segment.
+fn fail(world: &World, ops: std::ops::Range<u64>) {
+    let refused = move |io: &dataplane::nvme::BlockIo| {
+        matches!(io.op, BlockOp::Write { .. }) && io.token >= 1 << 56 && ops.contains(&(io.token & 0xFF))
+    };
+    world.medium.borrow_mut().fails = Some(Box::new(refused));
+}
+
+const RECORD_PAGES: std::ops::Range<u64> = 8..24;
+const FREE_HEADERS: std::ops::Range<u64> = 4..5;
+
+#[test]
+fn blocks_whose_new_records_cannot_be_written_do_not_lose_the_old_ones() {
+    let mut world = World::new(10, true, 3);
+    world.recover();
+    for number in 0..24 {
+        assert!(world.put(id(number), number, 20_000, Class::Durable));
+    }
+    let (mut moved, mut failures, mut lost, mut number) = (0, 0, 0, 1000);
+    world.until("some failures in the middle of evictions", |world| {
+        if world.begin(id(number), number, 9000, Class::Cache).is_ok() {
+            number += 1;
+        }
+        while world.publish().is_some() {}
+        let before = world.shard.stats();
+        if !world.shard.evict.is_idle() && before.moved_blocks > moved {
+            moved = before.moved_blocks;
+            fail(world, RECORD_PAGES);
+            for _ in 0..100 {
+                world.turn();
+            }
+            failures += u32::from(world.shard.stats().device_errors > before.device_errors);
+            lost += world.shard.stats().lost_records - before.lost_records;
+            world.medium.borrow_mut().fails = None;
+        }
+        failures >= 8
+    });
+    assert!(lost > 0, "some records were given up");
+    let evicted = world.shard.stats().evicted_segments;
+    world.until("evictions that succeed", |world| {
+        if world.begin(id(number), number, 9000, Class::Cache).is_ok() {
+            number += 1;
+        }
+        while world.publish().is_some() {}
+        world.shard.stats().evicted_segments > evicted + 2
+    });
+    // Blocks of the cache class that were published into a segment that failed may be lost, no others.
+    let mut world = World::open(&world.crash());
+    world.recover();
+    for number in 0..24 {
+        let found = world.find(&id(number)).expect("durable");
+        assert_eq!(world.read(&found), Some(value_of(&id(number), number, 20_000)));
+    }
+}
+
+#[test]
+fn a_purge_whose_record_cannot_be_written_is_recorded_anew() {
+    let mut world = filled(20);
+    fail(&world, RECORD_PAGES);
+    assert!(world.shard.purge(super::world::NAMESPACE));
+    world.until("the failure", |world| world.shard.stats().lost_records > 0);
+    assert!(world.shard.is_purging(super::world::NAMESPACE));
+    world.medium.borrow_mut().fails = None;
+    world.until("the purge", |world| !world.shard.is_purging(super::world::NAMESPACE));
+    let mut world = World::open(&world.crash());
+    world.recover();
+    assert_eq!(world.shard.stats().blocks, 0);
+}
+
+#[test]
+fn a_segment_that_cannot_be_freed_holds_up_younger_ones_until_it_can() {
+    let mut world = World::new(8, true, 3);
+    world.recover();
+    let mut number = 0;
+    world.until("an eviction", |world| {
+        if world.begin(id(number), number, 9000, Class::Cache).is_ok() {
+            number += 1;
+        }
+        while world.publish().is_some() {}
+        world.shard.stats().evicted_segments > 2
+    });
+    fail(&world, FREE_HEADERS);
+    world.until("the store to be full", |world| {
+        let refused = world.begin(id(number), number, 9000, Class::Cache);
+        number += u64::from(refused.is_ok());
+        while world.publish().is_some() {}
+        refused == Err(crate::store::Refusal::NoSpace)
+    });
+    let before = world.shard.stats();
+    assert!(before.stalled_evictions > 0 && before.segments_retired == 0, "{before:?}");
+    for _ in 0..1000 {
+        world.turn();
+    }
+    let stats = world.shard.stats();
+    assert_eq!(stats.evicted_segments, before.evicted_segments, "no younger one goes first");
+    assert!(stats.stalled_evictions > before.stalled_evictions, "it is tried again");
+    world.medium.borrow_mut().fails = None;
+    assert!(world.put(id(number), number, 9000, Class::Cache), "the device came round");
+    assert_eq!(world.shard.stats().lost_blocks, 0);
+    world.crash();
+}
+
+#[test]
+fn a_shutdown_does_not_wait_for_a_segment_that_cannot_be_freed() {
+    let mut world = World::new(8, true, 3);
+    world.recover();
+    fail(&world, FREE_HEADERS);
+    let mut number = 0;
+    world.until("a stalled eviction", |world| {
+        if world.begin(id(number), number, 9000, Class::Cache).is_ok() {
+            number += 1;
+        }
+        while world.publish().is_some() {}
+        world.storing.is_empty() && world.shard.stats().stalled_evictions > 0
+    });
+    let mut world = World::open(&world.shut_down());
+    world.medium.borrow_mut().fails = None;
+    world.recover();
+    assert!(world.shard.stats().recovery.clean);
+}
+
 #[test]
 fn recovery_reads_around_a_chunk_that_fails() {
     let medium = filled(140).crash();

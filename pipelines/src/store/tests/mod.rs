@@ -3,6 +3,7 @@
 mod basics;
 mod device;
 mod faults;
+mod full;
 mod model;
 mod order;
 mod speed;

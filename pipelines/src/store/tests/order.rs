@@ -9,7 +9,7 @@ use crate::store::{Class, NewBlock, Published};
 fn with_a_late_value() -> World {
     let mut world = World::new(8, true, 9);
     world.recover();
-    let extent = world.shard.reserve(NAMESPACE, 1000, None).unwrap();
+    let extent = world.shard.reserve(NAMESPACE, 1000, Class::Cache, None).unwrap();
     for number in 100..112 {
         assert!(world.put(id(number), number, 20_000, Class::Cache));
     }

@@ -51,7 +51,7 @@ fn restart(bytes: u64, value: u32) -> (u64, f64, f64) {
     }
     loop {
         // The values themselves are of no account here.
-        match shard.reserve(NAMESPACE, value, None) {
+        match shard.reserve(NAMESPACE, value, Class::Cache, None) {
             Ok(extent) => {
                 let block = NewBlock {
                     id: id(stored),

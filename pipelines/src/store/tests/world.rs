@@ -76,14 +76,23 @@ pub struct World {
 impl World {
     /// A freshly formatted store.
     pub fn new(segments: u64, volatile: bool, seed: u64) -> Self {
-        let medium = Medium::new((1 << 20) + segments * (256 << 10), volatile, seed);
-        Self::format(&medium);
+        Self::with_options(segments, &options(), volatile, seed)
+    }
+
+    /// As [`new`](Self::new), cut otherwise.
+    pub fn with_options(segments: u64, options: &FormatOptions, volatile: bool, seed: u64) -> Self {
+        let medium = Medium::new((1 << 20) + segments * options.segment_bytes, volatile, seed);
+        Self::format_with(&medium, options);
         Self::open(&medium)
     }
 
     pub fn format(medium: &Rc<RefCell<Medium>>) {
+        Self::format_with(medium, &options());
+    }
+
+    fn format_with(medium: &Rc<RefCell<Medium>>, options: &FormatOptions) {
         let (mut blocks, mut buffers, _) = Self::parts(medium);
-        format(&mut blocks, &buffers.remove(0), &options()).unwrap();
+        format(&mut blocks, &buffers.remove(0), options).unwrap();
     }
 
     fn parts(medium: &Rc<RefCell<Medium>>) -> (CrashQueue, Vec<ArenaBuffer>, ArenaBuffer) {
@@ -165,7 +174,7 @@ impl World {
         if self.blocks.room() == 0 {
             return Err(Refusal::Wait);
         }
-        let extent = self.shard.reserve(id.space.namespace(), bytes, None)?;
+        let extent = self.shard.reserve(id.space.namespace(), bytes, class, None)?;
         self.free.pop();
         let value = value_of(&id, version, bytes);
         self.values[buffer].write(0, &value).unwrap();
