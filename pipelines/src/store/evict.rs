@@ -10,7 +10,7 @@ use dataplane::memory::DmaSlice;
 use dataplane::nvme::BlockOp;
 
 use super::commit::ATTEMPTS;
-use super::index::{Entry, EntryId};
+use super::index::EntryId;
 use super::layout::{FIRST_DRAFT, HEADER_FREE, HEADER_OPEN, UNIT_BYTES};
 use super::moves::Job;
 use super::operation::Op;
@@ -170,18 +170,6 @@ impl<P> Shard<P> {
         }
         self.evict.moved = moved;
         self.evict.moved.retain(|block| self.layout.segment_of(block.to) != segment);
-    }
-
-    /// Points an entry to another place of its value.
-    pub(super) fn shift(&mut self, at: EntryId, old: &Entry, new: Entry) {
-        // Nothing is won by it.
-        let barren = self.barren;
-        self.note_loss(old);
-        self.note_gain(&new);
-        self.barren = barren;
-        if let Some(entry) = self.index.get_mut(at) {
-            *entry = new;
-        }
     }
 }
 

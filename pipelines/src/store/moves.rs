@@ -7,7 +7,7 @@ use dataplane::nvme::BlockOp;
 
 use super::commit::ATTEMPTS;
 use super::extent::Extent;
-use super::index::EntryId;
+use super::index::{Entry, EntryId};
 use super::layout::{Layout, UNIT_BYTES};
 use super::operation::{MOVES, Op};
 use super::publish::Class;
@@ -208,5 +208,17 @@ impl<P> Shard<P> {
         let record = Record { offset, class: old.class(), sequence: self.next_sequence(), ..job.record };
         self.settle_extent(extent, Some((record, None)));
         Phase::Idle
+    }
+
+    /// Points an entry to another place of its value.
+    pub(super) fn shift(&mut self, at: EntryId, old: &Entry, new: Entry) {
+        // Nothing is won by it.
+        let barren = self.barren;
+        self.note_loss(old);
+        self.note_gain(&new);
+        self.barren = barren;
+        if let Some(entry) = self.index.get_mut(at) {
+            *entry = new;
+        }
     }
 }
