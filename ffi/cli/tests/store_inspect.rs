@@ -94,7 +94,7 @@ impl Filler {
         let id = id(name);
         let mut extent = None;
         self.until("room", |filler| {
-            extent = filler.shard.reserve(id.space.namespace(), VALUE_BYTES, None).ok();
+            extent = filler.shard.reserve(id.space.namespace(), VALUE_BYTES, Class::Durable, None).ok();
             extent.is_some()
         });
         let extent = extent.unwrap();
