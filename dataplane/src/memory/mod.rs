@@ -3,6 +3,7 @@
 mod arena;
 mod client;
 pub mod guard;
+pub mod prefetch;
 mod region;
 mod slots;
 

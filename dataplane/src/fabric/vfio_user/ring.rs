@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use crate::memory::Region;
+use crate::memory::{Region, prefetch};
 
 /// `entries` entries of `WORDS` 64-bit words each, inside one region.
 ///
@@ -85,19 +85,7 @@ impl<const WORDS: usize> Ring<WORDS> {
     /// Asks the processor for an entry's cache line ahead of time.
     #[inline(always)]
     pub(super) fn prefetch(&self, index: u32) {
-        let address = std::ptr::from_ref(self.word(index, 0));
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: a prefetch has no effect that a program can observe, whatever the address.
-        unsafe {
-            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
-        }
-        #[cfg(target_arch = "aarch64")]
-        // SAFETY: as above.
-        unsafe {
-            std::arch::asm!("prfm pldl1keep, [{0}]", in(reg) address, options(nostack, preserves_flags, readonly));
-        }
-        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-        let _ = address;
+        prefetch::line(self.word(index, 0));
     }
 }
 

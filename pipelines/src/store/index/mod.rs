@@ -7,10 +7,11 @@
 mod bucket;
 mod entry;
 mod hash;
-mod prefetch;
 
 pub(super) use entry::Entry;
 pub(super) use hash::HashKey;
+
+use dataplane::memory::prefetch;
 
 use bucket::{Bucket, SLOTS};
 
