@@ -160,7 +160,13 @@ impl Stages {
         let out = folder.join("callgrind.out");
         let name = op.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
         let status = Command::new("valgrind")
-            .args(["--tool=callgrind", "--collect-atstart=no", "--toggle-collect=*measured_turn*", "-q"])
+            .args([
+                "--tool=callgrind",
+                "--collect-atstart=no",
+                "--toggle-collect=*measured_turn*",
+                "--fair-sched=yes",
+                "-q",
+            ])
             .arg(format!("--callgrind-out-file={}", out.display()))
             .arg(std::env::current_exe()?)
             .args(["stages", "--bare", "--keys", "4096", "--op", &name, "--bursts", &bursts.to_string()])

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
+use std::time::Duration;
 
 use dataplane::Burst;
 use dataplane::core::{Clock, Poller, Postbox, TscClock, mailbox};
@@ -28,6 +29,8 @@ use pipelines::store::{self, FormatOptions};
 const ALONE: OwnerMap = OwnerMap { shards: 1, cores: 1 };
 /// Bytes of the null device: enough that nothing is evicted while it is filled once.
 const DEVICE_BYTES: u64 = 8 << 30;
+/// How long connecting may take: under valgrind it is slow.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(120);
 /// Commands in a burst: what the pipeline takes at once.
 const BURST: usize = dataplane::BURST;
 
@@ -302,7 +305,8 @@ fn connect(
     std::thread::scope(|scope| {
         let client = scope.spawn(|| {
             let connected = || -> Result<_, RigError> {
-                let mut initiator = Initiator::connect(folder, &ConnectOptions::default())?;
+                let options = ConnectOptions { timeout: CONNECT_TIMEOUT, ..ConnectOptions::default() };
+                let mut initiator = Initiator::connect(folder, &options)?;
                 let memory = ClientMemory::new(BURST as u64 * 4096, false)?;
                 let iova = initiator.register(&memory)?;
                 let queue = initiator.create_queue(4 * BURST as u32, false)?;
@@ -314,6 +318,8 @@ fn connect(
         });
         while !done.load(Ordering::Acquire) {
             pipeline.poll(clock.now());
+            // Valgrind runs one thread at a time, and a thread that never waits starves the others.
+            std::thread::yield_now();
         }
         client.join().map_err(|_| "the connecting thread panicked")?
     })
