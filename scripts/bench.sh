@@ -85,9 +85,7 @@ cargo build --release --locked -p pipelines -p kvplane-cli -p kvperf --bins
 
 out=$ROOT/target/bench
 store=$out/store
-mkdir -p "$out"
-exec 9>"$out/lock"
-flock -n 9 || die 1 "another bench.sh is at work in target/bench"
+claim "$out" bench.sh
 rm -f "$out"/samples "$out"/notes "$out"/*.json "$out"/*.log
 touch "$out/samples" "$out/notes"
 sockets=$(socket_dir)
@@ -99,8 +97,6 @@ mapfile -t cores < <(allowed_cores)
 [ "${#cores[@]}" -ge 2 ] || [ "${families[*]}" = callgrind ] ||
     die 1 "two cores are needed: one for kvplaned, one for kvperf"
 raise_memlock
-memory=()
-[ "$(free_hugepages_mib)" -ge 512 ] || memory=(--no-huge)
 
 # ---------------------------------------------------------------- what the families use
 
@@ -111,9 +107,7 @@ note() { say "$*" >>"$out/notes"; }
 start_daemon() { # STORE [OPTION...]
     local store_option=$1 log=$out/kvplaned.log
     shift
-    tied "$BIN/kvplaned" -m "[${cores[0]}]" -r "$sockets/rpc.sock" "${memory[@]}" --idle spin --store "$store_option" \
-        --listen "vfio-user:$sockets" "$@" >>"$log" 2>&1 9>&- &
-    daemon=$!
+    launch_kvplaned "${cores[0]}" "$sockets" "$log" "$store_option" --idle spin "$@"
     wait_ready "$daemon" "$sockets/rpc.sock" "$log" 120
 }
 
