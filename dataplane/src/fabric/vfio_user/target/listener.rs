@@ -19,6 +19,7 @@ use super::super::socket::{peer_credentials, shut_down};
 use super::connection::{Connection, Terms};
 use super::core_end::CoreCommand;
 use super::dma::DmaLimits;
+use super::refusals::Refusals;
 use super::slot_table::SlotAccount;
 
 /// Name of the socket in its folder, as SPDK names it.
@@ -226,6 +227,7 @@ struct Door {
 impl Door {
     fn accept(self) {
         let mut next = 0u64;
+        let mut refusals = Refusals::new(Instant::now());
         loop {
             let accepted = self.listener.accept();
             if self.stop.load(Ordering::Acquire) {
@@ -234,8 +236,10 @@ impl Door {
             match accepted {
                 Ok((stream, _)) => {
                     next += 1;
-                    if let Err(error) = self.admit(stream, next) {
-                        warn!(listener = %self.name, %error, "vfio-user client turned away");
+                    if let Err(error) = self.admit(stream, next)
+                        && let Some(unlogged) = refusals.log(Instant::now())
+                    {
+                        warn!(listener = %self.name, %error, unlogged, "vfio-user client turned away");
                     }
                 }
                 Err(error) => {
