@@ -50,7 +50,7 @@ pub struct Header {
     pub size: u32,
     /// Type and flags.
     pub flags: u32,
-    /// An errno in replies with [`FLAG_ERROR`].
+    /// An errno in replies with [`FLAG_ERROR`](super::FLAG_ERROR).
     pub error: u32,
 }
 

@@ -17,7 +17,7 @@ pub enum Request<'a> {
     },
     /// Makes memory reachable; the file descriptor travels beside it.
     DmaMap {
-        /// [`DMA_READABLE`], [`DMA_WRITABLE`].
+        /// [`DMA_READABLE`](super::DMA_READABLE), [`DMA_WRITABLE`](super::DMA_WRITABLE).
         flags: u32,
         /// Offset into the file.
         offset: u64,
@@ -28,7 +28,7 @@ pub enum Request<'a> {
     },
     /// Takes memory back.
     DmaUnmap {
-        /// [`UNMAP_ALL`].
+        /// [`UNMAP_ALL`](super::UNMAP_ALL).
         flags: u32,
         /// I/O virtual address.
         address: u64,
@@ -51,7 +51,7 @@ pub enum Request<'a> {
     },
     /// Sets interrupts up.
     SetIrqs {
-        /// Data type and action, see [`irq`].
+        /// Data type and action, see [`irq`](super::irq).
         flags: u32,
         /// Interrupt index.
         index: u32,
@@ -59,7 +59,7 @@ pub enum Request<'a> {
         start: u32,
         /// Number of vectors.
         count: u32,
-        /// What follows: bytes for [`irq::DATA_BOOL`].
+        /// What follows: bytes for [`irq::DATA_BOOL`](super::irq::DATA_BOOL).
         data: &'a [u8],
     },
     /// Reads a region.
