@@ -20,7 +20,7 @@ use crate::{size, with_target};
 const CASES: [(u32, u32); 2] = [(1 << 20, 16), (64 << 10, 32)];
 
 /// What `kvperf limit --help` begins with.
-const ABOUT: &str = "\
+pub const ABOUT: &str = "\
 Compare kvplane with plain io_uring: the same values, retrieved and stored, both ways in turns.
 
 Reads: plain io_uring reads the very blocks of --file that kvplaned wrote its values to, which the records in the file \
@@ -37,7 +37,6 @@ the 95 % confidence interval of the median.";
 
 /// Options of `kvperf limit`.
 #[derive(Args, Debug)]
-#[command(long_about = ABOUT)]
 pub struct Limit {
     #[command(flatten)]
     connection: Connection,
