@@ -12,7 +12,8 @@
 #   -h, --help      this text
 #
 # kvplaned runs on the first core that this process may use, kvperf on the second; leave both alone meanwhile. The
-# figure is the median of the rounds, the spread is half the distance between the least and the most, in percent of it.
+# figure is the median of the rounds, the spread is half the distance between the least and the most, in percent of it
+# (limit: half the 95 % confidence interval of the median of its own, shorter rounds).
 #
 # Results: target/bench/bench.json, a list of {name, unit, goal, figure, spread, met, relation}; "relation" says whether
 # the figure is to be ">=" or "<=" the goal. Rows that could not be measured have figure null and met false, and say why
@@ -84,13 +85,11 @@ cargo build --release --locked -p pipelines -p kvplane-cli -p kvperf --bins
 
 out=$ROOT/target/bench
 store=$out/store
-mkdir -p "$out"
-exec 9>"$out/lock"
-flock -n 9 || die 1 "another bench.sh is at work in target/bench"
+claim "$out" bench.sh
 rm -f "$out"/samples "$out"/notes "$out"/*.json "$out"/*.log
 touch "$out/samples" "$out/notes"
 sockets=$(socket_dir)
-trap 'rm -rf "$sockets" "$store" "$out/limit.raw" "$out"/restart.*' EXIT
+trap 'rm -rf "$sockets" "$store" "$out"/restart.*' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
@@ -98,8 +97,6 @@ mapfile -t cores < <(allowed_cores)
 [ "${#cores[@]}" -ge 2 ] || [ "${families[*]}" = callgrind ] ||
     die 1 "two cores are needed: one for kvplaned, one for kvperf"
 raise_memlock
-memory=()
-[ "$(free_hugepages_mib)" -ge 512 ] || memory=(--no-huge)
 
 # ---------------------------------------------------------------- what the families use
 
@@ -110,9 +107,7 @@ note() { say "$*" >>"$out/notes"; }
 start_daemon() { # STORE [OPTION...]
     local store_option=$1 log=$out/kvplaned.log
     shift
-    tied "$BIN/kvplaned" -m "[${cores[0]}]" -r "$sockets/rpc.sock" "${memory[@]}" --idle spin --store "$store_option" \
-        --listen "vfio-user:$sockets" "$@" >>"$log" 2>&1 9>&- &
-    daemon=$!
+    launch_kvplaned "${cores[0]}" "$sockets" "$log" "$store_option" --idle spin "$@"
     wait_ready "$daemon" "$sockets/rpc.sock" "$log" 120
 }
 
@@ -167,31 +162,35 @@ measure_flood() {
     sample retrieve_p999_with_flood "$(ratio "$(json "$out/flood_with.json" "$p999")" "$(json "$out/flood_without.json" "$p999")")"
 }
 
-# kvperf limit compares by itself: plain io_uring and kvplaned in turns, round by round, on the same file system. Its
-# rounds are these rounds; the least, the median and the most of them are handed on.
+# kvperf limit compares by itself: plain io_uring and kvplaned in turns, in many short rounds, on the store's own file.
+# Handed on are the median over its rounds and the ends of the median's confidence interval, which make the spread. The
+# file is written as a whole before it is formatted, so that no write takes new blocks of the file system.
 measure_limit() {
     [ "$round" -eq 1 ] || return 0
-    local size row figure
+    local size row figure huge=()
+    [ "$(free_hugepages_mib)" -lt 1024 ] || huge=(--hugepages)
     rm -f "$store"
-    start_daemon "file:$store,size=8G,format=force"
+    dd if=/dev/urandom of="$store" bs=4M count=2048 iflag=fullblock oflag=direct status=none
+    start_daemon "file:$store,format=force"
     for size in 1m:16 64k:32; do
         row=qd${size#*:} size=${size%:*}
         [[ $rows == *"_${size}_$row"* ]] || continue
         "$BIN/kvperf" limit --connect "vfio-user:$sockets" --cpu "${cores[1]}" --value-bytes "${size^^}" \
-            --depth "${row#qd}" --duration "${seconds}s" --rounds "$repeat" --raw-file "$out/limit.raw" --quiet \
-            --json "$out/limit_$size.json" >"$out/limit_$size.log" 2>&1 || { tail -n 5 "$out/limit_$size.log" >&2; return 1; }
+            --depth "${row#qd}" --duration 500ms --rounds $((2 * repeat * seconds)) --file "$store" \
+            "${huge[@]}" --quiet --json "$out/limit_$size.json" >"$out/limit_$size.log" 2>&1 ||
+            { tail -n 5 "$out/limit_$size.log" >&2; return 1; }
         for figure in throughput p99; do
             limit_samples "$size" "limit_retrieve_${size}_${row}_$figure" 0 "${figure}_ratio"
             limit_samples "$size" "limit_store_${size}_${row}_$figure" 1 "${figure}_ratio"
         done
     done
     stop_daemon
-    rm -f "$out/limit.raw" "$store"
+    rm -f "$store"
 }
 
 limit_samples() { # SIZE ROW CASE FIELD
     local value
-    for value in min median max; do
+    for value in low median high; do
         sample "$2" "$(json "$out/limit_$1.json" "j['cases'][$3]['$4']['$value']")"
     done
 }

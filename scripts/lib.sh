@@ -134,6 +134,29 @@ wait_ready() {
     done
 }
 
+# claim FOLDER NAME: makes the folder and keeps other runs of the script NAME out of it for as long as this one lives.
+# Children that outlive it are to be started with 9>&-.
+claim() {
+    mkdir -p "$1"
+    exec 9>"$1/lock"
+    flock -n 9 || die 1 "another $2 is at work in ${1#"$ROOT"/} ('fuser ${1#"$ROOT"/}/lock' names its processes)"
+}
+
+# memory_option: the option that lets kvplaned start on a machine with too few hugepages; nothing if there are enough.
+memory_option() { [ "$(free_hugepages_mib)" -ge 512 ] || say --no-huge; }
+
+# launch_kvplaned CORE SOCKETS LOG STORE [OPTION...]: starts it in the background on one core, with both sockets in the
+# folder SOCKETS, and leaves its process id in $daemon. Its output goes to the end of LOG.
+launch_kvplaned() {
+    local core=$1 sockets=$2 log=$3 store=$4 memory=()
+    shift 4
+    mapfile -t memory < <(memory_option)
+    tied "$BIN/kvplaned" -m "[$core]" -r "$sockets/rpc.sock" "${memory[@]}" --store "$store" \
+        --listen "vfio-user:$sockets" "$@" >>"$log" 2>&1 9>&- &
+    # shellcheck disable=SC2034  # for the caller
+    daemon=$!
+}
+
 # socket_dir: makes a private folder for unix sockets and prints its name. Not under target/, because a socket's path
 # may be only 107 bytes long and a clone may lie deep.
 socket_dir() { mktemp -d "/tmp/kvplane.XXXXXX"; }

@@ -45,9 +45,7 @@ cargo build --release --locked -p pipelines -p kvplane-cli -p kvperf --bins
 
 out=$ROOT/target/quickstart
 store=$out/store
-mkdir -p "$out"
-exec 9>"$out/lock"
-flock -n 9 || die 1 "another quickstart is at work in target/quickstart ('fuser target/quickstart/lock' names its processes)"
+claim "$out" quickstart.sh
 sockets=$(socket_dir)
 daemon='' replay='' store_is_ours=no
 finish() {
@@ -75,14 +73,12 @@ else
     warn "only one core may be used: daemon and client share it, and the figures are worth little"
 fi
 raise_memlock
-memory=()
-[ "$(free_hugepages_mib)" -ge 512 ] || memory=(--no-huge)
+memory=$(memory_option)
 
-step "Starting kvplaned on core $core (${memory[*]:-hugepages}, store of $store_size in target/quickstart/store)"
-tied "$BIN/kvplaned" -m "[$core]" -r "$sockets/rpc.sock" "${memory[@]}" --idle "$idle" \
-    --store "file:$store,size=$store_size,format=force" --listen "vfio-user:$sockets" \
-    --namespace quickstart >"$out/kvplaned.log" 2>&1 &
-daemon=$!
+step "Starting kvplaned on core $core (${memory:-hugepages}, store of $store_size in target/quickstart/store)"
+: >"$out/kvplaned.log"
+launch_kvplaned "$core" "$sockets" "$out/kvplaned.log" "file:$store,size=$store_size,format=force" --idle "$idle" \
+    --namespace quickstart
 wait_ready "$daemon" "$sockets/rpc.sock" "$out/kvplaned.log"
 store_is_ours=yes
 

@@ -1,5 +1,5 @@
-//! What clients leave behind in the whole process: nothing. Alone in its process, because slots, descriptors and
-//! mappings are counted for the process.
+//! What clients hold and leave behind in the whole process. In a process of its own, and one test at a time, because
+//! slots, descriptors and mappings are counted for the process.
 #![allow(clippy::unwrap_used)]
 #![allow(dead_code)] // The harness is shared with other tests.
 
@@ -7,9 +7,10 @@
 mod harness;
 
 use std::sync::atomic::Ordering;
+use std::sync::{Mutex, PoisonError};
 
 use dataplane::fabric::vfio_user::target::region_slots_in_use;
-use dataplane::fabric::vfio_user::{ClientMemory, ConnectOptions, Initiator};
+use dataplane::fabric::vfio_user::{ClientMemory, ConnectError, ConnectOptions, Initiator, TargetOptions};
 use dataplane::nvme::spec::Sqe;
 use harness::{Rig, wait_until};
 
@@ -20,8 +21,36 @@ fn held() -> (usize, usize) {
     (descriptors, maps.lines().filter(|line| line.contains("memfd:kvplane")).count())
 }
 
+static ALONE: Mutex<()> = Mutex::new(());
+
+#[test]
+fn one_user_has_only_so_many_regions_over_all_clients() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    const MOST: usize = 20;
+    let options = TargetOptions { max_regions_per_uid: MOST, ..TargetOptions::default() };
+    let (rig, elsewhere) = (Rig::with_options(1, options.clone()), Rig::with_options(1, options));
+    let memory = ClientMemory::new(4096, false).unwrap();
+    let connect = |rig: &Rig| Initiator::connect(rig.dir(), &ConnectOptions::default()).unwrap();
+    let mut clients = [connect(&rig), connect(&rig), connect(&elsewhere)];
+    let refused = (0..=MOST).find_map(|round| clients[round % 3].register(&memory).err());
+    assert!(matches!(refused, Some(ConnectError::NoRoom)), "{refused:?}");
+    assert_eq!(region_slots_in_use(), MOST, "a second listener is no way around");
+    for client in &mut clients {
+        assert!(client.is_alive() && matches!(client.register(&memory), Err(ConnectError::NoRoom)));
+    }
+    let [first, mut second, third] = clients;
+    drop((first, third));
+    elsewhere.wait_clean();
+    wait_until("the first client is gone", || rig.shared.open.load(Ordering::Acquire) == 1);
+    second.register(&memory).expect("the clients that left gave theirs back");
+    drop(second);
+    rig.wait_clean();
+    wait_until("every slot is free", || region_slots_in_use() == 0);
+}
+
 #[test]
 fn slots_descriptors_and_mappings_come_back() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let rig = Rig::new(2);
     let before = held();
     assert_eq!((before.1, region_slots_in_use()), (0, 0));

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use kvperf::command::generate::Generate;
-use kvperf::command::limit::Limit;
+use kvperf::command::limit::{self, Limit};
 use kvperf::command::replay::Replay;
 use kvperf::command::run::Run;
 use kvperf::command::stages::Stages;
@@ -21,7 +21,8 @@ struct Arguments {
 enum Command {
     /// Make a synthetic trace of an LLM service
     Generate(Generate),
-    /// Compare kvplane with plain io_uring on the same device, turn by turn
+    /// Compare kvplane with plain io_uring on the store's own file, turn by turn
+    #[command(long_about = limit::ABOUT)]
     Limit(Box<Limit>),
     /// Send commands of a chosen mix, closed loop or open loop
     Run(Box<Run>),

@@ -79,6 +79,13 @@ impl AttachedRegions {
             && (region.writable() || io.op != BlockOp::Read)
     }
 
+    /// Checks a command, and counts it as outstanding if it is valid.
+    pub(super) fn take_in(&mut self, geometry: &Geometry, io: &BlockIo) -> Result<(), BlockError> {
+        self.check(geometry, io)?;
+        self.begin(io);
+        Ok(())
+    }
+
     /// Counts a command that was found valid as outstanding.
     pub(super) fn begin(&mut self, io: &BlockIo) {
         if let Some(attached) = self.named(io) {

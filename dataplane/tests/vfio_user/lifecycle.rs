@@ -172,6 +172,30 @@ fn one_user_has_only_so_many_connections() {
 }
 
 #[test]
+fn one_client_has_only_so_many_regions_and_others_theirs() {
+    let rig = Rig::with_options(1, TargetOptions { max_regions: 8, ..TargetOptions::default() });
+    let (mut greedy, mut other) = (connect(&rig), connect(&rig));
+    let memory = ClientMemory::new(4096, false).unwrap();
+    let mut registered = Vec::new();
+    let refused = loop {
+        match greedy.register(&memory) {
+            Ok(iova) => registered.push(iova),
+            Err(error) => break error,
+        }
+        assert!(registered.len() <= 8, "there is no limit");
+    };
+    assert!(matches!(refused, ConnectError::NoRoom), "{refused}");
+    assert!(registered.len() > 1, "some belong to its admin queues");
+    // One that needs several regions must fit as a whole.
+    other.register(&ClientMemory::new(256 << 20, false).unwrap()).expect("another client has room of its own");
+    greedy.unregister(registered[0]).unwrap();
+    let two_pieces = ClientMemory::new(256 << 20, false).unwrap();
+    assert!(matches!(greedy.register(&two_pieces), Err(ConnectError::NoRoom)));
+    greedy.register(&memory).expect("what was given back may be had again, and half a mapping holds nothing");
+    assert!(greedy.is_alive());
+}
+
+#[test]
 fn a_target_ends_also_without_its_socket_file() {
     let rig = Rig::new(1);
     std::fs::remove_file(rig.socket()).unwrap();

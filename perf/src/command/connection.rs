@@ -29,17 +29,25 @@ pub enum AnyTarget {
 }
 
 impl Connection {
-    /// Pins the thread, then connects with queues for `depth` commands.
+    /// Pins the thread, then connects with queues for `depth` commands. Memory lies in hugepages if some are free.
     ///
     /// # Errors
     /// If the core does not exist or the target cannot be reached.
     pub fn open(&self, depth: u32) -> anyhow::Result<AnyTarget> {
+        self.open_with(depth, true)
+    }
+
+    /// As [`open`](Self::open), with memory out of ordinary pages unless `hugepages`.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_with(&self, depth: u32, hugepages: bool) -> anyhow::Result<AnyTarget> {
         self.pin()?;
         if self.connect == "memory" {
             return Ok(AnyTarget::Memory(MemoryTarget::new()));
         }
         let address = Address::parse(&self.connect).context("--connect")?;
-        Ok(AnyTarget::Client(Box::new(ClientTarget::connect(&address, self.namespace, depth)?)))
+        Ok(AnyTarget::Client(Box::new(ClientTarget::connect(&address, self.namespace, depth, hugepages)?)))
     }
 
     fn pin(&self) -> anyhow::Result<()> {

@@ -1,5 +1,6 @@
 //! The commands: options in, table, JSON and plots out.
 
+pub mod checking;
 pub mod connection;
 pub mod generate;
 pub mod limit;

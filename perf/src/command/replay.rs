@@ -6,10 +6,11 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 
+use super::checking::Checking;
 use super::connection::{AnyTarget, Connection};
 use crate::measure::{Latency, Spread};
 use crate::replay::{Measured, ReplayReport, Settings, Speed, replay};
-use crate::report::{self, Outputs, Progress, Series, Table, binary, bytes, count, micros};
+use crate::report::{self, Outputs, Progress, Repeated, Series, Table, binary, bytes, count, micros};
 use crate::trace::{self, Request, Summary};
 use crate::value::Verify;
 use crate::{rpc, size, with_target};
@@ -40,12 +41,8 @@ pub struct Replay {
     /// Requests under way at the most; further ones wait, and their waiting counts
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=4096))]
     concurrency: u32,
-    /// How much of each value is checked
-    #[arg(long, value_enum, default_value_t = Verify::Stamps)]
-    verify: Verify,
-    /// Check nothing (the same as --verify off)
-    #[arg(long)]
-    no_verify: bool,
+    #[command(flatten)]
+    checking: Checking,
     /// kvplaned's RPC socket, to report the bytes written to flash
     #[arg(long, value_name = "SOCKET")]
     rpc_socket: Option<PathBuf>,
@@ -54,17 +51,6 @@ pub struct Replay {
     repeat: u32,
     #[command(flatten)]
     outputs: Outputs,
-}
-
-/// The JSON report: the last replay's figures, and the spread of all.
-#[derive(Serialize)]
-struct Report<'a> {
-    command: &'static str,
-    target: &'a str,
-    #[serde(flatten)]
-    last: &'a ReplayReport,
-    spread: Spreads,
-    runs: &'a [ReplayReport],
 }
 
 #[derive(Serialize)]
@@ -92,7 +78,7 @@ impl Replay {
             salt: self.salt,
             depth: self.depth,
             concurrency: self.concurrency,
-            verify: if self.no_verify { Verify::Off } else { self.verify },
+            verify: self.checking.verify(),
         };
         let mut target = self.connection.open(self.depth)?;
         let mut runs = Vec::new();
@@ -111,7 +97,7 @@ impl Replay {
         }
         self.plots(&last, report)?;
         let target = &self.connection.connect;
-        self.outputs.write_json(&Report { command: "replay", target, last: report, spread, runs: &runs })?;
+        self.outputs.write_json(&Repeated { command: "replay", target, last: report, spread, runs: &runs })?;
         let wrong: u64 = runs.iter().map(|run| run.wrong_bytes).sum();
         if wrong > 0 {
             eprintln!("error: {wrong} bytes were wrong");

@@ -8,11 +8,12 @@ use clap::Args;
 use dataplane::core::TscClock;
 use serde::Serialize;
 
+use super::checking::Checking;
 use super::connection::{AnyTarget, Connection};
 use crate::load::{Arrivals, Choice, Keys, Measured, Mix, RunReport, Settings, Sizes, Spacing, populate, run};
 use crate::measure::Spread;
 use crate::random::Zipf;
-use crate::report::{self, Outputs, Progress, Series, Table, count, micros};
+use crate::report::{self, Outputs, Progress, Repeated, Series, Table, count, micros};
 use crate::value::Verify;
 use crate::{size, with_target};
 
@@ -60,28 +61,13 @@ pub struct Run {
     /// Do not store all keys first: take it that an earlier run with the same seed, sizes and keys did
     #[arg(long)]
     no_populate: bool,
-    /// How much of each value is checked
-    #[arg(long, value_enum, default_value_t = Verify::Stamps)]
-    verify: Verify,
-    /// Check nothing (the same as --verify off)
-    #[arg(long)]
-    no_verify: bool,
+    #[command(flatten)]
+    checking: Checking,
     /// Measure so many times, and report the median and the spread
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     repeat: u32,
     #[command(flatten)]
     outputs: Outputs,
-}
-
-/// The JSON report: the last run's figures, and the spread of all.
-#[derive(Serialize)]
-struct Report<'a> {
-    command: &'static str,
-    target: &'a str,
-    #[serde(flatten)]
-    last: &'a RunReport,
-    spread: &'a [OpSpread],
-    runs: &'a [RunReport],
 }
 
 /// Figures of one kind of command over all runs.
@@ -124,7 +110,7 @@ impl Run {
         self.tell(report);
         self.plots(&last, report)?;
         let target = &self.connection.connect;
-        self.outputs.write_json(&Report { command: "run", target, last: report, spread: &spread, runs: &runs })?;
+        self.outputs.write_json(&Repeated { command: "run", target, last: report, spread, runs: &runs })?;
         if wrong > 0 {
             eprintln!("error: {wrong} bytes were wrong");
         }
@@ -152,7 +138,7 @@ impl Run {
             choice,
             keys: self.keys,
             lookup_keys: self.lookup_keys,
-            verify: if self.no_verify { Verify::Off } else { self.verify },
+            verify: self.checking.verify(),
             seed: self.seed,
             warm_up: nanos(self.warm_up),
             duration: if self.ops.is_some() { 0 } else { nanos(self.duration).max(1) },

@@ -4,7 +4,7 @@ use anyhow::bail;
 use dataplane::core::Clock;
 use serde::Serialize;
 
-use super::{RawFile, RawMeasured, RawPattern};
+use super::{Plain, PlainMeasured, Window};
 use crate::load::{Arrivals, Choice, Keys, Measured, Mix, Settings, Sizes, run};
 use crate::measure::{Latency, Percentiles, Spread};
 use crate::target::{Op, Target};
@@ -24,7 +24,7 @@ pub struct Case {
 /// How it is compared.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
-    /// Rounds; each measures both ways once.
+    /// Rounds; each measures both ways once. Each order comes up as often if the number is even.
     pub rounds: u32,
     /// Nanoseconds of each measurement that do not count.
     pub warm_up: u64,
@@ -105,13 +105,6 @@ impl Case {
             ops: 0,
         }
     }
-
-    /// The plain run.
-    #[must_use]
-    pub fn pattern(&self, plan: &Plan, seed: u64) -> RawPattern {
-        let (warm_up, duration) = (plan.warm_up, plan.duration);
-        RawPattern { write: self.store, bytes: self.bytes, depth: self.depth, warm_up, duration, seed }
-    }
 }
 
 /// Measures a case. The keys were all stored before.
@@ -121,10 +114,10 @@ impl Case {
 pub fn measure<T: Target>(
     case: Case,
     plan: &Plan,
-    file: &RawFile,
+    plain: &mut Plain,
     target: &mut T,
     keys: &mut Keys,
-    clock: &(impl Clock + Sync),
+    clock: &impl Clock,
     mut progress: impl FnMut(u32),
 ) -> anyhow::Result<CaseReport> {
     let mut rounds = Vec::new();
@@ -132,33 +125,30 @@ pub fn measure<T: Target>(
     for round in 0..plan.rounds {
         let seed = u64::from(round) + 1;
         let settings = case.settings(plan, seed);
-        let pattern = case.pattern(plan, seed);
-        let plain = || std::thread::scope(|scope| join(scope.spawn(|| file.run(&pattern, clock))));
+        let window = Window { warm_up: plan.warm_up, duration: plan.duration, seed };
         // Whoever comes first may warm or tire the device: take turns.
-        let (plain, kvplane) = if round % 2 == 0 {
-            let plain = plain()?;
-            (plain, run(target, clock, &settings, keys, |_| {})?)
-        } else {
-            let kvplane = run(target, clock, &settings, keys, |_| {})?;
-            (plain()?, kvplane)
-        };
-        rounds.push(Round::new(case, &plain, &kvplane)?);
-        all_plain.add(&plain.latency);
-        all_kvplane.add(&kvplane.per_op[case.op().index()].latency);
+        let (mut by_plain, mut by_kvplane) = (None, None);
+        for turn in 0..2 {
+            if (round + turn) % 2 == 0 {
+                by_plain = Some(plain.run(&window, clock)?);
+            } else {
+                by_kvplane = Some(run(target, clock, &settings, keys, |_| {})?);
+            }
+            if case.store {
+                plain.settle()?;
+            }
+        }
+        let Some((by_plain, by_kvplane)) = by_plain.zip(by_kvplane) else { continue };
+        rounds.push(Round::new(case, &by_plain, &by_kvplane)?);
+        all_plain.add(&by_plain.latency);
+        all_kvplane.add(&by_kvplane.per_op[case.op().index()].latency);
         progress(round + 1);
     }
     Ok(CaseReport { plain: all_plain, kvplane: all_kvplane, ..CaseReport::new(case, rounds) })
 }
 
-fn join(thread: std::thread::ScopedJoinHandle<'_, anyhow::Result<RawMeasured>>) -> anyhow::Result<RawMeasured> {
-    match thread.join() {
-        Ok(result) => result,
-        Err(panic) => std::panic::resume_unwind(panic),
-    }
-}
-
 impl Round {
-    fn new(case: Case, plain: &RawMeasured, kvplane: &Measured) -> anyhow::Result<Self> {
+    fn new(case: Case, plain: &PlainMeasured, kvplane: &Measured) -> anyhow::Result<Self> {
         let op = &kvplane.per_op[case.op().index()];
         if op.errors > 0 {
             bail!("{} of {} commands failed: {}", op.errors, op.ops, kvplane.failure.clone().unwrap_or_default());
@@ -167,7 +157,7 @@ impl Round {
             bail!("{} of {} values are gone: give the store more room, or --working-set less", op.misses, op.ops);
         }
         if op.ops == 0 || plain.bytes == 0 {
-            bail!("nothing that started after the warm-up has ended: take a longer --duration");
+            bail!("nothing that started after the warm-up has ended: take a longer --duration, or no --warm-up");
         }
         Ok(Self {
             plain_gb_per_s: plain.bytes as f64 / plain.nanos.max(1) as f64,
@@ -199,6 +189,7 @@ impl CaseReport {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limit::Place;
     use crate::load::populate;
     use crate::target::{Fault, MemoryTarget};
     use dataplane::core::TscClock;
@@ -208,12 +199,13 @@ mod tests {
     fn measured(case: Case, mut target: MemoryTarget) -> Option<anyhow::Result<CaseReport>> {
         let folder = tempfile::tempdir().unwrap();
         // None on a file system without direct I/O.
-        let file = RawFile::create(&folder.path().join("raw"), PLAN.working_set, |_| {}).ok()?;
+        let place = Place::own_file(&folder.path().join("raw"), PLAN.working_set, |_| {}).ok()?;
+        let mut plain = Plain::new(&place, case, false).unwrap();
         let clock = TscClock::new();
         let settings = case.settings(&PLAN, 1);
         let mut keys = Keys::new(settings.keys, 1);
         populate(&mut target, &clock, &settings, &mut keys, |_| {}).unwrap();
-        Some(measure(case, &PLAN, &file, &mut target, &mut keys, &clock, |_| {}))
+        Some(measure(case, &PLAN, &mut plain, &mut target, &mut keys, &clock, |_| {}))
     }
 
     #[test]

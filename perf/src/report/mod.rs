@@ -28,6 +28,22 @@ pub struct Outputs {
     pub quiet: bool,
 }
 
+/// The JSON report of a command that measured several times: the last run's figures as they are, and the spread of all.
+#[derive(Serialize)]
+pub struct Repeated<'a, R, S> {
+    /// The command.
+    pub command: &'static str,
+    /// What was measured.
+    pub target: &'a str,
+    /// The last run.
+    #[serde(flatten)]
+    pub last: &'a R,
+    /// Figures over all runs.
+    pub spread: S,
+    /// Every run.
+    pub runs: &'a [R],
+}
+
 impl Outputs {
     /// Makes sure, before anything is measured, that the results can be written.
     ///

@@ -305,7 +305,7 @@ fn connect(
     std::thread::scope(|scope| {
         let client = scope.spawn(|| {
             let connected = || -> Result<_, RigError> {
-                let options = ConnectOptions { timeout: CONNECT_TIMEOUT, ..ConnectOptions::default() };
+                let options = ConnectOptions { timeout: CONNECT_TIMEOUT };
                 let mut initiator = Initiator::connect(folder, &options)?;
                 let memory = ClientMemory::new(BURST as u64 * 4096, false)?;
                 let iova = initiator.register(&memory)?;

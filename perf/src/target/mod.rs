@@ -117,7 +117,7 @@ pub enum TargetError {
 
 /// Something that takes commands.
 pub trait Target {
-    /// Makes `bytes` bytes of memory for values; earlier memory is given back.
+    /// Makes `bytes` bytes of memory for values; earlier memory is given back, or serves again if it has that size.
     ///
     /// # Errors
     /// [`TargetError::Memory`].

@@ -1,4 +1,4 @@
-//! An engine for tests that remembers what it was told.
+//! An engine for tests and fuzzing that remembers what it was told.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -25,13 +25,19 @@ pub const SHAPE: Shape = Shape {
 
 /// The fake.
 pub struct FakeEngine {
+    /// The policy that it was given last.
     pub table: Mutex<Arc<PolicyTable>>,
+    /// Where it listens.
     pub listeners: Mutex<BTreeSet<ListenAddress>>,
+    /// Sessions that it was told to close.
     pub closed: Mutex<Vec<SessionId>>,
+    /// Namespaces that it was told to purge.
     pub purged: Mutex<Vec<u32>>,
+    /// How often its statistics were reset.
     pub resets: AtomicU64,
     /// A core that does not take over policies.
     pub stuck: AtomicBool,
+    /// Whether it was stopped.
     pub stopped: AtomicBool,
 }
 
@@ -50,6 +56,8 @@ impl Default for FakeEngine {
 }
 
 impl FakeEngine {
+    /// The policy that it was given last.
+    #[must_use]
     pub fn table(&self) -> Arc<PolicyTable> {
         Arc::clone(&self.table.lock().unwrap())
     }

@@ -6,8 +6,9 @@ mod config;
 mod context;
 mod engine;
 mod error;
-#[cfg(test)]
-pub(crate) mod fake;
+#[cfg(any(test, feature = "testing"))]
+#[allow(clippy::unwrap_used, reason = "for tests and fuzzing alone")]
+pub mod fake;
 pub mod report;
 pub mod rpc;
 pub mod state;

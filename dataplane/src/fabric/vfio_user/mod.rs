@@ -9,6 +9,7 @@ pub mod pci;
 pub mod target;
 pub mod wire;
 
+mod eventfd;
 mod ring;
 mod shared_memory;
 mod socket;

@@ -37,10 +37,7 @@ impl BlockQueue for NullQueue {
         if self.room() == 0 {
             return Err(QueueFull(io));
         }
-        let checked = self.regions.check(&self.geometry, &io);
-        if checked.is_ok() {
-            self.regions.begin(&io);
-        }
+        let checked = self.regions.take_in(&self.geometry, &io);
         self.pushed.push_back((io, checked));
         Ok(())
     }

@@ -11,51 +11,14 @@ use dataplane::fabric::{
     Admission, Capsule, Completion, ControllerIdentity, CorePort, Fabric, NamespaceInfo, Peer, Refused, Session,
     SessionId,
 };
-use dataplane::memory::{Region, RegionSlot};
+use dataplane::nvme::null::NullDevice;
 use dataplane::nvme::spec::vendor::OwnerMap;
-use dataplane::nvme::{AttachError, BlockDone, BlockIo, BlockQueue, Geometry, QueueFull};
 
 use super::*;
 use crate::fake::{ClientData, KvMap, namespace};
 use crate::{Address, Checksum, Error, Keys, Tier};
 
 const OWNERS: OwnerMap = OwnerMap { shards: 3, cores: 2 };
-
-const GEOMETRY: Geometry = Geometry {
-    lba_bytes: 4096,
-    blocks: 1,
-    memory_align: 4096,
-    max_transfer: 4096,
-    volatile_cache: false,
-    deallocate: false,
-    depth: 1,
-};
-
-/// A device that is never asked to move anything.
-struct NoBlocks(Geometry);
-
-impl BlockQueue for NoBlocks {
-    fn geometry(&self) -> &Geometry {
-        &self.0
-    }
-    fn room(&self) -> usize {
-        0
-    }
-    fn push(&mut self, io: BlockIo) -> Result<(), QueueFull> {
-        Err(QueueFull(io))
-    }
-    fn ring(&mut self) {}
-    fn poll(&mut self, _done: &mut Burst<BlockDone>) {}
-    fn in_flight(&self) -> usize {
-        0
-    }
-    fn attach(&mut self, _region: Arc<Region>) -> Result<(), AttachError> {
-        Ok(())
-    }
-    fn detach(&mut self, _slot: RegionSlot) -> Result<(), AttachError> {
-        Ok(())
-    }
-}
 
 struct OneHost(SessionId);
 
@@ -124,15 +87,15 @@ impl Server {
         let thread = std::thread::spawn({
             let (stop, misplaced) = (stop.clone(), misplaced.clone());
             move || {
-                let mut fabrics = [VfioUserFabric::new(0), VfioUserFabric::new(1)];
-                let mut blocks = NoBlocks(GEOMETRY);
+                // The devices are only attached to: values lie in a map.
+                let mut cores = [0, 1].map(|core| (VfioUserFabric::new(core), NullDevice::new(1).queue(1, 1024)));
                 while !stop.load(Ordering::Relaxed) {
-                    for (core, fabric) in fabrics.iter_mut().enumerate() {
+                    for (core, (fabric, blocks)) in cores.iter_mut().enumerate() {
                         let command = mailboxes.0[core].lock().unwrap().pop_front();
                         if let Some(command) = command {
-                            fabric.command(command, &mut blocks);
+                            fabric.command(command, blocks);
                         }
-                        fabric.settle(&mut blocks);
+                        fabric.settle(blocks);
                         *misplaced.lock().unwrap() += serve(fabric, core as u32, &store);
                     }
                     std::thread::yield_now();

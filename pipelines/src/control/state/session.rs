@@ -43,7 +43,8 @@ impl Admission for Control {
         let opened = self.admit(peer);
         match &opened {
             Ok(session) => tracing::info!(?peer, session = session.id.0, "host connected"),
-            Err(refused) => tracing::warn!(?peer, reason = %refused.reason, "host refused"),
+            // The listener warns of it, and bounds how often.
+            Err(refused) => tracing::debug!(?peer, reason = %refused.reason, "host refused"),
         }
         Ok(Box::new(opened?))
     }

@@ -78,6 +78,12 @@ pub enum ConnectError {
         /// How long that was waited for.
         waited: Duration,
     },
+    /// The target takes no more memory (ENOSPC): a limit of this client, of its user or of all clients is reached.
+    #[error(
+        "the target takes no more memory from this client, its user or anybody (its log says which limit it is): register \
+         less, in fewer pieces, or out of hugepages, which take fewer regions"
+    )]
+    NoRoom,
     /// It says that it failed.
     #[error("the controller failed (CSTS.CFS is set)")]
     Failed,
@@ -241,7 +247,10 @@ impl Initiator {
         let end = iova.checked_add(bytes).and_then(|end| end.checked_add(IOVA_ALIGN));
         let next = end.and_then(|end| end.checked_next_multiple_of(IOVA_ALIGN));
         self.next_iova = next.ok_or(ConnectError::Invalid("the I/O address space is used up"))?;
-        self.channel.dma_map(memory.fd(), 0, iova, bytes)?;
+        self.channel.dma_map(memory.fd(), 0, iova, bytes).map_err(|error| match error {
+            ChannelError::Refused { error, .. } if error.raw_os_error() == Some(libc::ENOSPC) => ConnectError::NoRoom,
+            error => error.into(),
+        })?;
         self.registered.push((Iova(iova), bytes));
         Ok((Iova(iova), bytes))
     }

@@ -8,8 +8,9 @@ use crate::Burst;
 use crate::nvme::spec::{Cqe, Sqe};
 
 use super::super::VECTORS;
+use super::super::eventfd::WakeUp;
 use super::super::ring::{CommandRing, CompletionRing, Doorbell};
-use super::super::shared_memory::{SharedMemory, WakeUp};
+use super::super::shared_memory::SharedMemory;
 use super::{AdminData, ConnectError, Initiator, Iova};
 
 /// A submission queue and a completion queue of its own. Belongs to one thread at a time.

@@ -12,7 +12,7 @@ use crate::memory::{Access, MAX_REGION_BYTES, MapError, Region, map_client, page
 use super::super::wire::{DMA_READABLE, DMA_WRITABLE};
 use super::core_end::{CoreCommand, CoreError, Order};
 use super::iova::{IovaRange, IovaTable};
-use super::slot_table::SlotLease;
+use super::slot_table::{NoSlot, SlotAccount, SlotLease};
 
 /// The longest piece of memory in ordinary pages. Every core's ring pins a piece in one go, and serves nobody
 /// meanwhile: with the pages there already, this many take some milliseconds.
@@ -106,12 +106,15 @@ pub(super) enum DmaError {
     Range { address: u64, size: u64, offset: u64 },
     #[error("it overlaps memory that is mapped already")]
     Overlap,
-    #[error("the client has {0} regions, as many as it may")]
-    TooMany(usize),
-    #[error("the client would map more than {0} bytes")]
+    #[error(
+        "with {need} more than the {have} regions that it has, the client would have more than the {most} that one client \
+         may; map less memory, in fewer pieces, or out of hugepages (regions of 1 GiB instead of 128 MiB)"
+    )]
+    TooMany { have: usize, need: u64, most: usize },
+    #[error("the client would map more than the {0} bytes that one client may; map less memory")]
     TooMuch(u64),
-    #[error("every region slot of this process is in use")]
-    NoSlot,
+    #[error(transparent)]
+    NoSlot(#[from] NoSlot),
     #[error("nothing is mapped at exactly this address and size")]
     NotMapped,
     #[error(transparent)]
@@ -129,7 +132,7 @@ impl DmaError {
             }
             Self::Kept => libc::EIO,
             Self::Overlap => libc::EEXIST,
-            Self::TooMany(_) | Self::TooMuch(_) | Self::NoSlot => libc::ENOSPC,
+            Self::TooMany { .. } | Self::TooMuch(_) | Self::NoSlot(_) => libc::ENOSPC,
             Self::NotMapped => libc::ENOENT,
             Self::Core(AskError::Stopped) => libc::ESHUTDOWN,
             Self::Populate(_) | Self::Core(AskError::Refused(_)) => libc::ENOMEM,
@@ -155,6 +158,8 @@ struct Piece {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DmaLimits {
     pub regions: usize,
+    /// Whose regions they are, and how many this user may have over all clients.
+    pub account: SlotAccount,
     pub bytes: u64,
 }
 
@@ -199,8 +204,9 @@ impl ClientMemoryMap {
             return Err(range);
         }
         let pieces: usize = self.mappings.iter().map(|mapping| mapping.pieces.len()).sum();
-        if pieces as u64 + size.div_ceil(piece) > self.limits.regions as u64 {
-            return Err(DmaError::TooMany(pieces));
+        let need = size.div_ceil(piece);
+        if (pieces as u64).saturating_add(need) > self.limits.regions as u64 {
+            return Err(DmaError::TooMany { have: pieces, need, most: self.limits.regions });
         }
         let mapped: u64 = self.mappings.iter().map(|mapping| mapping.bytes).sum();
         if mapped.saturating_add(size) > self.limits.bytes {
@@ -254,7 +260,7 @@ impl ClientMemoryMap {
         access: Access,
         (offset, iova, bytes): (u64, u64, u64),
     ) -> Result<Piece, DmaError> {
-        let lease = SlotLease::take().ok_or(DmaError::NoSlot)?;
+        let lease = SlotLease::take(self.limits.account)?;
         let region = Arc::new(map_client(fd.as_fd(), offset, bytes, lease.slot(), access)?);
         // Here, where it holds up this client alone, and not on the cores.
         populate(&region).map_err(DmaError::Populate)?;

@@ -4,12 +4,12 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use super::super::shared_memory::WakeUp;
+use super::super::eventfd::WakeUp;
 
 /// Shared by a connection's thread and every core that serves one of its queues.
 ///
-/// A core never writes to a descriptor that came from the client: the client may make such a write block. It sets a
-/// bit here and wakes the connection's own thread, which may block as long as it likes.
+/// A core never writes to a descriptor that came from the client: the client may make such a write block, and signalling
+/// it by other means costs more system calls. It sets a bit here and wakes the connection's own thread.
 #[derive(Debug)]
 pub(super) struct Link {
     /// Vectors that have an eventfd and are not masked, a bit each.

@@ -19,6 +19,8 @@ use super::super::socket::{peer_credentials, shut_down};
 use super::connection::{Connection, Terms};
 use super::core_end::CoreCommand;
 use super::dma::DmaLimits;
+use super::refusals::Refusals;
+use super::slot_table::SlotAccount;
 
 /// Name of the socket in its folder, as SPDK names it.
 pub const SOCKET_NAME: &str = "cntrl";
@@ -32,7 +34,7 @@ const FAREWELL: Duration = Duration::from_secs(30);
 /// How a target treats its clients.
 #[derive(Clone, Debug)]
 pub struct TargetOptions {
-    /// Permissions of the socket.
+    /// Permissions of the socket. Whoever may write to it may connect; who is served, admission decides by user id.
     pub socket_mode: u32,
     /// Clients at once.
     pub max_connections: usize,
@@ -41,6 +43,8 @@ pub struct TargetOptions {
     /// Memory regions of one client. What a client maps is cut into regions of 1 GiB at most if it lies in huge pages,
     /// of 128 MiB at most otherwise; the process has 1,023 for all clients.
     pub max_regions: usize,
+    /// Memory regions of all clients of one user together, so that one user cannot take all 1,023 from the others.
+    pub max_regions_per_uid: usize,
     /// Bytes of registered memory of one client, which are pinned.
     pub max_bytes: u64,
     /// Entries of the longest queue, 2 to 65,536.
@@ -54,6 +58,7 @@ impl Default for TargetOptions {
             max_connections: 64,
             max_connections_per_uid: 32,
             max_regions: 256,
+            max_regions_per_uid: 768,
             max_bytes: 64 << 30,
             max_queue_entries: 4096,
         }
@@ -222,6 +227,7 @@ struct Door {
 impl Door {
     fn accept(self) {
         let mut next = 0u64;
+        let mut refusals = Refusals::new(Instant::now());
         loop {
             let accepted = self.listener.accept();
             if self.stop.load(Ordering::Acquire) {
@@ -230,8 +236,10 @@ impl Door {
             match accepted {
                 Ok((stream, _)) => {
                     next += 1;
-                    if let Err(error) = self.admit(stream, next) {
-                        warn!(listener = %self.name, %error, "vfio-user client turned away");
+                    if let Err(error) = self.admit(stream, next)
+                        && let Some(unlogged) = refusals.log(Instant::now())
+                    {
+                        warn!(listener = %self.name, %error, unlogged, "vfio-user client turned away");
                     }
                 }
                 Err(error) => {
@@ -268,7 +276,11 @@ impl Door {
         let terms = Terms {
             cores: Arc::clone(&self.cores),
             max_queue_entries: self.options.max_queue_entries,
-            dma: DmaLimits { regions: self.options.max_regions, bytes: self.options.max_bytes },
+            dma: DmaLimits {
+                regions: self.options.max_regions,
+                account: SlotAccount { uid: credentials.uid, most: self.options.max_regions_per_uid },
+                bytes: self.options.max_bytes,
+            },
             stop: Arc::clone(&self.stop),
         };
         let id = session.id();

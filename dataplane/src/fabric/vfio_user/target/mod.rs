@@ -10,6 +10,7 @@ mod iova;
 mod link;
 mod listener;
 mod queue_pair;
+mod refusals;
 mod slot_table;
 
 pub use core_end::{CoreCommand, CoreError, VfioUserFabric};

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::super::super::VECTORS;
-use super::super::super::shared_memory::{is_eventfd, set_nonblocking, signal_if_ready};
+use super::super::super::eventfd::{Signaller, is_eventfd, set_nonblocking};
 use super::super::super::wire::irq;
 use super::super::link::Link;
 
@@ -13,11 +13,12 @@ pub(super) struct Interrupts {
     masked: u64,
     /// Raised while masked: delivered with the unmasking.
     held: u64,
+    signaller: Signaller,
 }
 
 impl Default for Interrupts {
     fn default() -> Self {
-        Self { fds: [const { None }; VECTORS as usize], masked: 0, held: 0 }
+        Self { fds: [const { None }; VECTORS as usize], masked: 0, held: 0, signaller: Signaller::default() }
     }
 }
 
@@ -40,12 +41,12 @@ impl Interrupts {
         self.signal(bit & !self.masked);
     }
 
-    fn signal(&self, vectors: u64) {
+    fn signal(&mut self, vectors: u64) {
         for (vector, fd) in self.fds.iter().enumerate() {
             if let Some(fd) = fd
                 && vectors & (1 << vector) != 0
             {
-                signal_if_ready(fd.as_fd());
+                self.signaller.signal(vector, fd.as_fd());
             }
         }
     }
@@ -85,7 +86,10 @@ impl Interrupts {
             }
             irq::ACTION_TRIGGER if eventfds => self.connect(start..end, fds)?,
             // No vectors at all: all eventfds are given back.
-            irq::ACTION_TRIGGER if count == 0 => self.fds = [const { None }; VECTORS as usize],
+            irq::ACTION_TRIGGER if count == 0 => {
+                self.signaller.forget();
+                self.fds = [const { None }; VECTORS as usize];
+            }
             irq::ACTION_TRIGGER => self.signal(chosen),
             _ => return Err(invalid),
         }
@@ -99,12 +103,13 @@ impl Interrupts {
             return Err(libc::EINVAL as u32);
         }
         for fd in &fds {
-            // A pipe or a file of FUSE could make the write wait, whatever its flags.
+            // A pipe or a file of FUSE could make a write wait, whatever its flags, and no ring signals them.
             if !is_eventfd(fd.as_fd()) {
                 return Err(libc::EINVAL as u32);
             }
             set_nonblocking(fd.as_fd()).map_err(|_| libc::EINVAL as u32)?;
         }
+        self.signaller.forget();
         let mut fds = fds.into_iter();
         for vector in vectors {
             self.fds[vector] = fds.next();
