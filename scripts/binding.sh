@@ -22,6 +22,7 @@ address_of() {
 # refuse_in_use ADDRESS VERB: names whoever uses it and returns 1; returns 0 if nobody does.
 refuse_in_use() {
     local users
+    survey
     users=$(users_of "$1")
     [ -n "$users" ] || return 0
     printf 'error: %s is in use and will not be %s:\n' "$1" "$2" >&2
@@ -69,8 +70,12 @@ allow_group() {
     local group neighbour driver switch=$SYS/module/vfio/parameters/enable_unsafe_noiommu_mode
     group=$(iommu_group_of "$1")
     if [ -z "$group" ] && [ "$2" = yes ]; then
-        warn "$1 gets no IOMMU: whoever may use it can read and write all of this machine's memory"
         load_driver "$USER_DRIVER"
+        if [ "$dry" = no ] && [ ! -e "$switch" ]; then
+            printf 'error: this kernel has no VFIO without an IOMMU (CONFIG_VFIO_NOIOMMU; Debian leaves it out)\n' >&2
+            return 1
+        fi
+        warn "$1 gets no IOMMU: whoever may use it can read and write all of this machine's memory"
         write "$switch" Y
         return
     fi

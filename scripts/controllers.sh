@@ -28,8 +28,8 @@ attribute() {
     printf '%s' "$line"
 }
 
-# link_name LINK: the last part of what a link points at, or nothing.
-link_name() { if [ -L "$1" ]; then basename "$(readlink "$1")"; fi; }
+# link_name LINK: the last part of the folder that a link points at, or nothing.
+link_name() { if [ -L "$1" ]; then (cd -P "$1" && say "${PWD##*/}"); fi; }
 
 driver_of() { link_name "$PCI/devices/$1/driver"; }
 iommu_group_of() { link_name "$PCI/devices/$1/iommu_group"; }
@@ -44,7 +44,14 @@ numa_node_of() {
     # Firmware that does not tell leaves -1.
     if [ "${node:--1}" -ge 0 ]; then say "$node"; fi
 }
-model_of() { (cd "$PCI/devices/$1/nvme" 2>/dev/null && cat nvme*/model 2>/dev/null) | head -n 1 | sed 's/ *$//'; }
+model_of() {
+    local file model
+    for file in "$PCI/devices/$1"/nvme/nvme*/model; do
+        model=$(attribute "$file")
+        say "${model%"${model##*[![:blank:]]}"}"
+        return
+    done
+}
 
 # namespaces_of ADDRESS: the names of its block devices, such as nvme0n1, one a line. A namespace that several controllers
 # share is a hidden device nvme0c1n2 below each of them; what is used is the one that stands for all, nvme0n2.
@@ -55,12 +62,27 @@ namespaces_of() {
         name=${folder##*/}
         [[ $name =~ ^(nvme[0-9]+)c[0-9]+(n[0-9]+)$ ]] && name=${BASH_REMATCH[1]}${BASH_REMATCH[2]}
         [ ! -e "$SYS/class/block/$name" ] || say "$name"
-    done | sort -uV
+    done
 }
 
 # ---------------------------------------------------------------- what uses it
 
-# users_of ADDRESS: one line for each use, in words; nothing if nobody uses the controller.
+# survey: reads once what is mounted, swapped to and open, for users_of. Call it in the shell that users_of runs in.
+#
+# Mounts are those of any mount namespace that can be seen from here. Files are those of one's own processes unless one is
+# root.
+survey() {
+    [ -r "$PROC/self/mountinfo" ] || die 1 "$PROC/self/mountinfo cannot be read, so it is not known what is mounted"
+    # Processes end while this goes on, and some are not ours to look at.
+    mount_table=$({ cat "$PROC"/self/mountinfo "$PROC"/[0-9]*/mountinfo 2>/dev/null || true; } | awk '
+        { for (i = 7; i < NF && $i != "-"; i++); line = $3 " " $(i + 2) " " $5 }
+        !seen[line]++ { print line }')
+    swap_table=$'\n'$(cat "$PROC/swaps" 2>/dev/null || true)
+    open_table=$(find "$PROC"/[0-9]*/fd \( -lname '/dev/nvme*' -o -lname '/dev/ng*' -o -lname '/dev/vfio/*' \) \
+        -printf '%p %l\n' 2>/dev/null || true)
+}
+
+# users_of ADDRESS: one line for each use at the time of the survey, in words; nothing if nobody uses the controller.
 users_of() {
     local namespace
     while read -r namespace; do
@@ -71,13 +93,16 @@ users_of() {
 
 # users_of_block NAME: of a block device, its partitions, and what is built upon them.
 users_of_block() {
-    local name=$1 folder=$SYS/class/block/$1 number mount holder part kind
+    local name=$1 folder=$SYS/class/block/$1 number path mount_number source point holder part
     number=$(attribute "$folder/dev")
-    while read -r mount; do
-        [ -z "$mount" ] || say "$name mounted on $mount"
-    done < <(mounts_of "$name" "$number")
-    ! awk -v device="$(device_path "$name")" 'NR > 1 && $1 == device { found = 1 } END { exit !found }' "$PROC/swaps" 2>/dev/null ||
-        say "$name is swap space"
+    # A `!` in sysfs stands for a slash.
+    path=/dev/${name//!//}
+    # Btrfs mounts have device numbers of their own, hence the look at the source, too. Blanks in mount points are shown
+    # as the kernel shows them, \040.
+    while read -r mount_number source point; do
+        if [ "$mount_number" = "$number" ] || [ "$source" = "$path" ]; then say "$name mounted on $point"; fi
+    done <<<"$mount_table"
+    if [[ $swap_table == *$'\n'"$path"[[:blank:]]* ]]; then say "$name is swap space"; fi
     for holder in "$folder"/holders/*; do
         [ -e "$holder" ] || continue
         holder=${holder##*/}
@@ -85,22 +110,12 @@ users_of_block() {
         users_of_block "$holder"
     done
     # An imported ZFS pool shows itself in none of these.
-    kind=$(awk -F= '/^E:ID_FS_TYPE=/ { print $2 }' "$UDEV/b$number" 2>/dev/null || true)
-    if [ "$kind" = zfs_member ] && [ -d "$SYS/module/zfs" ]; then say "$name belongs to a ZFS pool"; fi
+    if [ -d "$SYS/module/zfs" ] && grep -qx 'E:ID_FS_TYPE=zfs_member' "$UDEV/b$number" 2>/dev/null; then
+        say "$name belongs to a ZFS pool"
+    fi
     for part in "$folder/$name"*; do
         [ ! -e "$part/partition" ] || users_of_block "${part##*/}"
     done
-}
-
-# device_path NAME: how the kernel names it in its tables; a `!` in sysfs stands for a slash.
-device_path() { printf '/dev/%s' "${1//!//}"; }
-
-# mounts_of NAME MAJOR:MINOR: mount points in any mount namespace that can be seen from here. Btrfs mounts have device
-# numbers of their own, hence the look at the source, too. Blanks in mount points are shown as the kernel shows them, \040.
-mounts_of() {
-    cat "$PROC"/self/mountinfo "$PROC"/[0-9]*/mountinfo 2>/dev/null | awk -v number="$2" -v source="$(device_path "$1")" '
-        { from = ""; for (i = 7; i < NF; i++) if ($i == "-") { from = $(i + 2); break } }
-        ($3 == number || from == source) && !seen[$5]++ { print $5 }'
 }
 
 holder_title() {
@@ -120,17 +135,15 @@ holder_title() {
 }
 
 # open_files_of ADDRESS: processes that have its device nodes open, be it through the kernel's driver or through VFIO.
-# Without root only one's own processes are seen.
 open_files_of() {
-    local nodes file pid
+    local nodes pid file seen=''
     nodes=$(nodes_of "$1")
     while read -r pid file; do
-        pid=${pid%%/*}
+        pid=${pid#"$PROC/"} pid=${pid%%/*}
+        [[ $file =~ ^/dev/($nodes)$ && $seen != *" $pid:$file "* ]] || continue
+        seen+=" $pid:$file "
         say "$file is open in $(attribute "$PROC/$pid/comm") (process $pid)"
-    done < <(
-        find "$PROC"/[0-9]*/fd \( -lname '/dev/nvme*' -o -lname '/dev/ng*' -o -lname '/dev/vfio/*' \) -printf '%p %l\n' \
-            2>/dev/null | sed "s|^$PROC/||" | grep -E " /dev/($nodes)\$"
-    ) | sort -u
+    done <<<"$open_table"
 }
 
 # nodes_of ADDRESS: an extended regular expression for the names of its device nodes below /dev.

@@ -17,18 +17,19 @@ status() {
 }
 
 status_of_controllers() {
-    local format='  %-12s  %-9s  %-4s  %-8s  %-5s  %-20s  %s\n' address namespaces use
-    local -a uses
+    local format='  %-12s  %-9s  %-4s  %-8s  %-5s  %-20s  %s\n' address use
+    local -a uses namespaces
     if [ -z "$(controllers)" ]; then say "  none"; return; fi
+    survey
     # shellcheck disable=SC2059  # the format is above
     printf "$format" address device NUMA driver group "block devices" "used by"
     while read -r address; do
         mapfile -t uses < <(users_of "$address")
-        namespaces=$(namespaces_of "$address" | tr '\n' ' ')
+        mapfile -t namespaces < <(namespaces_of "$address")
         # shellcheck disable=SC2059
         printf "$format" "$address" "$(vendor_device_of "$address")" "$(or_dash "$(numa_node_of "$address")")" \
             "$(or_dash "$(driver_of "$address")")" "$(or_dash "$(iommu_group_of "$address")")" \
-            "$(or_dash "${namespaces% }")" "$(or_dash "${uses[0]-}")"
+            "$(or_dash "${namespaces[*]}")" "$(or_dash "${uses[0]-}")"
         for use in "${uses[@]:1}"; do
             # shellcheck disable=SC2059
             printf "$format" '' '' '' '' '' '' "$use"
@@ -63,6 +64,7 @@ io_uring_state() {
 # "block_devices": [], "users": []}], "hugepages": [{"node", "size_kb", "reserved", "free"}]}; what is not known is null.
 status_json() {
     local address id separator=''
+    survey
     printf '{"controllers":['
     for address in $(controllers); do
         id=$(vendor_device_of "$address")

@@ -44,6 +44,8 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 NOT_SET_UP=122 DMA_FAULT=123 TIME_LIMIT=124 NO_STATUS=125
 # A boot takes 4 to 8 s on an idle machine; an unexplained hang was seen once in fifty boots.
 BOOT_LIMIT=120
+# Milliseconds that a guest has beyond the time limit to tell what its processes wait for.
+LAST_WORDS=4000
 
 memory=1536 hugepages=256 cpus=2 limit=120 iommu=on shared='' allow_faults=no keep=no verbose=no kernel_options=''
 controllers=() variables=() qemu_options=()
@@ -152,6 +154,7 @@ attempt() {
     rm -f "$control"/*
     cp "$HERE/guest/start" "$control/start"
     command_file "$@" >"$control/command"
+    say "$limit" >"$control/limit"
     if [ -n "$shared" ]; then say "$shared" >"$control/shared"; fi
     # As two readers, because the guest may fill one port while nothing comes from the other.
     cat "$folder/stdout" & readers+=($!)
@@ -166,7 +169,7 @@ attempt() {
             [ "$verbose" = no ] || say "testbed: booted in $((started - began)) ms" >&2
         fi
         if [ "$started" = 0 ] && [ $(($(now) - began)) -gt $((BOOT_LIMIT * 1000)) ]; then ended=boot-limit; break; fi
-        if [ "$started" != 0 ] && [ $(($(now) - started)) -gt $((limit * 1000)) ]; then ended=time-limit; break; fi
+        if [ "$started" != 0 ] && [ $(($(now) - started)) -gt $((limit * 1000 + LAST_WORDS)) ]; then ended=time-limit; break; fi
         sleep 0.05
     done
     [ "$ended" = exit ] || kill -KILL "$qemu_pid" 2>/dev/null || true
@@ -199,7 +202,7 @@ if [ -n "$faulted" ]; then
 fi
 if [ "$ended" = time-limit ]; then
     warn "testbed: the command did not end within $limit s; the guest's last words:"
-    tail -n 20 "$folder/serial.log" >&2
+    tail -n 100 "$folder/serial.log" >&2
     exit "$TIME_LIMIT"
 fi
 if [ ! -s "$control/status" ]; then
