@@ -95,8 +95,11 @@ export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64-static -L /us
 
 # ---------------------------------------------------------------- build and run
 
+# The dev profile optimizes dependencies more than these few runs repay: half of the step would be their compilation.
+options=(--locked --target "$TARGET" --config 'profile.dev.package."*".opt-level=1')
+
 step "Checking the workspace"
-RUSTFLAGS="${RUSTFLAGS:-} -D warnings" cargo check --workspace --all-targets --locked --target "$TARGET"
+RUSTFLAGS="${RUSTFLAGS:-} -D warnings" cargo check --workspace --all-targets "${options[@]}"
 [ "$check" = no ] || exit 0
 
 # left_out NAME WHY: sets `filters`, and has the tests counted as skipped.
@@ -113,4 +116,4 @@ left_out memory::guard::tests::an_unrelated_sigbus_still_kills "it starts itself
 
 step "Unit tests and a short simulation under qemu-user"
 # In one command: cargo would build dependencies again for another choice of packages.
-cargo test -p dataplane -p pipelines -p simulator --lib --tests --locked --target "$TARGET" --no-fail-fast -- "${filters[@]}"
+cargo test -p dataplane -p pipelines -p simulator --lib --tests --no-fail-fast "${options[@]}" -- "${filters[@]}"

@@ -13,7 +13,8 @@
 # A second run finds everything in place and ends at once. KVPLANE_TESTBED=DIR puts it into another folder, which several
 # clones may share.
 #
-# Exit codes: 0 done; 1 it failed; 2 wrong options; 77 this machine cannot have it, with the reason.
+# Exit codes: 0 done; 1 it failed; 2 wrong options; 77 this machine cannot have it (no apt-get, no
+# network, not x86-64), with the reason.
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$HERE/../../scripts/lib.sh"
@@ -94,8 +95,11 @@ if ! download 2>"$work/apt.log"; then
     # The machine's lists are missing or old. Lists of our own need no root.
     mkdir -p "$work/apt/lists/partial" "$work/apt/cache/archives/partial"
     own_lists=(-o "Dir::State::Lists=$work/apt/lists" -o "Dir::Cache=$work/apt/cache")
-    apt update 2>>"$work/apt.log" || { cat "$work/apt.log" >&2; die 1 "apt-get update failed: is there a network, or a mirror?"; }
-    download 2>>"$work/apt.log" || { cat "$work/apt.log" >&2; die 1 "the packages could not be fetched"; }
+    if ! { apt update && download; } 2>>"$work/apt.log"; then
+        tail -n 20 "$work/apt.log" >&2
+        warn "the packages could not be fetched: is there a network, or a mirror of Debian?"
+        exit 77
+    fi
 fi
 
 step "Unpacking $(find "$work/debs" -name '*.deb' | wc -l) packages"
