@@ -1,35 +1,60 @@
 #!/usr/bin/env bash
-# Prepares this machine for kvplaned: hugepages, and how much memory may be locked. Nothing of it is needed to try
-# kvplane out (--no-huge); a server that is measured or used wants both.
+# Prepares this machine for kvplaned: NVMe controllers that it drives itself, hugepages, and how much memory may be locked.
+# Nothing of it is needed to try kvplane out (--no-huge and a store in a file); a server that is measured or used wants it.
 #
 #   scripts/setup.sh [COMMAND] [OPTIONS]
 #
-#   status               show the current values (the default; needs no root)
+#   status               show controllers, what uses them, hugepages and limits (the default; root sees everybody's uses)
+#       --json           as one JSON object
+#   bind ADDRESS...      take NVMe controllers from the kernel and give them to vfio-pci (root). Their block devices go
+#                        away. A controller in use is refused: mounted, swap, part of LVM, RAID or ZFS, or open in a process
+#       --no-iommu       also where there is no IOMMU. The device can then write to any memory: for tests only
+#   unbind ADDRESS...    give controllers back to the kernel's driver (root); refused while a program has them open
 #   hugepages MIB        reserve MIB of 2 MiB hugepages in all, until the next boot (root)
 #       --size 2M|1G     page size [default: 2M]
 #       --node N         on this NUMA node [default: spread by the kernel]
 #       --keep           also reserve them at every boot, in /etc/sysctl.d (2M on no particular node only)
 #   memlock [USER]       allow USER [default: you] to lock any amount of memory, in /etc/security/limits.d; holds for
 #                        sessions that begin afterwards (root)
-#   reset                give all hugepages back, whoever reserved them, and remove both files (root)
+#   reset                give all controllers back to the kernel and all hugepages, whoever reserved them, and remove both
+#                        files (root)
 #
 #   -n, --dry-run        show what would be changed, and change nothing
 #   -h, --help           this text
 #
+# An ADDRESS is a PCI address as status shows it, such as 0000:01:00.0 or, for short, 01:00.0. What is bound stays so until
+# unbind, reset or the next boot; nothing is written down anywhere but in sysfs. A drive and the memory for it:
+#
+#   scripts/setup.sh status
+#   sudo scripts/setup.sh bind 0000:01:00.0
+#   sudo scripts/setup.sh hugepages 1024
+#
 # Every command may be repeated. Commands that need root use sudo where that asks for no password.
-# Exit codes: 0 done; 1 refused, or fewer pages than asked for; 2 wrong options.
+# Exit codes: 0 done; 1 refused, failed, or fewer pages than asked for; 2 wrong options.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+. "$(dirname "${BASH_SOURCE[0]}")/controllers.sh"
+. "$(dirname "${BASH_SOURCE[0]}")/binding.sh"
+. "$(dirname "${BASH_SOURCE[0]}")/status.sh"
 
 SYSCTL_FILE=/etc/sysctl.d/60-kvplane-hugepages.conf
 LIMITS_FILE=/etc/security/limits.d/60-kvplane-memlock.conf
-command='' mib='' size=2M node='' keep=no dry=no user=${SUDO_USER:-$(id -un)}
+command='' mib='' size=2M node='' keep=no dry=no json=no no_iommu=no addresses=() user=${SUDO_USER:-$(id -un)}
 while [ $# -gt 0 ]; do
     case $1 in
         memlock)
             command=$1
             if [[ ${2:-} =~ ^[a-z_][a-z0-9_-]*$ ]]; then user=$2; shift; fi
             ;;
+        bind | unbind)
+            [ -z "$command" ] || die 2 "only one command at a time"
+            command=$1
+            argument "$@"
+            while [[ ${2:--} != -* ]]; do addresses+=("$(address_of "$2")"); shift; done
+            [ "${#addresses[@]}" -gt 0 ] || die 2 "$command needs the address of a controller (see status)"
+            ;;
+        --no-iommu) no_iommu=yes ;;
+        --json) json=yes ;;
         status | reset) [ -z "$command" ] || die 2 "only one command at a time"; command=$1 ;;
         hugepages) argument "$@"; whole_number "$@"; command=$1 mib=$2; shift ;;
         --size) argument "$@"; size=$2; shift ;;
@@ -53,10 +78,11 @@ fi
 
 # write FILE TEXT: as root, unless this is a dry run or the file says so already.
 write() {
-    if [ -r "$1" ] && [ "$(cat "$1")" = "$2" ]; then say "$1 is already '$2'"; return; fi
+    if [ -r "$1" ] && [ "$(cat "$1" 2>/dev/null)" = "$2" ]; then say "$1 is already '$2'"; return; fi
     if [ "$dry" = yes ]; then say "would write '$2' into $1"; return; fi
     # shellcheck disable=SC2016  # expanded by the inner shell
-    as_root sh -c 'printf "%s\n" "$1" >"$2"' sh "$2" "$1" || die 1 "cannot write $1: run this as root"
+    as_root sh -c 'printf "%s\n" "$1" >"$2"' sh "$2" "$1" ||
+        die 1 "cannot write '$2' into $1: $(if [ "$(id -u)" -eq 0 ]; then say "the kernel refuses"; else say "run this as root"; fi)"
     say "wrote '$2' into $1"
 }
 
@@ -65,30 +91,6 @@ remove() {
     if [ "$dry" = yes ]; then say "would remove $1"; return; fi
     as_root rm -f "$1" || die 1 "cannot remove $1: run this as root"
     say "removed $1"
-}
-
-status() {
-    local folder pages
-    say "hugepages:"
-    for folder in /sys/devices/system/node/node*/hugepages/hugepages-*; do
-        [ -d "$folder" ] || continue
-        pages=$(cat "$folder/nr_hugepages")
-        say "  ${folder#/sys/devices/system/node/}: $pages reserved, $(cat "$folder/free_hugepages") free"
-    done
-    [ -e /sys/kernel/mm/hugepages ] || say "  none: this kernel has no hugepages; start kvplaned with --no-huge"
-    say "at boot: $(if [ -e "$SYSCTL_FILE" ]; then cat "$SYSCTL_FILE"; else say "nothing by kvplane"; fi)"
-    say "lockable memory of this session: $(ulimit -S -l) KiB, can be raised to $(ulimit -H -l) KiB"
-    say "limit for new sessions: $(if [ -e "$LIMITS_FILE" ]; then tr '\n' ';' <"$LIMITS_FILE"; else say "not set by kvplane"; fi)"
-    say "io_uring: $(io_uring_state)"
-    say "cores that may be used: $(allowed_cores | tr '\n' ' ')"
-}
-
-io_uring_state() {
-    case $(cat /proc/sys/kernel/io_uring_disabled 2>/dev/null || say none) in
-        0 | none) say "allowed for everybody" ;;
-        1) say "only for root and the group in kernel.io_uring_group (sysctl kernel.io_uring_disabled=0 allows all)" ;;
-        *) say "switched off; file stores need it (sysctl kernel.io_uring_disabled=0)" ;;
-    esac
 }
 
 hugepages() {
@@ -108,16 +110,22 @@ hugepages() {
 }
 
 reset() {
-    local folder
+    local folder address failed=0
+    for address in $(controllers); do
+        (return_controller "$address") || failed=1
+    done
     for folder in /sys/kernel/mm/hugepages/hugepages-*; do
         [ ! -d "$folder" ] || write "$folder/nr_hugepages" 0
     done
     remove "$SYSCTL_FILE"
     remove "$LIMITS_FILE"
+    return "$failed"
 }
 
 case ${command:-status} in
-    status) status ;;
+    status) if [ "$json" = yes ]; then status_json; else status; fi ;;
+    bind) for address in "${addresses[@]}"; do take_controller "$address" "$no_iommu"; done ;;
+    unbind) for address in "${addresses[@]}"; do return_controller "$address"; done ;;
     hugepages) hugepages ;;
     memlock) write "$LIMITS_FILE" "$user - memlock unlimited" ;;
     reset) reset ;;

@@ -12,8 +12,9 @@
 #   -h, --help       this text
 #
 # It installs what it needs on a bare Debian 12 (root, or sudo without a password): gcc, valgrind, shellcheck,
-# python3-venv, g++. A step or test whose tools are missing is SKIPPED and counted apart; it never counts as passed.
-# Stable Rust is expected to be there (https://rustup.rs); fuzzing needs a nightly toolchain beside it.
+# python3-venv, g++, for aarch64 a cross compiler and qemu-user-static. The virtual machine's packages are unpacked into
+# target/testbed and not installed. A step or test whose tools are missing is SKIPPED and counted apart; it never counts
+# as passed. Stable Rust is expected to be there (https://rustup.rs); fuzzing needs a nightly toolchain beside it.
 #
 # Each step's output is in target/test/STEP.log; the end of it is shown when the step fails.
 # Exit codes: 0 nothing failed; 1 a step failed; 2 wrong options.
@@ -23,7 +24,7 @@ cd "$ROOT"
 
 # Step and what it proves, in the order in which they run: quick ones first.
 STEPS='
-scripts    shell scripts are clean (shellcheck)
+scripts    shell scripts are clean (shellcheck), and setup.sh knows a drive in use
 format     the code is formatted
 lints      clippy finds nothing, warnings denied
 unit       unit, property and documentation tests of every crate
@@ -33,6 +34,8 @@ canary     the simulator finds a bug that was built in
 e2e        the real daemon, from outside, by its clients
 kill9      kill -9 under load loses no acknowledged durable value
 callgrind  instructions per command stay within their budget
+vm         in a guest with emulated SSDs: the test bed itself, and setup.sh binding drives
+aarch64    the workspace compiles for aarch64; unit tests and a short simulation run under qemu-user
 fuzz       hostile bytes break nothing, a few seconds for each target
 '
 QUICK='scripts format lints unit simulate'
@@ -74,6 +77,10 @@ install_packages() {
     have c++ || missing+=(g++)
     have python3 || missing+=(python3)
     python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+    if wanted aarch64 && [ "$(uname -m)" = x86_64 ]; then
+        have aarch64-linux-gnu-gcc || missing+=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross)
+        have qemu-aarch64-static || missing+=(qemu-user-static)
+    fi
     [ "${#missing[@]}" -gt 0 ] || return 0
     if [ "$install" = no ] || ! have apt-get; then
         warn "not installed: ${missing[*]}"
@@ -99,8 +106,9 @@ install_components() {
 
 step_scripts() {
     have shellcheck || skip "shellcheck is not installed" || return
-    shellcheck -x -P SCRIPTDIR scripts/*.sh .ci/run
+    shellcheck -x -P SCRIPTDIR scripts/*.sh tests/*.sh tests/*/*.sh tests/testbed/guest/* .ci/run
     python3 -c 'import ast, sys; [ast.parse(open(name).read(), name) for name in sys.argv[1:]]' scripts/*.py
+    tests/scripts/controllers.sh
 }
 
 step_format() { cargo fmt --all -- --check; }
@@ -122,6 +130,16 @@ step_callgrind() {
     # every improvement.
     python3 scripts/bench_table.py ceiling target/bench/bench.json callgrind_exist=950 callgrind_retrieve=2300
 }
+
+step_vm() {
+    local code=0
+    tests/testbed/setup.sh || code=$?
+    [ "$code" -ne "$SKIP" ] || skip "this machine cannot have the VM test bed (tests/testbed/setup.sh tells why)" || return
+    [ "$code" -eq 0 ] || return "$code"
+    tests/testbed/smoke.sh
+}
+
+step_aarch64() { scripts/aarch64.sh; }
 
 # The flags that cargo-fuzz gives to rustc, so that cargo-fuzz itself need not be installed.
 FUZZ_FLAGS="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \

@@ -1,14 +1,14 @@
 //! The processor's own counter.
 #![allow(unsafe_code)]
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::{Clock, Ticks};
 
 /// How long the counter is held against the system's clock at start-up. With brackets of some tens of nanoseconds
 /// the error is a few parts in a million.
 #[cfg(target_arch = "x86_64")]
-const CALIBRATION: Duration = Duration::from_millis(10);
+const CALIBRATION: std::time::Duration = std::time::Duration::from_millis(10);
 
 /// Reads the time-stamp counter (x86-64) or the virtual counter (aarch64) without a system call. Where the
 /// time-stamp counter changes its pace with the core's, the system's monotonic clock is read in its place.
@@ -147,6 +147,8 @@ fn counter_frequency() -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn rises_with_time(clock: TscClock) {

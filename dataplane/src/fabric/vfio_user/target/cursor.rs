@@ -315,6 +315,7 @@ mod tests {
     use super::super::super::shared_memory::SharedMemory;
     use super::super::iova::IovaRange;
     use super::*;
+    use crate::memory::{Region, RegionSlot};
     use crate::nvme::spec::kv::opcode;
     use std::sync::Arc;
 
@@ -322,11 +323,12 @@ mod tests {
 
     /// Two regions of 64 KiB that follow each other at `BASE`; the first one's memory comes back for lists.
     fn two_regions() -> (IovaTable, SharedMemory) {
-        let (first, second) = (SharedMemory::create("a", 65536, false), SharedMemory::create("b", 65536, false));
-        let (first, second) = (first.unwrap(), second.unwrap());
+        let first = SharedMemory::create("a", 65536, false).unwrap();
+        // A slot of its own, as regions of clients have: they may be mapped next to each other.
+        let second = Region::anonymous(65536, RegionSlot(1)).unwrap();
         let mut table = IovaTable::default();
         table.insert(IovaRange { iova: BASE, region: Arc::clone(first.region()) }).unwrap();
-        table.insert(IovaRange { iova: BASE + 65536, region: Arc::clone(second.region()) }).unwrap();
+        table.insert(IovaRange { iova: BASE + 65536, region: Arc::new(second) }).unwrap();
         (table, first)
     }
 
