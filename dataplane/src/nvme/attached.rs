@@ -54,11 +54,13 @@ impl AttachedRegions {
     }
 
     /// The region in `slot`.
+    #[inline]
     pub(super) fn get(&self, slot: RegionSlot) -> Option<&Arc<Region>> {
         self.slots.get(usize::from(slot.0))?.as_ref().map(|attached| &attached.region)
     }
 
     /// Checks a command against the device and the region it names.
+    #[inline]
     pub(super) fn check(&self, geometry: &Geometry, io: &BlockIo) -> Result<(), BlockError> {
         let in_range = || io.lba.checked_add(u64::from(io.blocks)).is_some_and(|end| end <= geometry.blocks);
         let valid = match io.op {
@@ -69,6 +71,7 @@ impl AttachedRegions {
         if valid { Ok(()) } else { Err(BlockError::Invalid) }
     }
 
+    #[inline]
     fn memory_fits(&self, geometry: &Geometry, io: &BlockIo) -> bool {
         let bytes = u64::from(io.blocks) * u64::from(geometry.lba_bytes);
         let Some(region) = self.get(io.memory.slot()) else { return false };
@@ -87,6 +90,7 @@ impl AttachedRegions {
     }
 
     /// Counts a command that was found valid as outstanding.
+    #[inline]
     pub(super) fn begin(&mut self, io: &BlockIo) {
         if let Some(attached) = self.named(io) {
             attached.in_flight += 1;
@@ -94,12 +98,14 @@ impl AttachedRegions {
     }
 
     /// Ends what [`begin`](Self::begin) began.
+    #[inline]
     pub(super) fn end(&mut self, io: &BlockIo) {
         if let Some(attached) = self.named(io) {
             attached.in_flight -= 1;
         }
     }
 
+    #[inline]
     fn named(&mut self, io: &BlockIo) -> Option<&mut Attached> {
         match io.op {
             BlockOp::Read | BlockOp::Write { .. } => self.slots[usize::from(io.memory.slot().0)].as_mut(),

@@ -208,6 +208,7 @@ impl<P> Shard<P> {
 
     /// Whether recovery is over.
     #[must_use]
+    #[inline]
     pub fn is_ready(&self) -> bool {
         self.recovery.is_none()
     }
@@ -226,11 +227,13 @@ impl<P> Shard<P> {
 
     /// The hash under which the other methods know a block.
     #[must_use]
+    #[inline]
     pub fn hash(&self, id: &BlockId) -> u64 {
         self.index.hash(id)
     }
 
     /// Asks the cache for the buckets of a hash, a burst ahead of [`find`](Self::find).
+    #[inline]
     pub fn prefetch(&self, hash: u64) {
         self.index.prefetch_bucket(hash);
     }
@@ -242,6 +245,7 @@ impl<P> Shard<P> {
 
     /// Looks a block up. During recovery nothing is found.
     #[must_use]
+    #[inline]
     pub fn find(&self, hash: u64, id: &BlockId) -> Option<Found> {
         if !self.is_ready() || self.purges.covers(id.space.namespace()) {
             return None;
@@ -262,6 +266,7 @@ impl<P> Shard<P> {
     }
 
     /// Counts a retrieve hit, which eviction looks at.
+    #[inline]
     pub fn touch(&mut self, found: &Found) {
         if let Some(entry) = self.entry_of(found) {
             entry.touch();
@@ -270,12 +275,14 @@ impl<P> Shard<P> {
 
     /// Keeps the extent of a block in place while its bytes move. `found` must be of this turn: nothing may have
     /// been polled or published in between.
+    #[inline]
     pub fn hold(&mut self, found: &Found) -> Hold {
         self.table.at_mut(found.segment).holds += 1;
         Hold { segment: found.segment, duty: Duty::new() }
     }
 
     /// Gives a hold back.
+    #[inline]
     pub fn release(&mut self, hold: Hold) {
         self.table.at_mut(hold.segment).holds -= 1;
         hold.duty.discharge();
