@@ -328,7 +328,6 @@ impl<P: EvictionPolicy> Shard<P> {
             demoted: entry.demoted(),
             bytes: entry.bytes(),
             budget: self.evict.budget,
-            parent_present: None,
         };
         if !stays && self.policy.verdict(view) == Verdict::Drop {
             let dropped = self.drop_block(at);
