@@ -35,6 +35,7 @@ mod space;
 mod stats;
 mod superblock;
 mod tail;
+mod undo;
 
 #[cfg(test)]
 mod tests;

@@ -199,7 +199,7 @@ impl<P> Shard<P> {
         moved.cool();
         moved.set_late(self.is_late(extent.segment));
         self.shift(at, &old, moved);
-        self.evict.note_moved(at, job.unit, extent.unit);
+        self.evict.note_moved(at, old, extent.unit);
         let units = Layout::units_of(extent.bytes);
         self.evict.note_spent(units);
         self.stats.moved_blocks += 1;

@@ -479,7 +479,7 @@ impl<P: super::EvictionPolicy> Shard<P> {
         }
         self.advance(blocks);
         let written = self.tails.iter().all(|tail| tail.segment.is_none() || tail.uncommitted() == 0);
-        if !written || !self.ops.is_idle() || !self.evict.is_at_rest() || !self.purges.is_empty() {
+        if !written || !self.ops.is_idle() || !self.evict.is_at_rest() || !self.purges_rest() {
             return false;
         }
         if !self.clean_mark {
