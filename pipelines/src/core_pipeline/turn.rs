@@ -163,7 +163,8 @@ impl<B: BlockQueue, F: Fabric, C: Clock> CorePipeline<B, F, C> {
 
     /// Has commands that were admitted before placed once more.
     fn place_again(&mut self, commands: &mut Burst<Admitted>, now: Ticks) {
-        let Some(burst) = self.burst.take() else { return };
+        // It is always there between two calls; the commands must not be lost if it ever is not.
+        let burst = self.burst.take().unwrap_or_else(CapsuleBurst::new);
         self.place_and_start(AdmittedBurst::again(burst, commands.drain(..)), now);
     }
 

@@ -94,14 +94,24 @@ impl<D: Clone> Dma<D> {
         for Placed { lane, shard, transfer, .. } in placed.drain(..) {
             let capsule = &mut capsules[lane];
             let (data, origin) = (around.fabric.data(capsule), notes[lane].take_origin(capsule));
-            let queue = match transfer {
-                Transfer::Load { .. } => &mut self.loads,
-                Transfer::Save { .. } => &mut self.saves,
-                Transfer::Erase { .. } => &mut self.erasures,
+            let direction = match transfer {
+                Transfer::Load { .. } => Some(Direction::Load),
+                Transfer::Save { .. } => Some(Direction::Save),
+                Transfer::Erase { .. } => None,
             };
-            match self.moving.insert(Moving::new(origin, data, shard, transfer)) {
-                Ok(id) => queue.push_back(id),
-                Err(moving) => ended.push(moving.refuse(around.shards)),
+            let id = match self.moving.insert(Moving::new(origin, data, shard, transfer)) {
+                Ok(id) => id,
+                Err(moving) => {
+                    ended.push(moving.refuse(around.shards));
+                    continue;
+                }
+            };
+            match direction {
+                Some(Direction::Load) => self.loads.push_back(id),
+                Some(Direction::Save) => self.saves.push_back(id),
+                // Nothing has to move: only a deletion that the store cannot take now stands in line.
+                None if self.erase(id, around, ended) => {}
+                None => self.erasures.push_back(id),
             }
         }
     }
@@ -116,14 +126,19 @@ impl<D: Clone> Dma<D> {
         if self.loads.is_empty() && self.saves.is_empty() && self.erasures.is_empty() {
             return 0;
         }
+        let mut moved = self.issue_queue(Direction::Load, around, ended);
+        moved += self.issue_queue(Direction::Save, around, ended);
+        // Last, for each takes a place in `ended`, which loads and saves hardly need.
+        let mut erased = 0;
         while !ended.is_full()
+            && erased < BURST
             && let Some(&id) = self.erasures.front()
             && self.erase(id, around, ended)
         {
             self.erasures.pop_front();
+            erased += 1;
         }
-        let loads = self.issue_queue(Direction::Load, around, ended);
-        loads + self.issue_queue(Direction::Save, around, ended)
+        moved + erased
     }
 
     fn issue_queue<B: BlockQueue, F: Fabric<Data = D>>(

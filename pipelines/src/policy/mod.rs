@@ -19,8 +19,8 @@ const BROADCAST_NSID: u32 = 0xFFFF_FFFF;
 /// takes nothing else, so no command can reach the store around the policy.
 ///
 /// ```compile_fail
-/// fn around_the_policy(burst: pipelines::classify::ClassifiedBurst) -> pipelines::policy::AdmittedBurst {
-///     pipelines::policy::AdmittedBurst(burst.into_lines()) // the field is private
+/// fn around_the_policy() -> pipelines::policy::AdmittedBurst {
+///     pipelines::policy::AdmittedBurst(unimplemented!()) // the field is private
 /// }
 /// ```
 #[derive(Debug)]
@@ -42,6 +42,7 @@ impl AdmittedBurst {
     #[inline]
     pub(crate) fn again(burst: CapsuleBurst, commands: impl Iterator<Item = Admitted>) -> Self {
         let mut lines = burst.into_lines();
+        debug_assert!(lines.capsules.is_empty(), "what is in it was not admitted");
         for Admitted { capsule, note, .. } in commands.take(BURST) {
             let lane = lines.capsules.len();
             lines.capsules.push(capsule);
