@@ -19,7 +19,8 @@ use super::policy::{BlockView, EvictionPolicy, Verdict};
 use super::publish::Class;
 use super::record::{Kind, RECORDS_PER_PAGE, Record};
 use super::segment::State;
-use super::shard::{CHUNK_BYTES, Facts, Shard, cost, must_stay};
+use super::shard::{Facts, Shard, cost, must_stay};
+use super::staging::CHUNK_BYTES;
 use super::tail::TAILS;
 
 /// Invalid pages in a row after which no more are expected. Pages are written in order, but for the two drafts.

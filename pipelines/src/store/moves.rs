@@ -12,7 +12,8 @@ use super::layout::{Layout, UNIT_BYTES};
 use super::operation::{MOVES, Op};
 use super::publish::Class;
 use super::record::Record;
-use super::shard::{Facts, MOVE_BYTES, Shard};
+use super::shard::{Facts, Shard};
+use super::staging::MOVE_BYTES;
 
 /// A block to be moved.
 #[derive(Clone, Copy, Debug)]
