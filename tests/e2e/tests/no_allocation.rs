@@ -67,22 +67,22 @@ struct Load {
     /// Where in its place the data begins: what is not aligned is staged.
     skew: u64,
     /// The most that one window of the data holds.
-    paged: bool,
+    fragment: u16,
     /// The statuses that may come back besides success.
     fair: &'static [Status],
 }
 
 const fn of(name: &'static str, opcode: u8, bytes: u32) -> Load {
-    Load { name, opcode, bytes, skew: 0, paged: false, fair: &[Status::KEY_DOES_NOT_EXIST] }
+    Load { name, opcode, bytes, skew: 0, fragment: 0, fair: &[Status::KEY_DOES_NOT_EXIST] }
 }
 
 const LOADS: &[Load] = &[
     of("store", opcode::STORE, VALUE),
     Load { skew: 1, ..of("store, not aligned", opcode::STORE, VALUE - 5) },
-    Load { paged: true, ..of("store, page by page", opcode::STORE, VALUE) },
+    Load { fragment: 4096, ..of("store, page by page", opcode::STORE, VALUE) },
     of("retrieve", opcode::RETRIEVE, VALUE),
     Load { skew: 3, ..of("retrieve, not aligned", opcode::RETRIEVE, VALUE) },
-    Load { paged: true, ..of("retrieve, page by page", opcode::RETRIEVE, VALUE) },
+    Load { fragment: 4096, ..of("retrieve, page by page", opcode::RETRIEVE, VALUE) },
     of("exist", opcode::EXIST, 0),
     of("delete", opcode::DELETE, 0),
     of("store again", opcode::STORE, VALUE),
@@ -125,7 +125,7 @@ fn drive<B: BlockQueue>(core: &mut LoneCore<B>, load: &Load, commands: u64) -> u
             && let Some(cid) = free.pop()
         {
             prepare(core, load, sent, cid);
-            core.submit(command(load, sent, cid), u64::from(cid) * PLACE + load.skew, load.bytes, load.paged);
+            core.submit(command(load, sent, cid), u64::from(cid) * PLACE + load.skew, load.bytes, load.fragment);
             sent += 1;
         }
         COUNTING.set(true);

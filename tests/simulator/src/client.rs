@@ -205,8 +205,8 @@ impl Client {
             self.retrieve(key, cid)
         };
         self.commands.insert(cid, Command { asked, buffer, offset });
-        let paged = self.random.chance(200);
-        Some((sqe, SimData { slot: self.slot(), offset, bytes, position: 0, paged }))
+        let fragment = if self.random.chance(200) { 4096 } else { 0 };
+        Some((sqe, SimData { slot: self.slot(), offset, bytes, position: 0, fragment }))
     }
 
     fn keyed(&self, opcode: u8, cid: u16, key: u32) -> Sqe {

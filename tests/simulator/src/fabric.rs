@@ -9,8 +9,8 @@ use dataplane::memory::{DmaSlice, Region, RegionSlot, SlotId};
 use dataplane::nvme::BlockQueue;
 use dataplane::nvme::spec::{Sqe, Status};
 
-/// Where a command's data lies: a span of one region, if `paged` handed out page by page, as a list of pages that are
-/// not adjacent would be.
+/// Where a command's data lies: a span of one region, handed out in windows of at most `fragment` bytes, as a list
+/// of pages that are not adjacent would be.
 #[derive(Clone, Debug)]
 pub struct SimData {
     /// The client's region.
@@ -21,14 +21,14 @@ pub struct SimData {
     pub bytes: u32,
     /// How much has been read.
     pub position: u32,
-    /// Whether one window holds a page at most.
-    pub paged: bool,
+    /// The most bytes that one window holds; 0 for no limit.
+    pub fragment: u16,
 }
 
 impl SimData {
-    /// Stands in a command where others have their data pointer: the offset, then length, slot and whether paged.
+    /// Stands in a command where others have their data pointer: the offset, then length, slot and fragment.
     fn put(&self, sqe: &mut Sqe) {
-        let where_else = u64::from(self.slot.0) << 32 | u64::from(self.paged) << 48;
+        let where_else = u64::from(self.slot.0) << 32 | u64::from(self.fragment) << 48;
         sqe.set_quadword(6, self.offset);
         sqe.set_quadword(8, u64::from(self.bytes) | where_else);
     }
@@ -40,13 +40,10 @@ impl SimData {
             offset: sqe.quadword(6),
             bytes: rest as u32,
             position: 0,
-            paged: rest >> 48 & 1 != 0,
+            fragment: (rest >> 48) as u16,
         }
     }
 }
-
-/// Bytes of a page.
-const PAGE: u32 = 4096;
 
 /// What the simulation asks of a core's end.
 #[derive(Debug)]
@@ -157,7 +154,10 @@ impl Fabric for SimFabric {
         if left == 0 || max == 0 {
             return Err(Status::DATA_SGL_LENGTH_INVALID);
         }
-        let to_edge = if data.paged { PAGE - data.position % PAGE } else { u32::MAX };
+        let to_edge = match u32::from(data.fragment) {
+            0 => u32::MAX,
+            fragment => fragment - data.position % fragment,
+        };
         let bytes = left.min(max).min(to_edge);
         let (region, offset) = self.span(data, bytes)?;
         let slice = region.slice(offset, bytes).ok_or(Status::DATA_TRANSFER_ERROR)?;
