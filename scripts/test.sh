@@ -211,6 +211,8 @@ run_step() {
     if [ "$result" = FAILED ]; then
         say "---- the end of $log"
         tail -n 60 "$log"
+        # A test that failed early is long gone from the end of a log.
+        grep -E '^test .* FAILED$|^thread .* panicked at' "$log" | head -n 20 || true
         say "----"
     fi
 }
