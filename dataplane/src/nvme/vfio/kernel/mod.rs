@@ -1,0 +1,1 @@
+//! Access to a PCI function by the kernel's VFIO.

@@ -1,0 +1,3 @@
+//! The driver against the model.
+
+mod conforms;
