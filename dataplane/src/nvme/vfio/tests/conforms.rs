@@ -1,62 +1,8 @@
 //! The conformance suite of block queues, stepped by hand and with the model on a thread of its own.
 
-use std::sync::Arc;
-use std::time::Duration;
-
-use super::super::model::{Model, ModelOptions, ModelThread};
-use super::super::*;
-use crate::Burst;
-use crate::memory::{Region, RegionSlot};
-use crate::nvme::conformance::{self, Keeps};
-use crate::nvme::{AttachError, BlockDone, BlockIo, BlockQueue, Geometry, QueueFull};
-
-/// A queue whose doorbell makes the model work.
-pub(super) struct Stepped {
-    pub(super) queue: VfioQueue,
-    pub(super) model: Model,
-}
-
-impl BlockQueue for Stepped {
-    fn geometry(&self) -> &Geometry {
-        self.queue.geometry()
-    }
-    fn room(&self) -> usize {
-        self.queue.room()
-    }
-    fn push(&mut self, io: BlockIo) -> Result<(), QueueFull> {
-        self.queue.push(io)
-    }
-    fn ring(&mut self) {
-        self.queue.ring();
-        self.model.step();
-    }
-    fn poll(&mut self, done: &mut Burst<BlockDone>) {
-        self.queue.poll(done);
-    }
-    fn in_flight(&self) -> usize {
-        self.queue.in_flight()
-    }
-    fn attach(&mut self, region: Arc<Region>) -> Result<(), AttachError> {
-        self.queue.attach(region)
-    }
-    fn detach(&mut self, slot: RegionSlot) -> Result<(), AttachError> {
-        self.queue.detach(slot)
-    }
-}
-
-pub(super) fn options() -> ControllerOptions {
-    ControllerOptions { admin_timeout: Duration::from_millis(300), ..ControllerOptions::default() }
-}
-
-pub(super) fn open(model: &Model) -> Controller {
-    Controller::open(Arc::new(model.clone()), options()).unwrap()
-}
-
-pub(super) fn stepped(options: ModelOptions, depth: u32, slots: u16) -> Stepped {
-    let model = Model::new(options).unwrap();
-    let queue = open(&model).namespace(1).unwrap().queue(depth, slots).unwrap();
-    Stepped { queue, model }
-}
+use super::super::model::ModelThread;
+use super::*;
+use crate::nvme::conformance::Keeps;
 
 fn kinds() -> Vec<ModelOptions> {
     let base = ModelOptions::default();
@@ -83,8 +29,8 @@ fn stepped_by_hand() {
             Keeps::Bytes,
         );
         for model in models {
-            assert_eq!(model.violations(), Vec::<String>::new(), "{kind:?}");
-            assert_eq!(model.mappings(), 0, "everything was given back");
+            assert_clean(&model);
+            assert_eq!(model.mappings(), 0, "everything was given back: {kind:?}");
         }
     }
 }
@@ -95,5 +41,109 @@ fn on_a_thread_of_its_own() {
     let _thread = ModelThread::start(model.clone()).unwrap();
     let device = open(&model).namespace(1).unwrap();
     conformance::check(|depth, slots| device.queue(depth, slots).unwrap(), Keeps::Bytes);
-    assert_eq!(model.violations(), Vec::<String>::new());
+    assert_clean(&model);
+}
+
+#[test]
+fn geometry_is_what_the_controller_says() {
+    let device = |options: ModelOptions| *open(&Model::new(options).unwrap()).namespace(1).unwrap().geometry();
+    let base = ModelOptions::default();
+    let small = device(ModelOptions { mdts: 1, lba_bytes: 512, volatile_cache: false, ..base.clone() });
+    assert_eq!((small.max_transfer, small.lba_bytes, small.volatile_cache), (8192, 512, false));
+    let wide = device(ModelOptions { mdts: 0, deallocate: false, ..base.clone() });
+    assert_eq!((wide.max_transfer, wide.deallocate, wide.volatile_cache), (1 << 20, false, true));
+    let bounded = device(ModelOptions { optimal_boundary: 32, ..base.clone() });
+    assert_eq!(bounded.max_transfer, 128 << 10);
+    let crumbs = device(ModelOptions { optimal_boundary: 1, ..base });
+    assert_eq!(crumbs.max_transfer, 1 << 20, "a boundary that near is not heeded");
+}
+
+#[test]
+fn one_doorbell_a_burst() {
+    let mut bench = Bench::new(ModelOptions::default());
+    let before = bench.model.counters().doorbells;
+    for lba in 0..8 {
+        bench.push(WRITE, lba);
+    }
+    assert_eq!(conformance::finish(&mut bench.queue).len(), 8);
+    assert_eq!(bench.queue.queue.stats().rings, 1);
+    // And one for the completions.
+    assert_eq!(bench.model.counters().doorbells - before, 2);
+}
+
+#[test]
+fn shadow_doorbells_spare_the_register() {
+    let mut bench = Bench::new(ModelOptions { shadow_doorbells: true, ..ModelOptions::default() });
+    for round in 0..100 {
+        // Rung twice before the model looks: the second time it need not be told.
+        for lba in 0..4 {
+            bench.push(WRITE, lba + 4 * (round % 2));
+            bench.queue.queue.ring();
+        }
+        assert_eq!(conformance::finish(&mut bench.queue).len(), 4);
+    }
+    let rings = bench.queue.queue.stats().rings;
+    let doorbells = bench.model.counters().doorbells;
+    assert_eq!(rings, 400);
+    assert!(doorbells < 250, "{doorbells} writes of the register for {rings} rings");
+    assert_clean(&bench.model);
+}
+
+#[test]
+fn flags_and_pointers_reach_the_controller() {
+    let mut bench = Bench::new(ModelOptions { sgl: true, ..ModelOptions::default() });
+    assert_eq!(bench.run(BlockOp::Write { fua: true }, 0), Ok(()));
+    let memory = conformance::blocks_of(&bench.queue, &bench.region, 0, 8);
+    assert_eq!(conformance::run(&mut bench.queue, conformance::io(WRITE, 0, 8, memory)), Ok(()));
+    let deallocate = conformance::io(BlockOp::Deallocate, 0, 8, crate::memory::DmaSlice::EMPTY);
+    assert_eq!(conformance::run(&mut bench.queue, deallocate), Ok(()));
+    let counters = bench.model.counters();
+    assert_eq!((counters.forced, counters.sgls, counters.prp_lists, counters.deallocations), (1, 1, 0, 1));
+    assert_clean(&bench.model);
+}
+
+#[test]
+fn commands_keep_off_boundaries() {
+    let mut bench = Bench::new(ModelOptions { optimal_boundary: 16, ..ModelOptions::default() });
+    bench.region.fill(0, 16 * 4096, 0x5A).unwrap();
+    let memory = conformance::blocks_of(&bench.queue, &bench.region, 0, 16);
+    for op in [WRITE, BlockOp::Read] {
+        assert_eq!(conformance::run(&mut bench.queue, conformance::io(op, 10, 16, memory)), Ok(()));
+    }
+    assert_eq!((bench.queue.queue.stats().split, bench.model.counters().commands), (2, 4));
+    let mut seen = vec![0; 16 * 4096];
+    bench.model.peek(1, 10 * 4096, &mut seen).unwrap();
+    assert!(seen.iter().all(|byte| *byte == 0x5A));
+    assert_clean(&bench.model);
+}
+
+#[test]
+fn queues_share_the_mapping_of_a_region() {
+    let model = Model::new(ModelOptions::default()).unwrap();
+    let device = open(&model).namespace(1).unwrap();
+    let (mut one, mut two) = (device.queue(4, 1).unwrap(), device.queue(4, 1).unwrap());
+    let before = model.mappings();
+    let region = Arc::new(Region::anonymous(1 << 20, RegionSlot(0)).unwrap());
+    one.attach(Arc::clone(&region)).unwrap();
+    two.attach(Arc::clone(&region)).unwrap();
+    assert_eq!(model.mappings(), before + 1);
+    one.detach(RegionSlot(0)).unwrap();
+    assert_eq!(model.mappings(), before + 1, "the other queue knows it still");
+    two.detach(RegionSlot(0)).unwrap();
+    assert_eq!((model.mappings(), Arc::strong_count(&region)), (before, 1));
+}
+
+#[test]
+fn mappings_have_a_limit_that_says_what_to_do() {
+    let model = Model::new(ModelOptions { mappings: 3, ..ModelOptions::default() }).unwrap();
+    let mut queue = open(&model).namespace(1).unwrap().queue(4, 4).unwrap();
+    let region = |slot| Arc::new(Region::anonymous(4096, RegionSlot(slot)).unwrap());
+    // Admin queue, I/O queue, and one more.
+    queue.attach(region(0)).unwrap();
+    let refused = region(1);
+    let error = queue.attach(Arc::clone(&refused)).unwrap_err().to_string();
+    assert!(error.contains("dma_entry_limit"), "{error}");
+    assert_eq!(Arc::strong_count(&refused), 1);
+    queue.detach(RegionSlot(0)).unwrap();
+    queue.attach(refused).unwrap();
 }
