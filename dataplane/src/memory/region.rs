@@ -25,18 +25,21 @@ impl DmaSlice {
     pub const EMPTY: Self = Self { address: 0, bytes: 0, slot: RegionSlot(0) };
 
     /// Address in this process.
+    #[inline]
     #[must_use]
     pub const fn address(&self) -> u64 {
         self.address
     }
 
     /// Length in bytes.
+    #[inline]
     #[must_use]
     pub const fn bytes(&self) -> u32 {
         self.bytes
     }
 
     /// The slot of the region it lies in.
+    #[inline]
     #[must_use]
     pub const fn slot(&self) -> RegionSlot {
         self.slot
@@ -175,6 +178,7 @@ impl Region {
     }
 
     /// Whether it may be written to, by the processor or by a device.
+    #[inline]
     #[must_use]
     pub fn writable(&self) -> bool {
         self.writable
@@ -200,6 +204,7 @@ impl Region {
     }
 
     /// First address.
+    #[inline]
     #[must_use]
     pub fn base(&self) -> u64 {
         self.base.as_ptr() as u64
@@ -213,6 +218,7 @@ impl Region {
     }
 
     /// Whether a slice lies inside this region.
+    #[inline]
     #[must_use]
     pub fn contains(&self, slice: &DmaSlice) -> bool {
         slice.slot == self.slot

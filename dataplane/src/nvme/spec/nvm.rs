@@ -1,6 +1,6 @@
 //! The NVM command set: opcodes and fields of I/O commands ("NVM", chapter 3).
 
-use super::Sqe;
+use super::DataPointer;
 
 /// Opcodes.
 pub mod opcode {
@@ -21,15 +21,50 @@ pub const DSM_DEALLOCATE: u32 = 1 << 2;
 /// Bytes in one range of Dataset Management.
 pub const DSM_RANGE_BYTES: u32 = 16;
 
-/// A Read or Write of `blocks` (1 to 65,536) logical blocks from `lba` on, without a data pointer yet.
-#[must_use]
-#[inline]
-pub const fn transfer(opcode: u8, cid: u16, nsid: u32, lba: u64, blocks: u32, flags: u32) -> Sqe {
-    let mut sqe = Sqe::new(opcode, cid);
-    sqe.set_nsid(nsid);
-    sqe.set_quadword(10, lba);
-    sqe.set_dword(12, (blocks.wrapping_sub(1) & 0xFFFF) | flags);
-    sqe
+/// A Read or Write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transfer {
+    /// [`opcode::READ`] or [`opcode::WRITE`].
+    pub opcode: u8,
+    /// Command identifier.
+    pub cid: u16,
+    /// Namespace.
+    pub nsid: u32,
+    /// First logical block.
+    pub lba: u64,
+    /// Logical blocks, 1 to 65,536.
+    pub blocks: u32,
+    /// [`FORCE_UNIT_ACCESS`] or 0.
+    pub flags: u32,
+    /// Where the data lies.
+    pub data: DataPointer,
+}
+
+impl Transfer {
+    /// The submission queue entry as eight little-endian quadwords.
+    #[must_use]
+    #[inline(always)]
+    pub const fn to_quadwords(&self) -> [u64; 8] {
+        let (kind, first, second) = match self.data {
+            DataPointer::Prp { first, second } => (0, first, second),
+            DataPointer::Sgl(descriptor) => {
+                let (first, second) = descriptor.to_quadwords();
+                (0b01 << 14, first, second)
+            }
+        };
+        let dword0 = (self.opcode as u64) | kind | ((self.cid as u64) << 16);
+        let dword12 = (self.blocks.wrapping_sub(1) & 0xFFFF) | self.flags;
+        [
+            (dword0 | ((self.nsid as u64) << 32)).to_le(),
+            0,
+            0,
+            first.to_le(),
+            second.to_le(),
+            self.lba.to_le(),
+            (dword12 as u64).to_le(),
+            0,
+        ]
+    }
 }
 
 /// One range of Dataset Management as two little-endian quadwords: attributes and length, then the first block.
@@ -40,14 +75,21 @@ pub const fn dsm_range(lba: u64, blocks: u32) -> [u64; 2] {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{SglDescriptor, Sqe};
     use super::*;
 
     #[test]
-    fn a_transfer_matches_literal_dwords() {
-        let sqe = transfer(opcode::WRITE, 7, 3, 0x1_0000_0002, 8, FORCE_UNIT_ACCESS);
-        assert_eq!((sqe.opcode(), sqe.cid(), sqe.nsid()), (1, 7, 3));
+    fn a_transfer_lies_where_the_specification_puts_it() {
+        let data = DataPointer::Prp { first: 0x1000, second: 0x2000 };
+        let lba = 0x1_0000_0002;
+        let write = Transfer { opcode: opcode::WRITE, cid: 7, nsid: 3, lba, blocks: 8, flags: FORCE_UNIT_ACCESS, data };
+        let sqe = Sqe::from_quadwords(write.to_quadwords());
+        assert_eq!((sqe.opcode(), sqe.cid(), sqe.nsid(), sqe.data_pointer()), (1, 7, 3, Some(data)));
         assert_eq!((sqe.dword(10), sqe.dword(11), sqe.dword(12)), (2, 1, 0x4000_0007));
-        assert_eq!(transfer(opcode::READ, 0, 1, 0, 65_536, 0).dword(12), 0xFFFF);
+        let data = DataPointer::Sgl(SglDescriptor::data_block(0x3000, 65_536 * 512));
+        let read = Transfer { opcode: opcode::READ, cid: 0, nsid: 1, lba: 0, blocks: 65_536, flags: 0, data };
+        let sqe = Sqe::from_quadwords(read.to_quadwords());
+        assert_eq!((sqe.opcode(), sqe.dword(12), sqe.data_pointer()), (2, 0xFFFF, Some(data)));
     }
 
     #[test]

@@ -17,13 +17,15 @@ use super::{barrier, lock};
 use crate::Burst;
 use crate::memory::{Region, RegionSlot};
 use crate::nvme::attached::AttachedRegions;
-use crate::nvme::spec::{SglDescriptor, Sqe, Status, nvm};
+use crate::nvme::spec::{DataPointer, SglDescriptor, Sqe, Status, nvm};
 use crate::nvme::{AttachError, BlockDone, BlockError, BlockIo, BlockOp, BlockQueue, Geometry, QueueFull};
 
 /// Bits of a command identifier that name the slot; those above are a generation, so that a completion that comes late
 /// or twice names nothing.
 const INDEX_BITS: u32 = MAX_DEPTH.trailing_zeros();
 const INDEX_MASK: u16 = (1 << INDEX_BITS) - 1;
+/// One generation, in [`Slot::expected`].
+const GENERATION: u32 = 1 << (16 + INDEX_BITS);
 
 /// What a queue did so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,12 +49,13 @@ pub struct VfioStats {
 #[repr(align(64))]
 pub(super) struct Slot {
     pub(super) io: BlockIo,
-    /// What bits 47:16 of a completion's second quadword must be, queue and command identifier; zero for a free slot.
+    /// What bits 47:16 of a completion's second quadword must be: the command identifier above the queue's. A free slot
+    /// has 0 for the queue, and keeps the generation.
     pub(super) expected: u32,
-    /// Blocks that are done.
+    /// Blocks before the part that is under way: they are done.
     pub(super) moved: u32,
-    /// Blocks of the part that is under way.
-    part: u32,
+    /// Blocks after it.
+    rest: u32,
     /// When it was sent, in the link's ticks.
     pub(super) sent_at: u32,
     /// How often it was sent again.
@@ -61,10 +64,21 @@ pub(super) struct Slot {
     pub(super) expired: bool,
 }
 
+impl Slot {
+    /// Gives the command a fresh identifier: the generation goes up, the index stays.
+    #[inline(always)]
+    fn rename(&mut self, qid: u16, rest: u32, now: u32) -> u16 {
+        self.expected = self.expected.wrapping_add(GENERATION) | u32::from(qid);
+        self.rest = rest;
+        self.sent_at = now;
+        (self.expected >> 16) as u16
+    }
+}
+
 #[cfg(test)]
 impl Slot {
     pub(super) fn for_test(io: BlockIo, tries: u8) -> Self {
-        Self { io, expected: 0, moved: 0, part: 0, sent_at: 0, tries, expired: false }
+        Self { io, expected: 0, moved: 0, rest: 0, sent_at: 0, tries, expired: false }
     }
 }
 
@@ -108,6 +122,8 @@ pub struct VfioQueue {
     phase: bool,
     /// Whether the controller knows the queue; otherwise commands wait in their slots.
     live: bool,
+    /// The queue is live and there are no boundaries: a Read or Write is sent in one part.
+    plain: bool,
     sgl: bool,
     qid: u16,
     nsid: u32,
@@ -116,8 +132,6 @@ pub struct VfioQueue {
     pub(super) now: u32,
     pub(super) slots: Box<[Slot]>,
     pub(super) free: Vec<u16>,
-    /// By memory slot, what to add to an address to get the controller's.
-    offsets: Box<[u64]>,
     pub(super) geometry: Geometry,
     pub(super) regions: AttachedRegions,
     doorbells: Doorbells,
@@ -130,6 +144,7 @@ pub struct VfioQueue {
     pub(super) timeout: u32,
     pub(super) watched_at: u32,
     memory: Option<DmaMemory>,
+    memory_slots: u16,
     shared: Arc<Shared>,
 }
 
@@ -157,7 +172,10 @@ impl VfioQueue {
         let sq = part(0, layout.sq_entries as usize * Sqe::BYTES).cast();
         let cq = part(layout.cq_offset, layout.cq_entries as usize * 16).cast();
         let first = part(layout.lists_offset, depth * layout.list_bytes).cast();
-        let slot = |_| Slot { io: EMPTY, expected: 0, moved: 0, part: 0, sent_at: 0, tries: 0, expired: false };
+        let slot = |index| {
+            let expected = (index as u32) << 16;
+            Slot { io: EMPTY, expected, moved: 0, rest: 0, sent_at: 0, tries: 0, expired: false }
+        };
         // With fewer than twice as many completions as commands there is less to put off.
         let spare = layout.cq_entries - 1 - geometry.depth;
         Self {
@@ -174,6 +192,7 @@ impl VfioQueue {
             tell_at: (spare / 2).max(1),
             phase: true,
             live: true,
+            plain: parts.boundary == 0,
             sgl: parts.sgl,
             qid: parts.qid,
             nsid: parts.nsid,
@@ -181,7 +200,7 @@ impl VfioQueue {
             now: parts.link.tick(),
             slots: (0..depth).map(slot).collect(),
             free: (0..depth as u16).rev().collect(),
-            offsets: vec![0; usize::from(parts.memory_slots)].into(),
+            memory_slots: parts.memory_slots,
             geometry,
             regions: AttachedRegions::new(parts.memory_slots),
             doorbells: parts.doorbells,
@@ -208,75 +227,89 @@ impl VfioQueue {
         self.qid
     }
 
-    /// Writes the next part of the command in a slot into the submission ring, under a fresh identifier.
+    /// Gives the command in a slot a fresh identifier.
+    fn rename(&mut self, index: u16, rest: u32) -> u16 {
+        let (qid, now) = (self.qid, self.now);
+        self.slots.get_mut(usize::from(index)).map_or(index, |slot| slot.rename(qid, rest, now))
+    }
+
+    /// Writes a Read or Write, or the part of it that begins `moved` blocks into it, into the submission ring. `offset` is
+    /// what to add to an address to get the controller's.
     #[inline(always)]
-    pub(super) fn send(&mut self, index: u16) {
-        let Some(slot) = self.slots.get_mut(usize::from(index)) else { return };
-        let io = slot.io;
-        // The generation goes up; the index stays.
-        let cid = ((slot.expected >> 16) as u16 & !INDEX_MASK).wrapping_add(1 << INDEX_BITS) | index;
-        slot.expected = (u32::from(cid) << 16) | u32::from(self.qid);
-        slot.sent_at = self.now;
-        let list = List {
-            // SAFETY: there is a list for every slot, and the index is one's.
-            first: unsafe { self.lists.first.byte_add(usize::from(index) * self.list_bytes) },
-            iova: self.lists.iova + u64::from(index) * self.list_bytes as u64,
+    fn send_transfer(&mut self, cid: u16, io: &BlockIo, offset: u64, moved: u32, blocks: u32) {
+        let (opcode, flags) = match io.op {
+            BlockOp::Write { fua: true } => (nvm::opcode::WRITE, nvm::FORCE_UNIT_ACCESS),
+            BlockOp::Write { fua: false } => (nvm::opcode::WRITE, 0),
+            _ => (nvm::opcode::READ, 0),
         };
-        let sqe = match io.op {
+        let lba_bytes = self.geometry.lba_bytes;
+        let iova = io.memory.address().wrapping_add(offset) + u64::from(moved) * u64::from(lba_bytes);
+        let bytes = blocks * lba_bytes;
+        let data = match prp::pair(iova, bytes) {
+            Pages::Pair(first, second) => DataPointer::Prp { first, second },
+            Pages::Many if self.sgl => DataPointer::Sgl(SglDescriptor::data_block(iova, bytes)),
+            Pages::Many => {
+                // SAFETY: the lists were made for `max_transfer` bytes, and no command that was found valid moves more.
+                let (first, second) = unsafe { prp::write_list(self.list(cid & INDEX_MASK), iova, bytes) };
+                DataPointer::Prp { first, second }
+            }
+        };
+        let lba = io.lba + u64::from(moved);
+        self.put(nvm::Transfer { opcode, cid, nsid: self.nsid, lba, blocks, flags, data }.to_quadwords());
+    }
+
+    /// Writes the next part of the command in a slot into the submission ring.
+    #[inline(never)]
+    pub(super) fn send(&mut self, index: u16) {
+        let Some(slot) = self.slots.get(usize::from(index)) else { return };
+        let (io, moved) = (slot.io, slot.moved);
+        match io.op {
             BlockOp::Read | BlockOp::Write { .. } => {
-                let (opcode, flags) = match io.op {
-                    BlockOp::Write { fua: true } => (nvm::opcode::WRITE, nvm::FORCE_UNIT_ACCESS),
-                    BlockOp::Write { fua: false } => (nvm::opcode::WRITE, 0),
-                    _ => (nvm::opcode::READ, 0),
-                };
-                let lba = io.lba + u64::from(slot.moved);
-                let mut blocks = io.blocks - slot.moved;
+                let mut blocks = io.blocks - moved;
                 if self.boundary != 0 {
-                    let room = self.boundary - lba % self.boundary;
+                    let room = self.boundary - (io.lba + u64::from(moved)) % self.boundary;
                     blocks = u64::from(blocks).min(room) as u32;
                 }
-                slot.part = blocks;
-                let lba_bytes = self.geometry.lba_bytes;
-                let offset = self.offsets.get(usize::from(io.memory.slot().0)).copied().unwrap_or(0);
-                let iova = io.memory.address().wrapping_add(offset) + u64::from(slot.moved) * u64::from(lba_bytes);
-                let bytes = blocks * lba_bytes;
-                let mut sqe = nvm::transfer(opcode, cid, self.nsid, lba, blocks, flags);
-                match prp::pair(iova, bytes) {
-                    Pages::Pair(first, second) => sqe.set_prp(first, second),
-                    Pages::Many if self.sgl => sqe.set_sgl(SglDescriptor::data_block(iova, bytes)),
-                    Pages::Many => {
-                        // SAFETY: the lists were made for `max_transfer` bytes, and no command that was found valid
-                        // moves more.
-                        let (first, second) = unsafe { prp::write_list(list, iova, bytes) };
-                        sqe.set_prp(first, second);
-                    }
-                }
-                sqe
+                let cid = self.rename(index, io.blocks - moved - blocks);
+                self.send_transfer(cid, &io, self.regions.tag(io.memory.slot()), moved, blocks);
             }
             BlockOp::Flush => {
-                slot.part = io.blocks;
-                let mut sqe = Sqe::new(nvm::opcode::FLUSH, cid);
+                let mut sqe = Sqe::new(nvm::opcode::FLUSH, self.rename(index, 0));
                 sqe.set_nsid(self.nsid);
-                sqe
+                self.put(sqe.to_quadwords());
             }
             BlockOp::Deallocate => {
-                slot.part = io.blocks;
+                let list = self.list(index);
                 let [attributes, lba] = nvm::dsm_range(io.lba, io.blocks);
                 // SAFETY: a list has 64 bytes at least, aligned to 8. Only the controller reads it.
                 unsafe {
                     list.first.write(attributes);
                     list.first.add(1).write(lba);
                 }
-                let mut sqe = Sqe::new(nvm::opcode::DATASET_MANAGEMENT, cid);
+                let mut sqe = Sqe::new(nvm::opcode::DATASET_MANAGEMENT, self.rename(index, 0));
                 sqe.set_nsid(self.nsid);
                 sqe.set_prp(list.iova, 0);
                 sqe.set_dword(11, nvm::DSM_DEALLOCATE);
-                sqe
+                self.put(sqe.to_quadwords());
             }
-        };
+        }
+    }
+
+    /// The list of the command in a slot.
+    #[inline(always)]
+    fn list(&self, index: u16) -> List {
+        let offset = usize::from(index) * self.list_bytes;
+        // SAFETY: there is a list for every slot, and the index is one's.
+        let first = unsafe { self.lists.first.byte_add(offset) };
+        List { first, iova: self.lists.iova + offset as u64 }
+    }
+
+    /// Writes an entry at the tail of the submission ring.
+    #[inline(always)]
+    fn put(&mut self, entry: [u64; 8]) {
         // SAFETY: the tail is less than the ring's entries, which lie in the queue's memory. The controller reads the
         // entry after the doorbell; it is free, for the ring has one more than there can be commands.
-        unsafe { self.sq.add(self.tail as usize).write(sqe.to_quadwords()) };
+        unsafe { self.sq.add(self.tail as usize).write(entry) };
         self.tail += 1;
         if self.tail == self.sq_entries {
             self.tail = 0;
@@ -324,20 +357,21 @@ impl VfioQueue {
     #[inline(always)]
     fn complete(&mut self, word: u64, done: &mut Burst<BlockDone>) {
         let index = (word >> 32) as u16 & INDEX_MASK;
-        let Some(slot) = self.slots.get_mut(usize::from(index)) else { return self.link.count_stray() };
-        if slot.expected != (word >> 16) as u32 || self.is_free(index) {
-            return self.link.count_stray();
-        }
+        let named = (word >> 16) as u32;
+        let slot = match self.slots.get_mut(usize::from(index)) {
+            // A free slot expects queue 0, which is none of ours.
+            Some(slot) if slot.expected == named && named as u16 != 0 => slot,
+            _ => return self.link.count_stray(),
+        };
         let status = Status::from_bits((word >> 49) as u16);
-        let slot = &mut self.slots[usize::from(index)];
-        slot.moved += slot.part;
-        if status.is_success() && slot.moved == slot.io.blocks {
-            let io = slot.io;
-            self.finish(index, &io);
-            done.push(BlockDone { token: io.token, result: Ok(()) });
-            return;
+        if !status.is_success() || slot.rest != 0 {
+            return self.complete_oddly(index, status, done);
         }
-        self.complete_oddly(index, status, done);
+        slot.expected = named & 0xFFFF_0000;
+        let token = slot.io.token;
+        self.regions.end(&slot.io);
+        self.free.push(index);
+        done.push(BlockDone { token, result: Ok(()) });
     }
 
     /// A command that is not over, or not well.
@@ -348,12 +382,12 @@ impl VfioQueue {
         let sentence = if status.is_success() { Sentence::GoesOn } else { judge(slot, status) };
         match sentence {
             Sentence::GoesOn => {
+                slot.moved = slot.io.blocks - slot.rest;
                 slot.expired = false;
                 self.stats.split += 1;
                 self.send(index);
             }
             Sentence::Again => {
-                slot.moved -= slot.part;
                 slot.tries += 1;
                 slot.expired = false;
                 self.stats.retried += 1;
@@ -401,8 +435,17 @@ impl VfioQueue {
         self.doorbells.cq_head.restart();
     }
 
+    /// Ends a command that is not valid, without the controller.
+    #[cold]
+    #[inline(never)]
+    fn refuse(&mut self, io: &BlockIo) -> Result<(), QueueFull> {
+        self.ended.push_back(BlockDone { token: io.token, result: Err(BlockError::Invalid) });
+        Ok(())
+    }
+
     pub(super) fn set_live(&mut self, live: bool) {
         self.live = live;
+        self.plain = live && self.boundary == 0;
     }
 
     fn iova_of(&self, region: &Arc<Region>) -> std::io::Result<u64> {
@@ -425,22 +468,23 @@ impl BlockQueue for VfioQueue {
         if self.room() == 0 {
             return Err(QueueFull(io));
         }
-        if let Err(error) = self.regions.check(&self.geometry, &io) {
-            self.ended.push_back(BlockDone { token: io.token, result: Err(error) });
-            return Ok(());
-        }
-        if self.dead {
-            self.ended.push_back(BlockDone { token: io.token, result: Err(BlockError::Gone) });
-            return Ok(());
-        }
-        let Some(index) = self.free.pop() else { return Err(QueueFull(io)) };
-        let Some(slot) = self.slots.get_mut(usize::from(index)) else { return Err(QueueFull(io)) };
+        let moves = matches!(io.op, BlockOp::Read | BlockOp::Write { .. });
+        let checked = if moves {
+            self.regions.admit(&self.geometry, &io)
+        } else {
+            self.regions.check(&self.geometry, &io).map(|()| 0)
+        };
+        let taken = checked.ok().and_then(|offset| Some((offset, self.free.pop()?)));
+        let Some((offset, index)) = taken else { return self.refuse(&io) };
+        let Some(slot) = self.slots.get_mut(usize::from(index)) else { return self.refuse(&io) };
         slot.io = io;
         slot.moved = 0;
         slot.tries = 0;
         slot.expired = false;
-        self.regions.begin(&io);
-        if self.live {
+        if moves && self.plain {
+            let cid = slot.rename(self.qid, 0, self.now);
+            self.send_transfer(cid, &io, offset, 0, io.blocks);
+        } else if self.live {
             self.send(index);
         } else {
             self.wait_for_controller(index);
@@ -485,8 +529,8 @@ impl BlockQueue for VfioQueue {
         let slot = region.slot();
         self.regions.check_free(slot)?;
         let iova = self.iova_of(&region)?;
-        self.offsets[usize::from(slot.0)] = iova.wrapping_sub(region.base());
-        self.regions.attach(region)
+        let offset = iova.wrapping_sub(region.base());
+        self.regions.attach_tagged(region, offset)
     }
 
     fn detach(&mut self, slot: RegionSlot) -> Result<(), AttachError> {
@@ -500,8 +544,8 @@ impl BlockQueue for VfioQueue {
 impl Drop for VfioQueue {
     /// Deletes the queue, which ends what is outstanding, before memory is given back.
     fn drop(&mut self) {
-        let slots = 0..self.offsets.len();
-        let regions = slots.filter_map(|slot| self.regions.get(RegionSlot(slot as u16)).map(Arc::clone)).collect();
+        let slots = (0..self.memory_slots).map(RegionSlot);
+        let regions = slots.filter_map(|slot| self.regions.get(slot).map(Arc::clone)).collect();
         if let Some(memory) = self.memory.take() {
             self.shared.retire(self.qid, memory, regions);
         }

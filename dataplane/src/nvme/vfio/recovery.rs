@@ -107,14 +107,17 @@ impl VfioQueue {
         self.ended.push_back(BlockDone { token: io.token, result: Err(error) });
     }
 
-    /// Keeps a command in its slot until the controller knows the queue again.
+    /// Keeps a command in its slot until the controller knows the queue again, or ends it if it never will.
     #[cold]
     #[inline(never)]
     pub(super) fn wait_for_controller(&mut self, index: u16) {
+        if self.dead {
+            return self.end(index, BlockError::Gone);
+        }
         let qid = u32::from(self.qid());
         let slot = &mut self.slots[usize::from(index)];
         // Busy; the identifier is not the controller's yet.
-        slot.expected = (slot.expected & 0xFFFF_0000) | qid;
+        slot.expected |= qid;
         slot.sent_at = self.now;
     }
 
