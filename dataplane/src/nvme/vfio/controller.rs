@@ -81,6 +81,8 @@ impl Controller {
         let shared = Arc::new(Shared { function, options, control: Mutex::new(control), space });
         {
             let mut control = lock(&shared.control);
+            // Whoever had it before may have left it running. This turns its registers on as well.
+            shared.function.set_bus_master(false)?;
             control.stop()?;
             control.start()?;
             control.introduce(&shared.space)?;
