@@ -1,9 +1,9 @@
-use std::sync::Arc;
 use dataplane::memory::{Region, RegionSlot};
 use dataplane::nvme::vfio::model::{Model, ModelOptions};
 use dataplane::nvme::vfio::{Controller, ControllerOptions, VfioQueue};
 use dataplane::nvme::{BlockIo, BlockOp, BlockQueue};
 use dataplane::{BURST, Burst};
+use std::sync::Arc;
 
 #[inline(never)]
 fn measured_submit(queue: &mut VfioQueue, ios: &[BlockIo]) {
@@ -29,7 +29,13 @@ fn main() {
     let region = Arc::new(Region::anonymous(4 << 20, RegionSlot(0)).unwrap());
     queue.attach(region.clone()).unwrap();
     let ios: Vec<_> = (0..BURST as u64)
-        .map(|i| BlockIo { op: BlockOp::Read, lba: i * u64::from(bytes / 4096), blocks: bytes / 4096, memory: region.slice(i * u64::from(bytes), bytes).unwrap(), token: i })
+        .map(|i| BlockIo {
+            op: BlockOp::Read,
+            lba: i * u64::from(bytes / 4096),
+            blocks: bytes / 4096,
+            memory: region.slice(i * u64::from(bytes), bytes).unwrap(),
+            token: i,
+        })
         .collect();
     let mut done = 0;
     for _ in 0..bursts {

@@ -138,6 +138,11 @@ impl VfioDevice {
         let doorbell = |index: u64| Doorbell::new(area, index * stride, shadows);
         let beyond = || OpenError::Unusable(format!("the doorbells of queue {qid} lie beyond what can be mapped"));
         let first = 2 * u64::from(qid);
-        Ok(Doorbells { sq_tail: doorbell(first).ok_or_else(beyond)?, cq_head: doorbell(first + 1).ok_or_else(beyond)? })
+        let mut sq_tail = doorbell(first).ok_or_else(beyond)?;
+        let mut cq_head = doorbell(first + 1).ok_or_else(beyond)?;
+        // The queue that had the identifier before left its values in the shadows.
+        sq_tail.restart();
+        cq_head.restart();
+        Ok(Doorbells { sq_tail, cq_head })
     }
 }

@@ -62,7 +62,9 @@ fn group_number(address: BusAddress) -> Result<String, PciError> {
 fn explain_open(path: &str, cause: io::Error) -> PciError {
     match cause.kind() {
         io::ErrorKind::NotFound => unsupported(format!("there is no {path}; load the module vfio-pci")),
-        io::ErrorKind::PermissionDenied => unsupported(format!("no permission for {path}; run as root or as its owner")),
+        io::ErrorKind::PermissionDenied => {
+            unsupported(format!("no permission for {path}; run as root or as its owner"))
+        }
         _ => PciError::System { what: "opening VFIO", cause },
     }
 }
@@ -76,7 +78,9 @@ fn explain_group(address: BusAddress, number: &str, cause: io::Error) -> PciErro
         io::ErrorKind::NotFound => {
             unsupported(format!("{address} is not bound to vfio-pci; bind it first (scripts/setup.sh bind {address})"))
         }
-        io::ErrorKind::ResourceBusy => unsupported(format!("another process has {address}, or its group; stop that one")),
+        io::ErrorKind::ResourceBusy => {
+            unsupported(format!("another process has {address}, or its group; stop that one"))
+        }
         _ => explain_open(&format!("/dev/vfio/{number}"), cause),
     }
 }

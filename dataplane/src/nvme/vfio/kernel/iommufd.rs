@@ -36,7 +36,8 @@ pub(super) fn enter(address: BusAddress) -> Result<(Iommufd, File), PciError> {
 /// The only entry of the folder `vfio-dev` is the node's name.
 fn device_node(address: BusAddress) -> Result<PathBuf, PciError> {
     let folder = address.folder().join("vfio-dev");
-    let name = std::fs::read_dir(folder).ok().and_then(|mut entries| entries.next()?.ok()).map(|entry| entry.file_name());
+    let name =
+        std::fs::read_dir(folder).ok().and_then(|mut entries| entries.next()?.ok()).map(|entry| entry.file_name());
     let name = name.ok_or_else(|| {
         unsupported(format!("{address} is not bound to vfio-pci; bind it first (scripts/setup.sh bind {address})"))
     })?;

@@ -37,11 +37,14 @@ fn stepped_by_hand() {
 
 #[test]
 fn on_a_thread_of_its_own() {
-    let model = Model::new(ModelOptions::default()).unwrap();
-    let _thread = ModelThread::start(model.clone()).unwrap();
-    let device = open(&model).namespace(1).unwrap();
-    conformance::check(|depth, slots| device.queue(depth, slots).unwrap(), Keeps::Bytes);
-    assert_clean(&model);
+    for kind in kinds() {
+        let model = Model::new(kind).unwrap();
+        let _thread = ModelThread::start(model.clone()).unwrap();
+        // One controller, whose first queue comes and goes.
+        let device = open(&model).namespace(1).unwrap();
+        conformance::check(|depth, slots| device.queue(depth, slots).unwrap(), Keeps::Bytes);
+        assert_clean(&model);
+    }
 }
 
 #[test]

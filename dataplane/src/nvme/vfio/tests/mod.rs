@@ -1,6 +1,7 @@
 //! The driver against the model.
 
 mod conforms;
+mod device;
 mod lies;
 mod lifetime;
 mod random;
