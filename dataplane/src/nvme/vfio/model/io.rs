@@ -3,7 +3,7 @@
 use std::sync::atomic::{Ordering, fence};
 
 use super::lies::Fault;
-use super::{Core, SILENT};
+use super::{Core, FIRST_DOORBELL, SILENT};
 use crate::nvme::spec::{Cqe, Sqe, Status, nvm};
 
 /// Commands of one queue in one step.
@@ -94,7 +94,7 @@ impl Core {
     /// The doorbell's value, if it was rung: from memory if there are shadow doorbells, from the register otherwise.
     fn look(&mut self, index: usize, doorbell: u64, entries: u32) -> Option<u32> {
         let at = doorbell << (2 + self.options.doorbell_stride);
-        let written = self.doorbells.word32(at)?.swap(SILENT, Ordering::AcqRel);
+        let written = self.doorbells.word32(FIRST_DOORBELL + at)?.swap(SILENT, Ordering::AcqRel);
         if written != SILENT {
             self.counters.doorbells += 1;
         }

@@ -30,6 +30,8 @@ use io::IoPair;
 
 /// What no doorbell is ever written with: it stands in the register until the next write.
 const SILENT: u32 = u32::MAX;
+/// Where doorbells lie in their memory: as far from its beginning as from that of BAR0.
+const FIRST_DOORBELL: u64 = 0x1000;
 const NO_SLOT: RegionSlot = RegionSlot(u16::MAX);
 /// Violations that are kept.
 const KEPT_VIOLATIONS: usize = 64;
@@ -156,7 +158,7 @@ impl Model {
     /// # Errors
     /// If there is no memory for its blocks.
     pub fn new(options: ModelOptions) -> std_io::Result<Self> {
-        let doorbells = Arc::new(Region::shared(Self::DOORBELL_BYTES as usize, NO_SLOT)?);
+        let doorbells = Arc::new(Region::shared((FIRST_DOORBELL + Self::DOORBELL_BYTES) as usize, NO_SLOT)?);
         let media = |blocks: &u64| Region::anonymous((*blocks * u64::from(options.lba_bytes)) as usize, NO_SLOT);
         let media = options.namespaces.iter().map(media).collect::<std_io::Result<_>>()?;
         let mut core = Core {
@@ -177,7 +179,10 @@ impl Model {
             doorbells: Arc::clone(&doorbells),
         };
         core.silence_doorbells();
-        Ok(Self { core: Arc::new(Mutex::new(core)), doorbells: DoorbellArea { region: doorbells, offset: 0 } })
+        Ok(Self {
+            core: Arc::new(Mutex::new(core)),
+            doorbells: DoorbellArea { region: doorbells, offset: FIRST_DOORBELL },
+        })
     }
 
     /// Works the I/O queues: up to 64 commands each. Gives how many commands it completed, which is zero when there was
@@ -257,7 +262,7 @@ impl Core {
     }
 
     fn silence_doorbells(&mut self) {
-        let _ = self.doorbells.fill(0, self.doorbells.bytes(), 0xFF);
+        let _ = self.doorbells.fill(FIRST_DOORBELL, Model::DOORBELL_BYTES as usize, 0xFF);
     }
 
     fn enabled(&self) -> bool {
