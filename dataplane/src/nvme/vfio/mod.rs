@@ -6,7 +6,7 @@
 //! controller in software, that lies if told to.
 //!
 //! A [`Controller`] is opened and looked after on a control thread ([`Attendant`]). Each core drives a [`VfioQueue`] of
-//! its own. The two meet in a few atomic words ([`link`]); `ARCHITECTURE.md` has the state machine.
+//! its own. The two meet in a few atomic words; `ARCHITECTURE.md` has the state machine.
 
 mod admin;
 mod attendant;
