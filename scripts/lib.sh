@@ -148,10 +148,10 @@ memory_option() { [ "$(free_hugepages_mib)" -ge 512 ] || say --no-huge; }
 # launch_kvplaned CORE SOCKETS LOG STORE [OPTION...]: starts it in the background on one core, with both sockets in the
 # folder SOCKETS, and leaves its process id in $daemon. Its output goes to the end of LOG.
 launch_kvplaned() {
-    local core=$1 sockets=$2 log=$3 store=$4 memory=()
+    local core=$1 sockets=$2 log=$3 store=$4 arena=()
     shift 4
-    mapfile -t memory < <(memory_option)
-    tied "$BIN/kvplaned" -m "[$core]" -r "$sockets/rpc.sock" "${memory[@]}" --store "$store" \
+    mapfile -t arena < <(memory_option)
+    tied "$BIN/kvplaned" -m "[$core]" -r "$sockets/rpc.sock" "${arena[@]}" --store "$store" \
         --listen "vfio-user:$sockets" "$@" >>"$log" 2>&1 9>&- &
     # shellcheck disable=SC2034  # for the caller
     daemon=$!

@@ -1,10 +1,11 @@
 //! Stage 1: what does the command ask for? Reads the 64 bytes and nothing else.
 
-use dataplane::Burst;
 use dataplane::core::Ticks;
-use dataplane::fabric::{Capsule, Completion, Permit, SessionId};
+use dataplane::fabric::{Completion, Permit, SessionId};
 use dataplane::nvme::spec::kv::{self, Key, KeyFields, StoreOptions};
 use dataplane::nvme::spec::{Sqe, Status, vendor};
+
+use crate::lines::{CapsuleBurst, Lanes, Lines};
 
 /// Who asked, for what, and when. Travels with a command through every stage and ends as an [`Ended`].
 #[derive(Debug)]
@@ -179,10 +180,18 @@ impl OperationKind {
             Self::Other => "other",
         }
     }
+
+    /// Whether it changes what is stored.
+    #[inline]
+    #[must_use]
+    pub const fn is_write(self) -> bool {
+        matches!(self, Self::Store | Self::Delete)
+    }
 }
 
 impl Operation {
     /// Its kind.
+    #[inline]
     #[must_use]
     pub const fn kind(&self) -> OperationKind {
         match self {
@@ -198,52 +207,42 @@ impl Operation {
             Self::Flush => OperationKind::Other,
         }
     }
+}
 
-    /// Whether it changes what is stored.
-    #[must_use]
-    pub const fn is_write(&self) -> bool {
-        matches!(self, Self::Store(_) | Self::Delete { .. })
+/// A burst of commands that are understood, those that could not be among the ended. Made only here.
+#[derive(Debug)]
+pub struct ClassifiedBurst(Box<Lines>);
+
+impl ClassifiedBurst {
+    #[inline]
+    pub(crate) fn into_lines(self) -> Box<Lines> {
+        self.0
     }
 }
 
-/// A command that is understood. Made only here.
-#[derive(Debug)]
-pub struct Classified<D> {
-    pub(crate) origin: Origin,
-    pub(crate) data: D,
-    pub(crate) nsid: u32,
-    pub(crate) operation: Operation,
-    _made_here: Seal,
-}
-
-#[derive(Debug)]
-struct Seal;
-
-/// Classifies a burst that was received at `now`. What cannot be understood goes to `ended` with the status that
-/// says why.
+/// Classifies a burst that was received at `now`. What cannot be understood ends with the status that says why.
 #[inline]
-pub fn classify<D>(
-    now: Ticks,
-    capsules: &mut Burst<Capsule<D>>,
-    out: &mut Burst<Classified<D>>,
-    ended: &mut Burst<Ended>,
-) {
-    for Capsule { sqe, session, data, permit } in capsules.drain(..) {
-        match decode(&sqe) {
-            Ok(operation) => {
-                let origin = Origin { permit, session, kind: operation.kind(), received: now };
-                out.push(Classified { origin, data, nsid: sqe.nsid(), operation, _made_here: Seal });
-            }
+#[must_use]
+pub fn classify(now: Ticks, burst: CapsuleBurst) -> ClassifiedBurst {
+    let mut lines = burst.into_lines();
+    lines.open = Lanes::first(lines.capsules.len());
+    for lane in lines.open {
+        lines.notes[lane].received = now;
+        match decode(&lines.capsules[lane].sqe) {
+            Ok(operation) => lines.notes[lane].kind = operation.kind(),
             Err(status) => {
-                let origin = Origin { permit, session, kind: OperationKind::Other, received: now };
-                ended.push(origin.fail(status));
+                lines.notes[lane].kind = OperationKind::Other;
+                lines.end(lane, Completion::failed(status));
             }
         }
     }
+    ClassifiedBurst(lines)
 }
 
+/// What a command asks for. Classification asks whether it can be understood; later stages read the fields anew from
+/// the command, which costs less than to carry them along.
 #[inline]
-fn decode(sqe: &Sqe) -> Result<Operation, Status> {
+pub(crate) fn decode(sqe: &Sqe) -> Result<Operation, Status> {
     if sqe.fuse() != 0 {
         return Err(Status::INVALID_FIELD);
     }
@@ -263,12 +262,13 @@ fn decode(sqe: &Sqe) -> Result<Operation, Status> {
 }
 
 #[inline]
-fn key_of(sqe: &Sqe) -> Result<WireKey, Status> {
+pub(crate) fn key_of(sqe: &Sqe) -> Result<WireKey, Status> {
     let length = sqe.key_length();
     let key = Key::from_wire(sqe.key_bytes(), length).ok_or(Status::INVALID_KEY_SIZE)?;
     Ok(WireKey { key, length })
 }
 
+#[inline]
 fn decode_retrieve(sqe: &Sqe) -> Result<Operation, Status> {
     // Bit 0 asks for the raw value; values are never compressed, so it always is.
     if sqe.options() & !1 != 0 {
@@ -277,6 +277,7 @@ fn decode_retrieve(sqe: &Sqe) -> Result<Operation, Status> {
     Ok(Operation::Retrieve { key: key_of(sqe)?, buffer_bytes: sqe.buffer_bytes() })
 }
 
+#[inline]
 fn decode_store(sqe: &Sqe) -> Result<Operation, Status> {
     let options = kv::store_options(sqe.options()).ok_or(Status::INVALID_FIELD)?;
     let extras = sqe.dword(11);

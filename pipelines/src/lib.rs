@@ -10,6 +10,7 @@ pub mod control;
 pub mod core_pipeline;
 pub mod daemon;
 pub mod dma;
+pub mod lines;
 pub mod placement;
 pub mod policy;
 pub mod store;

@@ -18,16 +18,13 @@ use crate::nvme::spec::{Sqe, Status};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(pub u16);
 
-/// A command that a host submitted: a private copy of its 64 bytes, where its data lies, and the duty to complete
-/// it once.
+/// A command that a host submitted: a private copy of its 64 bytes, who sent it, and the duty to complete it once.
 #[derive(Debug)]
-pub struct Capsule<D> {
+pub struct Capsule {
     /// The command.
     pub sqe: Sqe,
     /// Who sent it.
     pub session: SessionId,
-    /// Where its data lies, as this carrier names it. Not checked yet.
-    pub data: D,
     /// The duty to complete it.
     pub permit: Permit,
 }
@@ -61,8 +58,8 @@ impl Completion {
 /// completions.
 ///
 /// `Data` names a command's data as it lies with the client (PRP entries, an SGL). It is a cursor: reading from it
-/// moves it on, and a clone remembers the place. It may travel to another core, whose own end of the same carrier
-/// can resolve it.
+/// moves it on, and a clone remembers the place. A capsule or a cursor may travel to another core, whose own end of
+/// the same carrier can resolve it.
 pub trait Fabric {
     /// Where a command's data lies, and how far it has been read.
     type Data: Clone + Send + std::fmt::Debug;
@@ -83,7 +80,10 @@ pub trait Fabric {
 
     /// Takes new commands, fairly over the queue pairs, until `capsules` is full or none is left. Never waits.
     /// Back pressure is to call it with less room: what is not taken stays in the client's queue.
-    fn poll(&mut self, capsules: &mut Burst<Capsule<Self::Data>>);
+    fn poll(&mut self, capsules: &mut Burst<Capsule>);
+
+    /// Where a command's data lies. Checks and looks up nothing yet, and is asked only of commands that move data.
+    fn data(&self, capsule: &Capsule) -> Self::Data;
 
     /// Completes a command of a queue pair of this core. Reaches the client with the next [`flush`](Self::flush).
     /// A client that does not read its completions holds up only itself: what does not fit is kept.

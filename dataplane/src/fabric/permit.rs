@@ -14,6 +14,9 @@ pub fn lost_completions() -> u64 {
     LOST.load(Ordering::Relaxed)
 }
 
+/// The core of a permit whose duty was taken out. No core has this number.
+const NO_CORE: u16 = u16::MAX;
+
 thread_local! {
     static ABANDONING: Cell<bool> = const { Cell::new(false) };
 }
@@ -54,17 +57,26 @@ pub struct Permit {
 
 impl Permit {
     /// For carriers only: the command `cid` of the queue pair in slot `queue` of core `core`.
+    #[inline]
     pub fn issue(core: u16, queue: SlotId, cid: u16) -> Self {
         Self { core, queue, cid }
     }
 
+    /// Takes the duty out of a command that stays where it is. What is left behind stands for nothing.
+    #[inline]
+    pub fn take(&mut self) -> Self {
+        std::mem::replace(self, Self { core: NO_CORE, queue: SlotId::from_bits(0), cid: 0 })
+    }
+
     /// The core whose fabric issued it, and must complete it.
+    #[inline]
     #[must_use]
     pub fn core(&self) -> u16 {
         self.core
     }
 
     /// For carriers only: gives the permit up and says what it stood for.
+    #[inline]
     #[must_use]
     pub fn redeem(self) -> (SlotId, u16) {
         let told = (self.queue, self.cid);
@@ -75,6 +87,15 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
+        if self.core != NO_CORE {
+            self.lose();
+        }
+    }
+}
+
+impl Permit {
+    #[cold]
+    fn lose(&self) {
         if is_abandoning() {
             return;
         }
@@ -96,6 +117,14 @@ mod tests {
     #[test]
     fn a_redeemed_permit_says_what_it_stood_for() {
         assert_eq!(permit().redeem(), (SlotId::from_bits(1), 7));
+    }
+
+    #[test]
+    fn a_duty_is_taken_once() {
+        let mut left = permit();
+        let taken = left.take();
+        drop(left);
+        assert_eq!(taken.redeem(), (SlotId::from_bits(1), 7));
     }
 
     #[test]

@@ -53,6 +53,7 @@ impl<T> SlotPool<T> {
     }
 
     /// Slots that are free.
+    #[inline]
     #[must_use]
     pub fn available(&self) -> usize {
         self.free.len()
@@ -68,6 +69,7 @@ impl<T> SlotPool<T> {
     ///
     /// # Errors
     /// The value, when every slot is in use.
+    #[inline]
     pub fn insert(&mut self, value: T) -> Result<SlotId, T> {
         let Some(index) = self.free.pop() else { return Err(value) };
         let slot = &mut self.slots[index as usize];
@@ -77,6 +79,7 @@ impl<T> SlotPool<T> {
     }
 
     /// The value that `id` names; `None` for a name that is no longer, or never was, in use.
+    #[inline]
     #[must_use]
     pub fn get_mut(&mut self, id: SlotId) -> Option<&mut T> {
         let slot = self.slots.get_mut(id.index as usize)?;
@@ -84,6 +87,7 @@ impl<T> SlotPool<T> {
     }
 
     /// As [`get_mut`](Self::get_mut), to look at.
+    #[inline]
     #[must_use]
     pub fn get(&self, id: SlotId) -> Option<&T> {
         let slot = self.slots.get(id.index as usize)?;
@@ -96,6 +100,7 @@ impl<T> SlotPool<T> {
     }
 
     /// Takes the value that `id` names out and frees its slot.
+    #[inline]
     pub fn remove(&mut self, id: SlotId) -> Option<T> {
         let slot = self.slots.get_mut(id.index as usize)?;
         if slot.generation != id.generation {
@@ -105,6 +110,19 @@ impl<T> SlotPool<T> {
         slot.generation = (slot.generation + 1) & GENERATION_MASK;
         self.free.push(id.index);
         Some(value)
+    }
+
+    /// Ends the use of a slot where its value lies; nothing happens for a name that is not in use.
+    #[inline]
+    pub fn free(&mut self, id: SlotId) {
+        if let Some(slot) = self.slots.get_mut(id.index as usize)
+            && slot.generation == id.generation
+            && slot.value.is_some()
+        {
+            slot.value = None;
+            slot.generation = (slot.generation + 1) & GENERATION_MASK;
+            self.free.push(id.index);
+        }
     }
 
     /// The names in use, in no particular order. Not for the hot path.
@@ -131,6 +149,11 @@ mod tests {
         assert_eq!(pool.get_mut(first), None);
         assert_eq!(pool.remove(first), None);
         assert_eq!(pool.get_mut(SlotId::from_bits(second.to_bits())), Some(&mut "b"));
+        pool.free(first);
+        assert_eq!(pool.in_use(), 1);
+        pool.free(second);
+        pool.free(second);
+        assert_eq!((pool.in_use(), pool.available()), (0, 2));
     }
 
     #[test]

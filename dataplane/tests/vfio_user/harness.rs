@@ -275,7 +275,7 @@ fn run_core(core: u16, commands: &Receiver<CoreCommand>, view: &CoreView, stop: 
     };
     let mut blocks = Registry { geometry, regions: Vec::new(), count: Arc::clone(&view.regions) };
     let mut store = HashMap::new();
-    let mut held: Vec<Capsule<Cursor>> = Vec::new();
+    let mut held: Vec<Capsule> = Vec::new();
     let mut capsules = Burst::new();
     while !stop.load(Ordering::Acquire) {
         match commands.try_recv() {
@@ -288,8 +288,9 @@ fn run_core(core: u16, commands: &Receiver<CoreCommand>, view: &CoreView, stop: 
         held.extend(capsules.drain(..));
         let idle = held.is_empty();
         if !view.hold.load(Ordering::Acquire) {
-            for mut capsule in held.drain(..) {
-                let completion = execute(&mut fabric, &mut store, &capsule.sqe, &mut capsule.data);
+            for capsule in held.drain(..) {
+                let mut data = fabric.data(&capsule);
+                let completion = execute(&mut fabric, &mut store, &capsule.sqe, &mut data);
                 fabric.complete(capsule.permit, completion);
             }
             fabric.flush();

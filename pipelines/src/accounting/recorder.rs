@@ -26,7 +26,7 @@ pub struct TraceEntry {
 /// A ring of the last commands.
 #[derive(Debug)]
 pub struct FlightRecorder {
-    ring: Box<[TraceEntry]>,
+    ring: Box<[TraceEntry; FlightRecorder::ENTRIES]>,
     written: u64,
 }
 
@@ -45,7 +45,7 @@ impl FlightRecorder {
             kind: OperationKind::Other,
             status: Status::SUCCESS,
         };
-        Self { ring: vec![blank; Self::ENTRIES].into_boxed_slice(), written: 0 }
+        Self { ring: Box::new([blank; Self::ENTRIES]), written: 0 }
     }
 
     /// Records a command, over the oldest one if the ring is full.

@@ -97,30 +97,31 @@ impl<D> ListJob<D> {
     /// Takes a command on: copies the keys out of the client's memory, once.
     pub(super) fn begin<F: Fabric<Data = D>>(
         &mut self,
-        admitted: Admitted<D>,
+        admitted: Admitted,
         lease: Option<LeaseTerms>,
         fabric: &mut F,
     ) -> Result<(), Ended>
     where
         D: Clone,
     {
-        let Admitted { origin, data, operation, grant, .. } = admitted;
+        let (operation, grant, data) = (admitted.operation(), admitted.grant(), fabric.data(&admitted.capsule));
+        let origin = admitted.into_origin();
         (self.keys, self.next) = (0, 0);
         self.looked_at.fill(0);
         let keys = match operation {
-            Operation::LookupPrefix { keys, .. } => {
+            Ok(Operation::LookupPrefix { keys, .. }) => {
                 self.kind = Kind::Prefix { lease, lost: false };
                 keys
             }
-            Operation::LookupState { keys } => {
+            Ok(Operation::LookupState { keys }) => {
                 self.kind = Kind::State { present: 0 };
                 keys
             }
-            Operation::Hint { keys, .. } => {
+            Ok(Operation::Hint { keys, .. }) => {
                 self.kind = Kind::Hint;
                 keys
             }
-            Operation::List { start, buffer_bytes } => {
+            Ok(Operation::List { start, buffer_bytes }) => {
                 let room = (buffer_bytes as usize).min(BUFFER_BYTES);
                 self.kind = Kind::Enumerate { begun: false, over: false, start, shard: 0, cursor: 0, room, count: 0 };
                 self.bytes[..4].fill(0);

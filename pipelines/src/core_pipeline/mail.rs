@@ -14,7 +14,7 @@ use crate::store::ShardStats;
 /// A message to a core.
 pub enum Mail<F: Fabric> {
     /// A command whose key the receiver owns.
-    Forward(Admitted<F::Data>),
+    Forward(Admitted),
     /// A command of the receiver's client that its owner has ended.
     Ended(Ended),
     /// A list on its way.

@@ -25,6 +25,7 @@ use dataplane::nvme::BlockQueue;
 use crate::accounting::{FlightRecorder, Operations, StageMeter};
 use crate::dma::pacing::{Pacing, PacingConfig};
 use crate::dma::{Dma, StagingBuffers};
+use crate::lines::CapsuleBurst;
 use crate::placement::Ownership;
 use crate::policy::{Admitted, PolicyTable};
 use crate::store::Shard;
@@ -72,12 +73,14 @@ pub struct CorePipeline<B, F: Fabric, C> {
     outgoing: VecDeque<(u16, Mail<F>)>,
     policy: Arc<PolicyTable>,
     /// Stores that wait until the store has made room, and lists that wait for a context.
-    waiting: VecDeque<Admitted<F::Data>>,
-    waiting_lists: VecDeque<Admitted<F::Data>>,
+    waiting: VecDeque<Admitted>,
+    waiting_lists: VecDeque<Admitted>,
     lists: VecDeque<Box<ListJob<F::Data>>>,
     spare_lists: Vec<Box<ListJob<F::Data>>>,
     /// Namespaces to be purged that some shard has not begun with.
     purges: Vec<u32>,
+    /// The memory for the next burst, on its way through the stages for the length of a call.
+    burst: Option<CapsuleBurst>,
     leases: Leases,
     meter: StageMeter,
     operations: Operations,
@@ -109,6 +112,7 @@ impl<B: BlockQueue, F: Fabric, C: Clock> CorePipeline<B, F, C> {
             lists: VecDeque::with_capacity(capacity),
             spare_lists: (0..LIST_JOBS).map(|_| Box::new(ListJob::new(ownership.core))).collect(),
             purges: Vec::with_capacity(64),
+            burst: Some(CapsuleBurst::new()),
             leases: Leases::new(ownership.core),
             meter: StageMeter::new(),
             operations: Operations::new(),

@@ -3,7 +3,7 @@
 use dataplane::BURST;
 use dataplane::Burst;
 use dataplane::core::{Clock, Poll, PostError, Ticks};
-use dataplane::fabric::{Capsule, Completion, Fabric};
+use dataplane::fabric::{Completion, Fabric};
 use dataplane::nvme::BlockQueue;
 use dataplane::nvme::spec::Status;
 
@@ -12,10 +12,11 @@ use super::leases::{LONGEST_LEASE_MS, Leases};
 use super::lists::{LeaseTerms, Progress};
 use super::mail::{Mail, Snapshot};
 use crate::accounting::{Outcome, Stage, TraceEntry};
-use crate::classify::{Classified, Ended, Operation, OperationKind, classify};
+use crate::classify::{Ended, Operation, OperationKind, classify};
 use crate::dma::Surroundings;
-use crate::placement::{Placements, place};
-use crate::policy::{Admitted, admit};
+use crate::lines::CapsuleBurst;
+use crate::placement::{PlacedBurst, place};
+use crate::policy::{Admitted, AdmittedBurst, admit};
 
 /// Messages taken from the mailbox in one turn.
 const MAIL_A_TURN: usize = 2 * BURST;
@@ -104,48 +105,67 @@ impl<B: BlockQueue, F: Fabric, C: Clock> CorePipeline<B, F, C> {
         if self.draining || !self.has_room() {
             return 0;
         }
-        let mut capsules: Burst<Capsule<F::Data>> = Burst::new();
-        self.fabric.poll(&mut capsules);
-        let count = capsules.len();
+        let Some(mut burst) = self.burst.take() else { return 0 };
+        self.fabric.poll(burst.capsules());
+        let count = burst.capsules().len();
         if count == 0 {
+            self.burst = Some(burst);
             return 0;
         }
         self.meter.charge(Stage::Receive, count, &self.clock);
-        let mut ended = Burst::new();
-        let mut classified: Burst<Classified<F::Data>> = Burst::new();
-        classify(now, &mut capsules, &mut classified, &mut ended);
+        let classified = classify(now, burst);
         self.meter.charge(Stage::Classify, count, &self.clock);
-        let mut admitted = Burst::new();
-        let items = classified.len();
-        admit(&self.policy, &mut classified, &mut admitted, &mut ended);
-        self.meter.charge(Stage::Policy, items, &self.clock);
-        self.place_and_start(&mut admitted, &mut ended, now);
+        let admitted = admit(&self.policy, classified);
+        self.meter.charge(Stage::Policy, count, &self.clock);
+        self.place_and_start(admitted, now);
         count
     }
 
     /// Placement and what follows, for commands from clients, from other cores, and from those that had to wait.
-    /// Bursts go by reference: they are arrays, and moving one copies it.
-    fn place_and_start(&mut self, admitted: &mut Burst<Admitted<F::Data>>, ended: &mut Burst<Ended>, now: Ticks) {
-        let items = admitted.len();
-        let mut places = Placements::default();
-        place(self.ownership, &mut self.shards, admitted, &mut places, ended);
+    fn place_and_start(&mut self, mut admitted: AdmittedBurst, now: Ticks) {
+        let items = admitted.lines().open.len();
+        let mut burst = place(self.ownership, &mut self.shards, admitted);
         self.meter.charge(Stage::Placement, items, &self.clock);
-        for (core, command) in places.elsewhere.drain(..) {
-            self.forwarded += 1;
-            self.send(core, Mail::Forward(command));
-        }
-        self.waiting.extend(places.waiting.drain(..));
-        self.waiting_lists.extend(places.lists.drain(..));
-        let items = places.placed.len();
+        self.send_on(&mut burst);
+        let items = burst.lines().placed.len();
         if items > 0 {
             let mut around =
                 Surroundings { blocks: &mut self.blocks, fabric: &mut self.fabric, shards: &mut self.shards, now };
-            let mut started = Burst::new();
-            self.dma.start(&mut places.placed, &mut around, &mut started);
+            let mut refused = Burst::new();
+            self.dma.start(&mut burst, &mut around, &mut refused);
             self.meter.charge(Stage::Dma, items, &self.clock);
-            self.complete_all(&mut started);
+            self.complete_all(&mut refused);
         }
-        self.complete_all(ended);
+        let mut lines = burst.into_lines();
+        let ended = lines.ended;
+        if ended.len() > 0 {
+            let now = self.meter.boundary();
+            for lane in ended {
+                self.complete_or_send(lines.take_ended(lane), now);
+            }
+            self.meter.charge(Stage::Complete, ended.len(), &self.clock);
+        }
+        self.burst = Some(CapsuleBurst::reuse(lines));
+    }
+
+    /// What does not go to the dma stage: to another core, among the lists, or in line for room.
+    #[inline]
+    fn send_on(&mut self, burst: &mut PlacedBurst) {
+        let (elsewhere, lists, waiting) = (burst.lines().elsewhere, burst.lines().lists, burst.lines().waiting);
+        for lane in elsewhere {
+            let core = burst.lines().notes[lane].core;
+            self.forwarded += 1;
+            self.send(core, Mail::Forward(burst.take(lane)));
+        }
+        self.waiting_lists.extend(lists.map(|lane| burst.take(lane)));
+        self.waiting.extend(waiting.map(|lane| burst.take(lane)));
+    }
+
+    /// Has commands that were admitted before placed once more.
+    fn place_again(&mut self, commands: &mut Burst<Admitted>, now: Ticks) {
+        // It is always there between two calls; the commands must not be lost if it ever is not.
+        let burst = self.burst.take().unwrap_or_else(CapsuleBurst::new);
+        self.place_and_start(AdmittedBurst::again(burst, commands.drain(..)), now);
     }
 
     /// Stores that had to wait for room: all of them once more, in order.
@@ -156,7 +176,7 @@ impl<B: BlockQueue, F: Fabric, C: Clock> CorePipeline<B, F, C> {
         }
         let mut again = Burst::new();
         again.extend(self.waiting.drain(..count));
-        self.place_and_start(&mut again, &mut Burst::new(), now);
+        self.place_again(&mut again, now);
         // Those that still wait were put at the back: waiting for the store is not progress.
         count.saturating_sub(self.waiting.len())
     }
@@ -190,17 +210,22 @@ impl<B: BlockQueue, F: Fabric, C: Clock> CorePipeline<B, F, C> {
         }
         let now = self.meter.boundary();
         for command in ended.drain(..) {
-            let home = command.origin.permit.core();
-            if home == self.ownership.core {
-                self.complete(command, now);
-            } else {
-                self.send(home, Mail::Ended(command));
-            }
+            self.complete_or_send(command, now);
         }
         self.meter.charge(Stage::Complete, count, &self.clock);
     }
 
-    #[inline]
+    #[inline(always)]
+    fn complete_or_send(&mut self, command: Ended, now: Ticks) {
+        let home = command.origin.permit.core();
+        if home == self.ownership.core {
+            self.complete(command, now);
+        } else {
+            self.send(home, Mail::Ended(command));
+        }
+    }
+
+    #[inline(always)]
     fn complete(&mut self, command: Ended, now: Ticks) {
         let Ended { origin, completion, value_bytes } = command;
         let ticks = now.since(origin.received);
@@ -256,7 +281,7 @@ impl<B: BlockQueue, F: Fabric, C: Clock> CorePipeline<B, F, C> {
     /// A core has stopped: what was for it ends here, so that the others go on with their own keys.
     fn return_to_sender(&mut self, mail: Mail<F>) {
         let ended = match mail {
-            Mail::Forward(command) => Some(command.origin.fail(Status::INTERNAL_ERROR)),
+            Mail::Forward(command) => Some(command.into_origin().fail(Status::INTERNAL_ERROR)),
             Mail::Ended(ended) => Some(ended),
             Mail::List(mut job) => job.give_up(),
             _ => None,
@@ -311,7 +336,7 @@ impl<B: BlockQueue, F: Fabric, C: Clock> CorePipeline<B, F, C> {
             }
         }
         if !forwarded.is_empty() {
-            self.place_and_start(&mut forwarded, &mut Burst::new(), now);
+            self.place_again(&mut forwarded, now);
         }
         self.complete_all(&mut ended);
         count
@@ -394,7 +419,7 @@ impl<B: BlockQueue, F: Fabric, C: Clock> CorePipeline<B, F, C> {
             && let Some(command) = self.waiting_lists.pop_front()
         {
             begun += 1;
-            if let Operation::Release { lease } = command.operation {
+            if let Ok(Operation::Release { lease }) = command.operation() {
                 self.release(lease, command, ended);
                 continue;
             }
@@ -402,12 +427,13 @@ impl<B: BlockQueue, F: Fabric, C: Clock> CorePipeline<B, F, C> {
                 self.waiting_lists.push_front(command);
                 return begun - 1;
             };
+            let session = command.capsule.session;
             let lease = self.lease_terms(&command, now);
             match job.begin(command, lease, &mut self.fabric) {
                 Ok(()) => self.lists.push_back(job),
                 Err(command) => {
                     if let Some(terms) = lease {
-                        self.leases.release(terms.id, command.origin.session);
+                        self.leases.release(terms.id, session);
                     }
                     ended.push(command);
                     self.spare_lists.push(job);
@@ -417,27 +443,27 @@ impl<B: BlockQueue, F: Fabric, C: Clock> CorePipeline<B, F, C> {
         begun
     }
 
-    fn lease_terms(&mut self, command: &Admitted<F::Data>, now: Ticks) -> Option<LeaseTerms> {
-        let Operation::LookupPrefix { lease_ms: Some(millis), .. } = command.operation else { return None };
+    fn lease_terms(&mut self, command: &Admitted, now: Ticks) -> Option<LeaseTerms> {
+        let Ok(Operation::LookupPrefix { lease_ms: Some(millis), .. }) = command.operation() else { return None };
         let ticks = self.clock.ticks_of_micros(u64::from(millis.min(LONGEST_LEASE_MS)) * 1000);
         let expires = Ticks(now.0 + ticks);
-        let id = self.leases.take(command.origin.session, now, expires)?;
+        let id = self.leases.take(command.capsule.session, now, expires)?;
         Some(LeaseTerms { id, expires })
     }
 
-    fn release(&mut self, lease: u32, command: Admitted<F::Data>, ended: &mut Burst<Ended>) {
+    fn release(&mut self, lease: u32, command: Admitted, ended: &mut Burst<Ended>) {
         let home = Leases::home(lease);
         if home != self.ownership.core && u32::from(home) < self.ownership.map.cores {
             self.forwarded += 1;
             self.send(home, Mail::Forward(command));
             return;
         }
-        if !self.leases.release(lease, command.origin.session) {
-            ended.push(command.origin.fail(Status::INVALID_FIELD));
+        if !self.leases.release(lease, command.capsule.session) {
+            ended.push(command.into_origin().fail(Status::INVALID_FIELD));
             return;
         }
         self.end_lease(lease);
-        ended.push(command.origin.end(Completion::success(0, 0)));
+        ended.push(command.into_origin().end(Completion::success(0, 0)));
     }
 
     /// Frees the blocks under a lease, here and wherever else they are.

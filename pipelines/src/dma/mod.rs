@@ -21,7 +21,8 @@ use dataplane::nvme::{BlockDone, BlockQueue};
 use dataplane::{BURST, Burst};
 
 use crate::classify::Ended;
-use crate::placement::{Placed, Transfer};
+use crate::lines::Lines;
+use crate::placement::{Placed, PlacedBurst, Transfer};
 use crate::store::{Deleted, Published, Shard};
 use moving::{Moving, Step};
 use pacing::Pacing;
@@ -85,28 +86,32 @@ impl<D: Clone> Dma<D> {
     /// Takes a burst of placed commands; there is room for it, because the caller looked at [`room`](Self::room).
     pub fn start<B: BlockQueue, F: Fabric<Data = D>>(
         &mut self,
-        placed: &mut Burst<Placed<D>>,
+        burst: &mut PlacedBurst,
         around: &mut Surroundings<'_, B, F>,
         ended: &mut Burst<Ended>,
     ) {
-        for command in placed.drain(..) {
-            let save = matches!(command.transfer, Transfer::Save { .. });
-            let erase = matches!(command.transfer, Transfer::Erase { .. });
-            let id = match self.moving.insert(Moving::new(command)) {
+        let Lines { capsules, notes, placed, .. } = burst.lines();
+        for Placed { lane, shard, transfer, .. } in placed.drain(..) {
+            let capsule = &mut capsules[lane];
+            let (data, origin) = (around.fabric.data(capsule), notes[lane].take_origin(capsule));
+            let direction = match transfer {
+                Transfer::Load { .. } => Some(Direction::Load),
+                Transfer::Save { .. } => Some(Direction::Save),
+                Transfer::Erase { .. } => None,
+            };
+            let id = match self.moving.insert(Moving::new(origin, data, shard, transfer)) {
                 Ok(id) => id,
                 Err(moving) => {
                     ended.push(moving.refuse(around.shards));
                     continue;
                 }
             };
-            if erase {
-                if !self.erase(id, around, ended) {
-                    self.erasures.push_back(id);
-                }
-            } else if save {
-                self.saves.push_back(id);
-            } else {
-                self.loads.push_back(id);
+            match direction {
+                Some(Direction::Load) => self.loads.push_back(id),
+                Some(Direction::Save) => self.saves.push_back(id),
+                // Nothing has to move: only a deletion that the store cannot take now stands in line.
+                None if self.erase(id, around, ended) => {}
+                None => self.erasures.push_back(id),
             }
         }
     }
@@ -121,14 +126,19 @@ impl<D: Clone> Dma<D> {
         if self.loads.is_empty() && self.saves.is_empty() && self.erasures.is_empty() {
             return 0;
         }
+        let mut moved = self.issue_queue(Direction::Load, around, ended);
+        moved += self.issue_queue(Direction::Save, around, ended);
+        // Last, for each takes a place in `ended`, which loads and saves hardly need.
+        let mut erased = 0;
         while !ended.is_full()
+            && erased < BURST
             && let Some(&id) = self.erasures.front()
             && self.erase(id, around, ended)
         {
             self.erasures.pop_front();
+            erased += 1;
         }
-        let loads = self.issue_queue(Direction::Load, around, ended);
-        loads + self.issue_queue(Direction::Save, around, ended)
+        moved + erased
     }
 
     fn issue_queue<B: BlockQueue, F: Fabric<Data = D>>(
@@ -157,7 +167,10 @@ impl<D: Clone> Dma<D> {
             }
             queue.pop_front();
             moved += 1;
-            self.finish_if_idle(id, around, ended);
+            if let Some(command) = moving.finish(id, around.shards) {
+                ended.push(command);
+                self.moving.free(id);
+            }
         }
         moved
     }
@@ -174,13 +187,18 @@ impl<D: Clone> Dma<D> {
         let direction = moving.direction();
         let bytes = moving.piece_done(done.result, staged, &mut self.staging, around.fabric);
         self.pacing.finished(direction, bytes, around.now);
-        self.finish_if_idle(id, around, ended);
+        if let Some(command) = moving.finish(id, around.shards) {
+            ended.push(command);
+            self.moving.free(id);
+        }
     }
 
     /// Takes the outcome of a commit that a durable Store or Delete waited for.
     pub fn committed(&mut self, ticket: u64, durable: bool, ended: &mut Burst<Ended>) {
-        if let Some(moving) = self.moving.remove(SlotId::from_bits(ticket)) {
+        let id = SlotId::from_bits(ticket);
+        if let Some(moving) = self.moving.get_mut(id) {
             ended.push(moving.committed(durable));
+            self.moving.free(id);
         }
     }
 
@@ -195,25 +213,9 @@ impl<D: Clone> Dma<D> {
             Deleted::Done => Completion::success(0, 0),
             Deleted::Missing => Completion::failed(Status::KEY_DOES_NOT_EXIST),
         };
-        if let Some(moving) = self.moving.remove(id) {
-            ended.push(moving.into_origin().end(completion));
-        }
+        ended.push(moving.end(completion));
+        self.moving.free(id);
         true
-    }
-
-    fn finish_if_idle<B, F>(&mut self, id: SlotId, around: &mut Surroundings<'_, B, F>, ended: &mut Burst<Ended>) {
-        let Some(moving) = self.moving.get_mut(id) else { return };
-        if !moving.is_idle() {
-            return;
-        }
-        let shard = &mut around.shards[moving.shard()];
-        let completion = match moving.settle(shard, id.to_bits()) {
-            Settled::Waiting => return,
-            Settled::Completed(completion) => completion,
-        };
-        if let Some(moving) = self.moving.remove(id) {
-            ended.push(moving.end(completion));
-        }
     }
 }
 

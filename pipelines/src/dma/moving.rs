@@ -9,7 +9,7 @@ use super::pacing::Allowance;
 use super::staging::{STAGING_BYTES, Staging, StagingId};
 use super::{Direction, Settled};
 use crate::classify::{Ended, Origin};
-use crate::placement::{Placed, Transfer};
+use crate::placement::Transfer;
 use crate::store::{BlockId, Class, Shard};
 
 /// Whether every piece of a command was issued.
@@ -51,10 +51,10 @@ pub(super) struct Moving<D> {
 }
 
 impl<D: Clone> Moving<D> {
-    pub(super) fn new(placed: Placed<D>) -> Self {
-        let Placed { origin, data, shard, transfer, .. } = placed;
+    #[inline]
+    pub(super) fn new(origin: Origin, data: D, shard: usize, transfer: Transfer) -> Self {
         let (remaining, lba) = match &transfer {
-            Transfer::Load { found, bytes, .. } => (*bytes, found.lba()),
+            Transfer::Load { lba, bytes, .. } => (*bytes, *lba),
             Transfer::Save { extent, block } => (block.bytes, extent.lba()),
             Transfer::Erase { .. } => (0, 0),
         };
@@ -77,6 +77,7 @@ impl<D: Clone> Moving<D> {
         self.shard
     }
 
+    #[inline]
     pub(super) fn direction(&self) -> Direction {
         match self.transfer {
             Some(Transfer::Load { .. }) => Direction::Load,
@@ -96,7 +97,8 @@ impl<D: Clone> Moving<D> {
     }
 
     /// All pieces are back and none is left to issue.
-    pub(super) fn is_idle(&self) -> bool {
+    #[inline]
+    fn is_idle(&self) -> bool {
         self.pieces == 0 && (self.remaining == 0 || self.failed.is_some())
     }
 
@@ -136,6 +138,7 @@ impl<D: Clone> Moving<D> {
 
     /// The next piece, of at most `most` bytes of value: straight to or from the client where the memory allows,
     /// else staged. `None` when no staging buffer is free.
+    #[inline]
     fn next_piece<F: Fabric<Data = D>>(
         &mut self,
         most: u32,
@@ -182,6 +185,7 @@ impl<D: Clone> Moving<D> {
         Ok(taken.map(|(staged, memory)| Piece { memory, value_bytes: bytes, staged: Some(staged) }))
     }
 
+    #[inline]
     fn push<B: BlockQueue>(&mut self, id: SlotId, piece: &Piece, geometry: &Geometry, blocks: &mut B) -> bool {
         let count = piece.memory.bytes() / geometry.lba_bytes;
         let op = match self.direction() {
@@ -202,6 +206,7 @@ impl<D: Clone> Moving<D> {
 
     /// Takes a piece back. Returns how many bytes no longer are on their way; the last piece answers for all of
     /// them, because completions do not say how long their command was.
+    #[inline]
     pub(super) fn piece_done<F: Fabric<Data = D>>(
         &mut self,
         result: Result<(), BlockError>,
@@ -225,12 +230,13 @@ impl<D: Clone> Moving<D> {
     }
 
     /// Ends the transfer at the store.
-    pub(super) fn settle(&mut self, shard: &mut Shard, ticket: u64) -> Settled {
+    #[inline]
+    fn settle(&mut self, shard: &mut Shard, ticket: u64) -> Settled {
         match (self.transfer.take(), self.failed) {
-            (Some(Transfer::Load { hold, found, .. }), failed) => {
+            (Some(Transfer::Load { hold, value_bytes, checksum, .. }), failed) => {
                 shard.release(hold);
                 Settled::Completed(match failed {
-                    None => Completion::success(found.bytes, found.checksum as u32),
+                    None => Completion::success(value_bytes, checksum),
                     Some(status) => Completion::failed(status),
                 })
             }
@@ -243,16 +249,28 @@ impl<D: Clone> Moving<D> {
         }
     }
 
-    pub(super) fn into_origin(self) -> Origin {
-        self.origin
+    /// Ends the command at the store if all its pieces are back; `None` if it has to go on or wait for a commit.
+    #[inline]
+    pub(super) fn finish(&mut self, id: SlotId, shards: &mut [Shard]) -> Option<Ended> {
+        if !self.is_idle() {
+            return None;
+        }
+        match self.settle(&mut shards[self.shard], id.to_bits()) {
+            Settled::Waiting => None,
+            Settled::Completed(completion) => Some(self.end(completion)),
+        }
     }
 
-    pub(super) fn end(self, completion: Completion) -> Ended {
+    /// Takes out who asked, with the answer. What is left is an empty shell.
+    #[inline]
+    pub(super) fn end(&mut self, completion: Completion) -> Ended {
         let value_bytes = if completion.status.is_success() { self.moved_bytes } else { 0 };
-        Ended { origin: self.origin, completion, value_bytes }
+        let Origin { permit, session, kind, received } = &mut self.origin;
+        let origin = Origin { permit: permit.take(), session: *session, kind: *kind, received: *received };
+        Ended { origin, completion, value_bytes }
     }
 
-    pub(super) fn committed(self, durable: bool) -> Ended {
+    pub(super) fn committed(&mut self, durable: bool) -> Ended {
         let completion = if durable { Completion::success(0, 0) } else { Completion::failed(Status::INTERNAL_ERROR) };
         self.end(completion)
     }

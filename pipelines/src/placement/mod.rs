@@ -2,20 +2,43 @@
 //! owner's index and log.
 
 use arrayvec::ArrayVec;
+use dataplane::BURST;
 use dataplane::fabric::Completion;
 use dataplane::nvme::spec::vendor::{OwnerMap, owner_shard};
-use dataplane::nvme::spec::{Status, kv::Key};
-use dataplane::{BURST, Burst};
+use dataplane::nvme::spec::{Status, kv::Key, kv::KeyFields};
 
-use crate::classify::{Ended, Operation, Origin, StoreRequest, WireKey};
-use crate::policy::{Admitted, Durability, Grant};
-use crate::store::{BlockId, Class, Extent, Found, Hold, NewBlock, Refusal, Shard, Space};
+use crate::classify::{Operation, OperationKind, StoreRequest, WireKey, decode, key_of};
+use crate::lines::{Lanes, Lines};
+use crate::policy::{Admitted, AdmittedBurst, Durability, Grant};
+use crate::store::{BlockId, Class, Extent, Hold, NewBlock, Refusal, Shard, Space};
 
-/// A command with its place on flash. Made only here.
+/// A burst whose commands have their place: in the dma stage, on another core, among the lists, or in line for room.
+/// Made only here.
 #[derive(Debug)]
-pub struct Placed<D> {
-    pub(crate) origin: Origin,
-    pub(crate) data: D,
+pub struct PlacedBurst(AdmittedBurst);
+
+impl PlacedBurst {
+    #[inline]
+    pub(crate) fn lines(&mut self) -> &mut Lines {
+        self.0.lines()
+    }
+
+    /// Takes a command out that goes on elsewhere.
+    pub(crate) fn take(&mut self, lane: usize) -> Admitted {
+        self.0.take(lane)
+    }
+
+    #[inline]
+    pub(crate) fn into_lines(self) -> Box<Lines> {
+        self.0.into_lines()
+    }
+}
+
+/// The place of one command of a [`PlacedBurst`] on flash. Made only here.
+#[derive(Debug)]
+pub struct Placed {
+    /// Which command of the burst.
+    pub(crate) lane: usize,
     pub(crate) shard: usize,
     pub(crate) transfer: Transfer,
     _made_here: Seal,
@@ -30,9 +53,13 @@ pub(crate) enum Transfer {
     /// Flash to client.
     Load {
         hold: Hold,
-        found: Found,
+        lba: u64,
         /// The value's length, or the client's room if that is less.
         bytes: u32,
+        /// The value's length.
+        value_bytes: u32,
+        /// The low half of the value's checksum: what a completion has room for.
+        checksum: u32,
     },
     /// Client to flash, then into the index.
     Save { extent: Extent, block: NewBlock },
@@ -72,25 +99,6 @@ impl Ownership {
     }
 }
 
-/// Where a burst went.
-#[derive(Debug)]
-pub struct Placements<D> {
-    /// Has to move bytes or change the log here.
-    pub placed: Burst<Placed<D>>,
-    /// Belongs to another core.
-    pub elsewhere: Burst<(u16, Admitted<D>)>,
-    /// Names many keys, which are looked up a slice a turn.
-    pub lists: Burst<Admitted<D>>,
-    /// Has to wait until the store has room.
-    pub waiting: Burst<Admitted<D>>,
-}
-
-impl<D> Default for Placements<D> {
-    fn default() -> Self {
-        Self { placed: Burst::new(), elsewhere: Burst::new(), lists: Burst::new(), waiting: Burst::new() }
-    }
-}
-
 /// The identity of a block: what the store files it under.
 #[must_use]
 #[inline]
@@ -109,116 +117,136 @@ impl From<Durability> for Class {
 
 /// Where a command of the burst goes, found out in the first pass.
 #[derive(Clone, Copy)]
-enum Way {
-    /// This core owns the key: which of its shards, and the key's hash there.
-    Here { shard: usize, hash: u64 },
-    /// Another core owns it.
-    Core(u16),
-    /// The shard still recovers.
-    NotReady,
-    /// It names many keys, or none.
-    Other,
+struct Way {
+    shard: usize,
+    hash: u64,
+    id: BlockId,
 }
 
 /// Places a burst. Two passes over the burst, so that the index lines of one command arrive while the hash of the
 /// next is computed.
 #[inline]
-pub fn place<D>(
-    ownership: Ownership,
-    shards: &mut [Shard],
-    admitted: &mut Burst<Admitted<D>>,
-    out: &mut Placements<D>,
-    ended: &mut Burst<Ended>,
-) {
+#[must_use]
+pub fn place(ownership: Ownership, shards: &mut [Shard], mut admitted: AdmittedBurst) -> PlacedBurst {
+    let lines = admitted.lines();
     let mut ways: ArrayVec<Way, BURST> = ArrayVec::new();
-    for command in admitted.iter() {
-        ways.push(way(ownership, shards, command));
-    }
-    for (command, way) in admitted.drain(..).zip(&ways) {
-        match *way {
-            Way::Here { shard, hash } => place_one(&mut shards[shard], shard, hash, command, out, ended),
-            Way::Core(core) => out.elsewhere.push((core, command)),
-            Way::NotReady => ended.push(command.origin.fail(Status::NAMESPACE_NOT_READY)),
-            Way::Other if command.operation == Operation::Flush => {
-                ended.push(command.origin.end(Completion::success(0, 0)));
-            }
-            Way::Other => out.lists.push(command),
+    let mut here = Lanes::default();
+    for lane in lines.open {
+        if let Some(way) = way(ownership, shards, lane, lines) {
+            ways.push(way);
+            here.insert(lane);
         }
     }
+    for (lane, way) in here.zip(&ways) {
+        place_one(&mut shards[way.shard], way, lane, lines);
+    }
+    lines.open = Lanes::default();
+    PlacedBurst(admitted)
 }
 
+/// Where a command goes that this core has to look up; `None` for one that has found its way already.
 #[inline]
-fn way<D>(ownership: Ownership, shards: &[Shard], command: &Admitted<D>) -> Way {
-    let key = match &command.operation {
-        Operation::Store(StoreRequest { key, .. })
-        | Operation::Retrieve { key, .. }
-        | Operation::Exist { key }
-        | Operation::Delete { key } => key,
-        _ => return Way::Other,
+fn way(ownership: Ownership, shards: &[Shard], lane: usize, lines: &mut Lines) -> Option<Way> {
+    let note = &mut lines.notes[lane];
+    match note.kind {
+        OperationKind::Exist | OperationKind::Retrieve | OperationKind::Store | OperationKind::Delete => {}
+        OperationKind::Other => {
+            lines.end(lane, Completion::success(0, 0));
+            return None;
+        }
+        _ => {
+            lines.lists.insert(lane);
+            return None;
+        }
+    }
+    let Ok(key) = key_of(&lines.capsules[lane].sqe) else {
+        // It was looked at when it was classified.
+        lines.end(lane, Completion::failed(Status::INVALID_KEY_SIZE));
+        return None;
     };
-    let owner = ownership.owner(&key.key);
-    if owner.core != ownership.core {
-        return Way::Core(owner.core);
+    let Owner { core, local_shard } = ownership.owner(&key.key);
+    if core != ownership.core {
+        note.core = core;
+        lines.elsewhere.insert(lane);
+        return None;
     }
-    match shards.get(owner.local_shard) {
+    match shards.get(local_shard) {
         Some(shard) if shard.is_ready() => {
-            let hash = shard.hash(&block_id(&command.grant, key));
+            let id = block_id(&note.grant, &key);
+            let hash = shard.hash(&id);
             shard.prefetch(hash);
-            Way::Here { shard: owner.local_shard, hash }
+            Some(Way { shard: local_shard, hash, id })
         }
-        _ => Way::NotReady,
+        _ => {
+            lines.end(lane, Completion::failed(Status::NAMESPACE_NOT_READY));
+            None
+        }
     }
 }
 
 #[inline]
-fn place_one<D>(
-    shard: &mut Shard,
-    index: usize,
-    hash: u64,
-    admitted: Admitted<D>,
-    out: &mut Placements<D>,
-    ended: &mut Burst<Ended>,
-) {
-    let Admitted { origin, data, operation, grant, .. } = admitted;
-    match operation {
-        Operation::Exist { key } => ended.push(match shard.find(hash, &block_id(&grant, &key)) {
-            Some(_) => origin.end(Completion::success(0, 0)),
-            None => origin.fail(Status::KEY_DOES_NOT_EXIST),
-        }),
-        Operation::Retrieve { key, buffer_bytes } => match shard.find(hash, &block_id(&grant, &key)) {
-            Some(found) => {
-                shard.touch(&found);
-                let bytes = found.bytes.min(buffer_bytes);
-                let transfer = Transfer::Load { hold: shard.hold(&found), found, bytes };
-                out.placed.push(Placed { origin, data, shard: index, transfer, _made_here: Seal });
+fn place_one(shard: &mut Shard, way: &Way, lane: usize, lines: &mut Lines) {
+    let Way { hash, id, .. } = way;
+    let transfer = match lines.notes[lane].kind {
+        OperationKind::Exist => {
+            let found = shard.find(*hash, id).is_some();
+            lines.end(lane, if found { Completion::success(0, 0) } else { MISS });
+            return;
+        }
+        OperationKind::Retrieve => {
+            let Some(found) = shard.find(*hash, id) else {
+                lines.end(lane, MISS);
+                return;
+            };
+            shard.touch(&found);
+            let bytes = found.bytes.min(lines.capsules[lane].sqe.buffer_bytes());
+            Transfer::Load {
+                hold: shard.hold(&found),
+                lba: found.lba(),
+                bytes,
+                value_bytes: found.bytes,
+                checksum: found.checksum as u32,
             }
-            None => ended.push(origin.fail(Status::KEY_DOES_NOT_EXIST)),
+        }
+        OperationKind::Delete => Transfer::Erase { hash: *hash, id: *id, class: lines.notes[lane].grant.class.into() },
+        _ => match save(shard, way, lane, lines) {
+            Some(transfer) => transfer,
+            None => return,
         },
-        Operation::Store(request) => {
-            let id = block_id(&grant, &request.key);
-            match reserve(shard, hash, &id, &grant, &request) {
-                Ok(extent) => {
-                    let block = NewBlock {
-                        id,
-                        hash,
-                        bytes: request.bytes,
-                        checksum: request.checksum,
-                        parent: request.parent,
-                        class: grant.class.into(),
-                        condition: request.options,
-                    };
-                    let transfer = Transfer::Save { extent, block };
-                    out.placed.push(Placed { origin, data, shard: index, transfer, _made_here: Seal });
-                }
-                Err(Some(status)) => ended.push(origin.fail(status)),
-                Err(None) => out.waiting.push(Admitted::again(origin, data, operation, grant)),
-            }
+    };
+    lines.placed.push(Placed { lane, shard: way.shard, transfer, _made_here: Seal });
+}
+
+const MISS: Completion = Completion::failed(Status::KEY_DOES_NOT_EXIST);
+
+/// Room for a Store's value; `None` if it has to wait for it or was refused.
+fn save(shard: &mut Shard, way: &Way, lane: usize, lines: &mut Lines) -> Option<Transfer> {
+    let Ok(Operation::Store(request)) = decode(&lines.capsules[lane].sqe) else {
+        lines.end(lane, Completion::failed(Status::INTERNAL_ERROR));
+        return None;
+    };
+    let grant = lines.notes[lane].grant;
+    match reserve(shard, way.hash, &way.id, &grant, &request) {
+        Ok(extent) => {
+            let block = NewBlock {
+                id: way.id,
+                hash: way.hash,
+                bytes: request.bytes,
+                checksum: request.checksum,
+                parent: request.parent,
+                class: grant.class.into(),
+                condition: request.options,
+            };
+            Some(Transfer::Save { extent, block })
         }
-        Operation::Delete { key } => {
-            let transfer = Transfer::Erase { hash, id: block_id(&grant, &key), class: grant.class.into() };
-            out.placed.push(Placed { origin, data, shard: index, transfer, _made_here: Seal });
+        Err(Some(status)) => {
+            lines.end(lane, Completion::failed(status));
+            None
         }
-        _ => ended.push(origin.fail(Status::INTERNAL_ERROR)),
+        Err(None) => {
+            lines.waiting.insert(lane);
+            None
+        }
     }
 }
 

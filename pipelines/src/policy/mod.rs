@@ -4,71 +4,120 @@ pub mod table;
 
 pub use table::{Durability, Grant, PolicyTable, ViewId};
 
-use dataplane::Burst;
-use dataplane::fabric::Completion;
-use dataplane::nvme::spec::Status;
+use dataplane::BURST;
+use dataplane::fabric::{Capsule, Completion};
+use dataplane::nvme::spec::kv::KeyFields;
+use dataplane::nvme::spec::{Sqe, Status};
 
-use crate::classify::{Classified, Ended, Operation, Origin};
+use crate::classify::{ClassifiedBurst, Operation, OperationKind, Origin, decode};
+use crate::lines::{CapsuleBurst, Lanes, Lines, Note};
 
 /// The namespace identifier that addresses every namespace (base, "Namespace Identifier").
 const BROADCAST_NSID: u32 = 0xFFFF_FFFF;
 
-/// A command that policy lets through. Made only here, and only here: placement takes nothing else, so no command
-/// can reach the store around the policy.
+/// A burst of commands that policy lets through, the others among the ended. Made only here, and only here: placement
+/// takes nothing else, so no command can reach the store around the policy.
 ///
 /// ```compile_fail
-/// fn around_the_policy<D>(command: pipelines::classify::Classified<D>) -> pipelines::policy::Admitted<D> {
-///     pipelines::policy::Admitted { command } // the fields are private
+/// fn around_the_policy() -> pipelines::policy::AdmittedBurst {
+///     pipelines::policy::AdmittedBurst(unimplemented!()) // the field is private
 /// }
 /// ```
 #[derive(Debug)]
-pub struct Admitted<D> {
-    pub(crate) origin: Origin,
-    pub(crate) data: D,
-    pub(crate) operation: Operation,
-    pub(crate) grant: Grant,
+pub struct AdmittedBurst(Box<Lines>);
+
+/// One command that policy let through, taken out of its burst: to another core, to wait, or among the lists.
+#[derive(Debug)]
+pub struct Admitted {
+    pub(crate) capsule: Capsule,
+    note: Note,
     _made_here: Seal,
 }
 
 #[derive(Debug)]
 struct Seal;
 
-impl<D> Admitted<D> {
-    /// Puts a command that was taken apart together again, with the grant it already has.
-    pub(crate) fn again(origin: Origin, data: D, operation: Operation, grant: Grant) -> Self {
-        Self { origin, data, operation, grant, _made_here: Seal }
+impl AdmittedBurst {
+    /// A burst of commands that were admitted before.
+    #[inline]
+    pub(crate) fn again(burst: CapsuleBurst, commands: impl Iterator<Item = Admitted>) -> Self {
+        let mut lines = burst.into_lines();
+        debug_assert!(lines.capsules.is_empty(), "what is in it was not admitted");
+        for Admitted { capsule, note, .. } in commands.take(BURST) {
+            let lane = lines.capsules.len();
+            lines.capsules.push(capsule);
+            lines.notes[lane] = note;
+        }
+        lines.open = Lanes::first(lines.capsules.len());
+        Self(lines)
+    }
+
+    /// Takes a command out.
+    pub(crate) fn take(&mut self, lane: usize) -> Admitted {
+        let Capsule { sqe, session, permit } = &mut self.0.capsules[lane];
+        let capsule = Capsule { sqe: *sqe, session: *session, permit: permit.take() };
+        Admitted { capsule, note: self.0.notes[lane], _made_here: Seal }
+    }
+
+    #[inline]
+    pub(crate) fn lines(&mut self) -> &mut Lines {
+        &mut self.0
+    }
+
+    #[inline]
+    pub(crate) fn into_lines(self) -> Box<Lines> {
+        self.0
     }
 }
 
-/// Admits a burst. What is refused goes to `ended`: an unknown namespace and one that is not attached to the host
-/// are told apart by nobody, so that a host cannot probe for other tenants.
+impl Admitted {
+    /// What it asks for.
+    pub(crate) fn operation(&self) -> Result<Operation, Status> {
+        decode(&self.capsule.sqe)
+    }
+
+    /// What its namespace allows it.
+    pub(crate) fn grant(&self) -> Grant {
+        self.note.grant
+    }
+
+    /// Who asked, without the rest.
+    pub(crate) fn into_origin(self) -> Origin {
+        let Capsule { session, permit, .. } = self.capsule;
+        Origin { permit, session, kind: self.note.kind, received: self.note.received }
+    }
+}
+
+/// Admits a burst. What is refused ends: an unknown namespace and one that is not attached to the host are told apart
+/// by nobody, so that a host cannot probe for other tenants.
 #[inline]
-pub fn admit<D>(
-    table: &PolicyTable,
-    classified: &mut Burst<Classified<D>>,
-    out: &mut Burst<Admitted<D>>,
-    ended: &mut Burst<Ended>,
-) {
-    for Classified { origin, data, nsid, operation, .. } in classified.drain(..) {
-        if operation == Operation::Flush && nsid == BROADCAST_NSID {
-            ended.push(origin.end(Completion::success(0, 0)));
+#[must_use]
+pub fn admit(table: &PolicyTable, burst: ClassifiedBurst) -> AdmittedBurst {
+    let mut lines = burst.into_lines();
+    for lane in lines.open {
+        let capsule = &lines.capsules[lane];
+        let (sqe, kind) = (&capsule.sqe, lines.notes[lane].kind);
+        if kind == OperationKind::Other && sqe.nsid() == BROADCAST_NSID {
+            // A Flush: the only other command that is understood.
+            lines.end(lane, Completion::success(0, 0));
             continue;
         }
-        let verdict = table.grant(origin.session, nsid).ok_or(Status::INVALID_NAMESPACE);
-        match verdict.and_then(|grant| allow(grant, &operation)) {
-            Ok(grant) => out.push(Admitted { origin, data, operation, grant, _made_here: Seal }),
-            Err(status) => ended.push(origin.fail(status)),
+        let verdict = table.grant(capsule.session, sqe.nsid()).ok_or(Status::INVALID_NAMESPACE);
+        match verdict.and_then(|grant| allow(grant, kind, sqe)) {
+            Ok(grant) => lines.notes[lane].grant = *grant,
+            Err(status) => lines.end(lane, Completion::failed(status)),
         }
     }
+    AdmittedBurst(lines)
 }
 
 #[inline]
-fn allow(grant: &Grant, operation: &Operation) -> Result<Grant, Status> {
-    if operation.is_write() && !grant.writable {
+fn allow<'a>(grant: &'a Grant, kind: OperationKind, sqe: &Sqe) -> Result<&'a Grant, Status> {
+    if kind.is_write() && !grant.writable {
         return Err(Status::INVALID_NAMESPACE);
     }
-    match operation {
-        Operation::Store(request) if request.bytes > grant.max_value_bytes => Err(Status::INVALID_VALUE_SIZE),
-        _ => Ok(*grant),
+    if kind == OperationKind::Store && sqe.buffer_bytes() > grant.max_value_bytes {
+        return Err(Status::INVALID_VALUE_SIZE);
     }
+    Ok(grant)
 }

@@ -56,6 +56,18 @@ pub struct Grant {
     pub writable: bool,
 }
 
+impl Grant {
+    /// A grant of nothing: what stands where none was given yet.
+    pub(crate) const NOTHING: Self = Self {
+        ns28: 0,
+        namespace: 0,
+        class: Durability::Cache,
+        quota_bytes: Some(0),
+        max_value_bytes: 0,
+        writable: false,
+    };
+}
+
 /// Every session's grants. Immutable; shared by all cores.
 #[derive(Debug, PartialEq, Eq)]
 pub struct PolicyTable {

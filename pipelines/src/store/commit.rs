@@ -7,7 +7,6 @@
 //! version before it stays whole if the write is torn. The flush in front of each commit makes that earlier version
 //! durable before the other draft, or the draft of the page before, is written over.
 
-use dataplane::core::Ticks;
 use dataplane::nvme::BlockOp;
 
 use super::layout::{FIRST_DRAFT, FIRST_HOME, HEADER_FREE, HEADER_OPEN};
@@ -262,6 +261,7 @@ impl<P> Shard<P> {
         while let Some(ticket) = self.tails[at].pop_ticket(upto) {
             self.ended.push_back((ticket, true));
         }
+        self.tails[at].forget_undos(upto);
         self.settle_tail(at);
         true
     }
@@ -280,38 +280,5 @@ impl<P> Shard<P> {
             }
         }
         true
-    }
-
-    /// Puts the writing of records off that eviction needs and that no other segment could take. Everyone who waits
-    /// for one is told that it failed; they may yet be written.
-    fn postpone_tail(&mut self, at: usize) {
-        let tail = &mut self.tails[at];
-        tracing::error!(segment = ?tail.segment, records = tail.uncommitted(), "records cannot be written; trying on");
-        tail.not_before = Ticks(self.now.0.saturating_add(self.config.commit_ticks.max(1)));
-        while let Some(ticket) = self.tails[at].pop_ticket(u32::MAX) {
-            self.ended.push_back((ticket, false));
-        }
-    }
-
-    /// Gives up writing records of a segment. Everyone who waits for one is told; its blocks stay readable until
-    /// the segment is evicted, but are not there after a restart.
-    fn fail_tail(&mut self, at: usize) {
-        let tail = &mut self.tails[at];
-        tracing::error!(segment = ?tail.segment, records = tail.uncommitted(), "records cannot be written; closing the segment");
-        self.stats.lost_records += u64::from(tail.uncommitted());
-        let (generation, committed) = (tail.generation, tail.committed);
-        self.purges.note_lost(generation, committed);
-        self.take_back(at);
-        let tail = &mut self.tails[at];
-        tail.failed = true;
-        tail.closing = true;
-        tail.committed = tail.len();
-        while let Some(ticket) = self.tails[at].pop_ticket(u32::MAX) {
-            self.ended.push_back((ticket, false));
-        }
-        if self.open == Some(at) {
-            self.open = None;
-        }
-        self.settle_tail(at);
     }
 }

@@ -10,7 +10,7 @@ use dataplane::memory::DmaSlice;
 use dataplane::nvme::BlockOp;
 
 use super::commit::ATTEMPTS;
-use super::index::EntryId;
+use super::index::{Entry, EntryId};
 use super::layout::{FIRST_DRAFT, HEADER_FREE, HEADER_OPEN, UNIT_BYTES};
 use super::moves::Job;
 use super::operation::Op;
@@ -19,7 +19,8 @@ use super::policy::{BlockView, EvictionPolicy, Verdict};
 use super::publish::Class;
 use super::record::{Kind, RECORDS_PER_PAGE, Record};
 use super::segment::State;
-use super::shard::{CHUNK_BYTES, Facts, Shard, cost, must_stay};
+use super::shard::{Facts, Shard, cost, must_stay};
+use super::staging::CHUNK_BYTES;
 use super::tail::TAILS;
 
 /// Invalid pages in a row after which no more are expected. Pages are written in order, but for the two drafts.
@@ -54,10 +55,12 @@ enum Stage {
 
 /// A block that this eviction moved.
 #[derive(Clone, Copy, Debug)]
-struct Moved {
-    entry: EntryId,
-    from: u32,
-    to: u32,
+pub(super) struct Moved {
+    pub entry: EntryId,
+    /// What it was in the victim.
+    pub old: Entry,
+    /// Where it lies now.
+    pub to: u32,
 }
 
 /// The eviction that runs.
@@ -106,8 +109,33 @@ impl Evict {
     }
 
     /// A block was moved by this eviction.
-    pub fn note_moved(&mut self, entry: EntryId, from: u32, to: u32) {
-        self.moved.push(Moved { entry, from, to });
+    pub fn note_moved(&mut self, entry: EntryId, old: Entry, to: u32) {
+        self.moved.push(Moved { entry, old, to });
+    }
+
+    /// Takes back the moves to some places.
+    pub fn take_moved(&mut self, lost: impl Fn(u32) -> bool) -> Vec<Moved> {
+        self.moved.extract_if(.., |block| lost(block.to)).collect()
+    }
+
+    /// Keeps tombstones that have to be written elsewhere before the victim goes.
+    pub fn keep_unwritten<'a>(&mut self, records: impl Iterator<Item = &'a Record>) {
+        self.unwritten.extend(records);
+    }
+
+    /// The segment that is being emptied.
+    pub fn victim(&self) -> u32 {
+        self.victim
+    }
+
+    /// Has the victim gone through once more before it goes.
+    pub fn look_again(&mut self) {
+        self.again = true;
+    }
+
+    /// Units of the log were used up, by a block that came to lie there or because they were left unused.
+    pub fn note_spent(&mut self, units: u32) {
+        self.spent_units = self.spent_units.saturating_add(units);
     }
 
     /// Says whether a block that must stay waits for room that will not come.
@@ -145,31 +173,6 @@ impl<P> Shard<P> {
         }
         self.forget(at);
         true
-    }
-
-    /// The records of a tail that are not written down yet never will be. Undoes what the eviction that runs did on
-    /// their account: the blocks that it moved there lie in the victim again, and tombstones are kept to be written
-    /// elsewhere. Only then does the victim's end not take the last record of a block with it.
-    pub(super) fn take_back(&mut self, at: usize) {
-        let Some(segment) = self.tails[at].segment.filter(|_| self.evict.is_gathering()) else { return };
-        let lost = &self.tails[at].records[self.tails[at].committed as usize..];
-        self.evict
-            .unwritten
-            .extend(lost.iter().filter(|record| record.kind == Kind::Tombstone && record.class == Class::Cache));
-        let moved = std::mem::take(&mut self.evict.moved);
-        for block in &moved {
-            let here = self.index.get(block.entry).filter(|entry| entry.unit == block.to).copied();
-            let Some(entry) = here.filter(|_| self.layout.segment_of(block.to) == segment) else { continue };
-            let mut back = entry;
-            back.unit = block.from;
-            // Some of these records may have been written: should the block be dropped after all, they must not
-            // bring it back.
-            back.set_late(true);
-            self.shift(block.entry, &entry, back);
-            self.evict.again = true;
-        }
-        self.evict.moved = moved;
-        self.evict.moved.retain(|block| self.layout.segment_of(block.to) != segment);
     }
 }
 
@@ -326,7 +329,6 @@ impl<P: EvictionPolicy> Shard<P> {
             demoted: entry.demoted(),
             bytes: entry.bytes(),
             budget: self.evict.budget,
-            parent_present: None,
         };
         if !stays && self.policy.verdict(view) == Verdict::Drop {
             let dropped = self.drop_block(at);
@@ -491,12 +493,5 @@ impl<P: EvictionPolicy> Shard<P> {
             self.write_free(facts);
         }
         true
-    }
-}
-
-impl Evict {
-    /// Units of the log were used up, by a block that came to lie there or because they were left unused.
-    pub fn note_spent(&mut self, units: u32) {
-        self.spent_units = self.spent_units.saturating_add(units);
     }
 }

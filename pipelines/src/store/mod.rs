@@ -29,12 +29,15 @@ mod purge;
 mod quota;
 mod record;
 mod recover;
+mod replay;
 mod segment;
 mod shard;
 mod space;
+mod staging;
 mod stats;
 mod superblock;
 mod tail;
+mod undo;
 
 #[cfg(test)]
 mod tests;

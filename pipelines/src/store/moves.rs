@@ -12,7 +12,8 @@ use super::layout::{Layout, UNIT_BYTES};
 use super::operation::{MOVES, Op};
 use super::publish::Class;
 use super::record::Record;
-use super::shard::{Facts, MOVE_BYTES, Shard};
+use super::shard::{Facts, Shard};
+use super::staging::MOVE_BYTES;
 
 /// A block to be moved.
 #[derive(Clone, Copy, Debug)]
@@ -199,7 +200,7 @@ impl<P> Shard<P> {
         moved.cool();
         moved.set_late(self.is_late(extent.segment));
         self.shift(at, &old, moved);
-        self.evict.note_moved(at, job.unit, extent.unit);
+        self.evict.note_moved(at, old, extent.unit);
         let units = Layout::units_of(extent.bytes);
         self.evict.note_spent(units);
         self.stats.moved_blocks += 1;

@@ -22,6 +22,7 @@ use crc_fast::{CrcAlgorithm, checksum};
 
 use super::layout::{Layout, UNIT_BYTES};
 use super::record::{LIMIT, RECORD_BYTES, RECORDS_PER_PAGE, Record, long, word};
+use super::space::BlockId;
 
 /// Bytes of a page.
 pub(crate) const PAGE_BYTES: usize = UNIT_BYTES as usize;
@@ -110,9 +111,13 @@ pub(crate) fn looks_ours(layout: &Layout, page: &[u8]) -> bool {
 /// Record `index` of a checked page; `None` if its contents make no sense.
 pub(crate) fn record_at(page: &[u8], index: u32) -> Option<Record> {
     let at = RECORD_BYTES * (index as usize + 1);
-    let mut bytes = [0; RECORD_BYTES];
-    bytes.copy_from_slice(page.get(at..at + RECORD_BYTES)?);
-    Record::from_bytes(&bytes)
+    Record::from_bytes(page.get(at..)?.first_chunk()?)
+}
+
+/// The name in record `index` of a page, whatever else the record says.
+pub(crate) fn name_at(page: &[u8], index: u32) -> Option<BlockId> {
+    let at = RECORD_BYTES * (index as usize + 1);
+    Some(Record::name_in(page.get(at..)?.first_chunk()?))
 }
 
 /// Puts a record into place `index` of a page.

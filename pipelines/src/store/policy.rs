@@ -1,6 +1,9 @@
 //! Which blocks of a segment outlive it.
 
 /// What eviction knows of a block of the segment that goes.
+///
+/// Its chain is not part of that: the index keeps but a fingerprint of the parent, by which no block is found. A policy
+/// that lets blocks go whose prefix is gone comes later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockView {
     /// Retrieve hits since it was stored or last moved, 0 to 3.
@@ -11,8 +14,6 @@ pub struct BlockView {
     pub bytes: u32,
     /// Bytes that may still be moved out of this segment.
     pub budget: u64,
-    /// Whether the parent of its chain is still there, where that is known.
-    pub parent_present: Option<bool>,
 }
 
 /// What becomes of a block.
@@ -36,7 +37,7 @@ pub struct KeepHot;
 
 impl EvictionPolicy for KeepHot {
     fn verdict(&self, view: BlockView) -> Verdict {
-        let hot = view.frequency >= 1 && !view.demoted && view.parent_present != Some(false);
+        let hot = view.frequency >= 1 && !view.demoted;
         if hot && u64::from(view.bytes) <= view.budget { Verdict::Keep } else { Verdict::Drop }
     }
 }
@@ -47,11 +48,10 @@ mod tests {
 
     #[test]
     fn hot_blocks_stay_while_the_budget_lasts() {
-        let view = BlockView { frequency: 1, demoted: false, bytes: 100, budget: 100, parent_present: None };
+        let view = BlockView { frequency: 1, demoted: false, bytes: 100, budget: 100 };
         assert_eq!(KeepHot.verdict(view), Verdict::Keep);
         assert_eq!(KeepHot.verdict(BlockView { frequency: 0, ..view }), Verdict::Drop);
         assert_eq!(KeepHot.verdict(BlockView { budget: 99, ..view }), Verdict::Drop);
         assert_eq!(KeepHot.verdict(BlockView { demoted: true, ..view }), Verdict::Drop);
-        assert_eq!(KeepHot.verdict(BlockView { parent_present: Some(false), ..view }), Verdict::Drop);
     }
 }

@@ -124,7 +124,9 @@ impl<P> Shard<P> {
 
     /// Makes a block visible whose value was written to `extent`, and writes its record down with the next commit.
     ///
-    /// An earlier value of the key is superseded. `ticket` comes back from [`committed`](Self::committed) if the
+    /// An earlier value of the key is superseded; if a durable store's ticket says that it failed, that value is there
+    /// again. After a restart it is too, unless the device wrote the record in spite of the error that it gave.
+    /// `ticket` comes back from [`committed`](Self::committed) if the
     /// answer is [`Published::Pending`].
     pub fn publish(&mut self, extent: Extent, block: NewBlock, ticket: u64) -> Published {
         debug_assert_eq!(extent.bytes, block.bytes);
@@ -143,10 +145,22 @@ impl<P> Shard<P> {
             self.abandon(extent);
             return refused;
         }
+        let tail = self.tails.iter().position(|tail| tail.segment == Some(extent.segment));
+        let durable = block.class == Class::Durable;
+        if durable && tail.is_none_or(|tail| self.tails[tail].failed) {
+            // No record can be written there any more, and what there is of the key must stay.
+            self.stats.lost_records += 1;
+            self.abandon(extent);
+            self.ended.push_back((ticket, false));
+            return Published::Pending;
+        }
         let mut entry = Entry::new(&block.id, extent.unit, extent.bytes, block.checksum, block.parent, block.class);
         entry.set_late(self.is_late(extent.segment));
         if let Some(at) = old {
-            self.supersede(at, entry);
+            let superseded = self.supersede(at, entry);
+            if let (true, Some(tail), Some(superseded)) = (durable, tail, superseded) {
+                self.keep_old(tail, at, entry.unit, superseded);
+            }
         } else if self.index.insert(block.hash, entry).is_err() {
             self.stats.index_full += 1;
             self.abandon(extent);
@@ -165,7 +179,7 @@ impl<P> Shard<P> {
             parent: block.parent,
             sequence: self.next_sequence(),
         };
-        let ticket = (block.class == Class::Durable).then_some(ticket);
+        let ticket = durable.then_some(ticket);
         self.settle_extent(extent, Some((record, ticket)));
         if ticket.is_some() { Published::Pending } else { Published::Visible }
     }
@@ -193,7 +207,7 @@ impl<P> Shard<P> {
             return Deleted::Missing;
         }
         let Some(at) = self.index.find(hash, id) else { return Deleted::Missing };
-        let Some(tail) = self.tail_of_removal(at) else { return Deleted::Wait };
+        let Some(tail) = self.tail_of_removal(Some(at)) else { return Deleted::Wait };
         self.forget(at);
         let record = Record::bare(Kind::Tombstone, *id, class, self.next_sequence());
         let ticket = (class == Class::Durable).then_some(ticket);
@@ -202,8 +216,8 @@ impl<P> Shard<P> {
     }
 
     /// Puts a new value into the entry of a key. Leases and pins are on the key and stay.
-    fn supersede(&mut self, at: EntryId, mut entry: Entry) {
-        let Some(&old) = self.index.get(at) else { return };
+    fn supersede(&mut self, at: EntryId, mut entry: Entry) -> Option<Entry> {
+        let old = *self.index.get(at)?;
         self.note_loss(&old);
         entry.set_leased(old.leased());
         entry.set_pinned(old.pinned());
@@ -211,6 +225,7 @@ impl<P> Shard<P> {
             *slot = entry;
         }
         self.namespaces.sub(old.space().namespace(), padded(old.bytes()));
+        Some(old)
     }
 
     /// Removes an entry and all that is counted of it. Writes no record.
@@ -293,10 +308,10 @@ impl<P> Shard<P> {
         self.open
     }
 
-    /// A tail for the record that removes a block. A store that is full of blocks that must stay would never have
-    /// room for it, and never come free again: there the record may go where only eviction writes otherwise, if the
-    /// oldest segment's blocks find room behind it all the same.
-    fn tail_of_removal(&mut self, block: EntryId) -> Option<usize> {
+    /// A tail for the record that removes a block, or a whole namespace. A store that is full of blocks that must stay
+    /// would never have room for it, and never come free again: there the record may go where only eviction writes
+    /// otherwise, if the oldest segment's blocks find room behind it all the same.
+    pub(super) fn tail_of_removal(&mut self, block: Option<EntryId>) -> Option<usize> {
         if let Some(tail) = self.tail_with_room(false) {
             return Some(tail);
         }
@@ -304,7 +319,8 @@ impl<P> Shard<P> {
         if !self.is_stuck() {
             return None;
         }
-        let inside = self.index.get(block).is_some_and(|entry| self.layout.segment_of(entry.unit) == oldest);
+        let entry = block.and_then(|block| self.index.get(block));
+        let inside = entry.is_some_and(|entry| self.layout.segment_of(entry.unit) == oldest);
         let needed = self.table.at(oldest).live_blocks - u32::from(inside) + 1;
         let room = if self.table.free.is_empty() {
             self.open.map_or(0, |open| self.record_room(open))
@@ -315,7 +331,9 @@ impl<P> Shard<P> {
             return self.tail_with_room(true);
         }
         // Every place for a record is taken. One more segment is rewritten, until the block lies in the oldest.
-        self.barren = self.barren.min(self.table.log.len() as u32);
+        if block.is_some() {
+            self.barren = self.barren.min(self.table.log.len() as u32);
+        }
         None
     }
 

@@ -19,6 +19,8 @@ struct Job {
     /// Entries before this are looked at.
     cursor: u32,
     swept: bool,
+    /// Whether the sweep met a block: then records stand on the device that only this purge's own makes void.
+    found: bool,
 }
 
 /// Purges that are under way.
@@ -55,12 +57,16 @@ impl<P> Shard<P> {
         if self.purges.covers(namespace) {
             return true;
         }
-        let job = Job { namespace, record: None, cursor: 0, swept: false };
+        let job = Job { namespace, record: None, cursor: 0, swept: false, found: false };
         self.is_ready() && self.purges.jobs.try_push(job).is_ok()
     }
 
     /// Whether a namespace is still being purged, or the record of it is not yet written down, or stores of it that
     /// were under way have not yet ended.
+    ///
+    /// In a store that is full of blocks that must stay, a namespace that holds nothing is purged without a record. If
+    /// blocks of it may be hidden on the device (after damage, or after records were lost), the purge waits until
+    /// other blocks are deleted.
     #[must_use]
     pub fn is_purging(&self, namespace: u32) -> bool {
         self.purges.covers(namespace)
@@ -74,7 +80,7 @@ impl<P> Shard<P> {
         let mut steps = 0;
         for at in 0..self.purges.jobs.len() {
             if self.purges.jobs[at].record.is_none()
-                && let Some(tail) = self.tail_with_room(false)
+                && let Some(tail) = self.tail_of_removal(None)
             {
                 let record = Record::keyless(Kind::Purge, self.purges.jobs[at].namespace, self.next_sequence());
                 self.append(tail, record, None);
@@ -87,16 +93,35 @@ impl<P> Shard<P> {
             steps += self.sweep_purge(at);
         }
         let before = self.purges.jobs.len();
+        let unrecorded = self.is_stuck() && !self.may_hide_blocks();
         let Self { purges, tails, namespaces, .. } = self;
         purges.jobs.retain(|job| {
-            let written = job.record.is_some_and(|(life, upto)| {
-                !tails.iter().any(|tail| tail.segment.is_some() && tail.generation == life && tail.committed < upto)
-            });
+            let written = match job.record {
+                Some((life, upto)) => {
+                    !tails.iter().any(|tail| tail.segment.is_some() && tail.generation == life && tail.committed < upto)
+                }
+                // A namespace that holds nothing frees no room for a record either, and needs none.
+                None => unrecorded && !job.found,
+            };
             // What was reserved before is published under the purge, which takes it, or it would be found by whoever
             // gets the name next.
             !(job.swept && written && namespaces.used(job.namespace) == 0)
         });
         steps + before - self.purges.jobs.len()
+    }
+
+    /// Whether records of blocks may stand on the device that the index does not know of: their tombstones were lost,
+    /// or they could not be read or taken in at the start.
+    fn may_hide_blocks(&self) -> bool {
+        let recovery = &self.stats.recovery;
+        let unread = recovery.damaged_pages + recovery.damaged_records + recovery.quarantined + recovery.index_full;
+        unread + self.stats.lost_records + self.stats.lost_blocks + self.stats.damaged_pages > 0
+    }
+
+    /// Whether nothing goes on with the purges until blocks are removed or the device comes round.
+    pub(super) fn purges_rest(&self) -> bool {
+        let waits = |job: &Job| job.swept && job.record.is_none();
+        self.purges.is_empty() || (self.is_stuck() && self.purges.jobs.iter().all(waits))
     }
 
     fn sweep_purge(&mut self, at: usize) -> usize {
@@ -107,6 +132,7 @@ impl<P> Shard<P> {
             let id = EntryId(entry);
             if self.index.get(id).is_some_and(|entry| entry.space().namespace() == namespace) {
                 self.forget(id);
+                self.purges.jobs[at].found = true;
             }
         }
         self.purges.jobs[at].cursor = stop;

@@ -14,11 +14,13 @@ struct Row {
 pub(super) struct Namespaces {
     rows: Box<[Row]>,
     others: u64,
+    /// The row that was looked for last: most often it is the next as well.
+    last: usize,
 }
 
 impl Namespaces {
     pub fn new() -> Self {
-        Self { rows: vec![Row { name: 0, used: 0 }; SLOTS].into_boxed_slice(), others: 0 }
+        Self { rows: vec![Row { name: 0, used: 0 }; SLOTS].into_boxed_slice(), others: 0, last: 0 }
     }
 
     pub fn used(&self, namespace: u32) -> u64 {
@@ -26,8 +28,16 @@ impl Namespaces {
     }
 
     pub fn add(&mut self, namespace: u32, bytes: u64) {
+        let last = &mut self.rows[self.last];
+        if last.name == namespace + 1 {
+            last.used += bytes;
+            return;
+        }
         match self.find(namespace).or_else(|| self.make(namespace)) {
-            Some(at) => self.rows[at].used += bytes,
+            Some(at) => {
+                self.rows[at].used += bytes;
+                self.last = at;
+            }
             None => self.others += bytes,
         }
     }

@@ -86,10 +86,17 @@ impl Record {
         bytes
     }
 
-    /// `None` if a field has a value that this version never writes.
-    pub fn from_bytes(bytes: &[u8; RECORD_BYTES]) -> Option<Self> {
+    /// The name in a record.
+    #[inline]
+    pub fn name_in(bytes: &[u8; RECORD_BYTES]) -> BlockId {
         let mut key = [0; 16];
         key.copy_from_slice(&bytes[..16]);
+        BlockId { space: Space::from_bits(word(bytes, 16)), key: Key::new(key) }
+    }
+
+    /// `None` if a field has a value that this version never writes.
+    #[inline]
+    pub fn from_bytes(bytes: &[u8; RECORD_BYTES]) -> Option<Self> {
         let kind = match bytes[28] {
             1 => Kind::Put,
             2 => Kind::Tombstone,
@@ -106,7 +113,7 @@ impl Record {
             return None;
         }
         Some(Self {
-            id: BlockId { space: Space::from_bits(word(bytes, 16)), key: Key::new(key) },
+            id: Self::name_in(bytes),
             bytes: word(bytes, 20),
             offset: word(bytes, 24),
             kind,

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use dataplane::Burst;
 use dataplane::core::{Poll, Ticks};
-use dataplane::memory::{ArenaBuffer, DmaSlice};
+use dataplane::memory::ArenaBuffer;
 use dataplane::nvme::spec::kv::Key;
 use dataplane::nvme::spec::vendor::Tier;
 use dataplane::nvme::{BlockError, BlockQueue};
@@ -17,7 +17,7 @@ use super::index::{Entry, EntryId, Index};
 use super::layout::{Layout, UNIT_BYTES};
 use super::lease::{Ended, Leases};
 use super::moves::Moves;
-use super::operation::{COMMIT_PAGES, MOVES, Operations, READS};
+use super::operation::Operations;
 use super::page::PAGE_BYTES;
 use super::policy::KeepHot;
 use super::publish::{Class, padded};
@@ -27,19 +27,10 @@ use super::record::Record;
 use super::recover::Recovery;
 use super::segment::{SegmentTable, State};
 use super::space::BlockId;
+use super::staging::CHUNK_BYTES;
 use super::stats::ShardStats;
 use super::superblock::Superblock;
 use super::tail::{TAILS, Tail};
-
-/// Bytes of metadata that are read at once.
-pub(super) const CHUNK_BYTES: u32 = 64 << 10;
-/// Bytes of one staging buffer of a move.
-pub(super) const MOVE_BYTES: u32 = 128 << 10;
-const COMMIT_HEADER_AT: u32 = COMMIT_PAGES as u32 * UNIT_BYTES;
-const EVICT_HEADER_AT: u32 = COMMIT_HEADER_AT + UNIT_BYTES;
-const CHUNK_AT: u32 = EVICT_HEADER_AT + UNIT_BYTES;
-const BULK_AT: u32 = CHUNK_AT + CHUNK_BYTES;
-const _: () = assert!(READS as u32 * CHUNK_BYTES <= MOVES as u32 * MOVE_BYTES, "reads and moves share their buffers");
 
 /// What a shard is opened with.
 #[derive(Clone, Copy, Debug)]
@@ -139,7 +130,7 @@ pub struct Shard<P = KeepHot> {
     pub(super) draining: bool,
     clean_mark: bool,
     pub(super) ops: Operations,
-    staging: ArenaBuffer,
+    pub(super) staging: ArenaBuffer,
     pub(super) page: Box<[u8; PAGE_BYTES]>,
     pub(super) chunk: Box<[u8]>,
     pub(super) ended: VecDeque<(u64, bool)>,
@@ -157,11 +148,6 @@ impl Shard<KeepHot> {
     pub fn open(config: ShardConfig, staging: ArenaBuffer) -> Result<Self, StoreError> {
         Self::with_policy(config, staging, KeepHot)
     }
-}
-
-impl Shard<()> {
-    /// Bytes of staging memory that a shard needs.
-    pub const STAGING_BYTES: u32 = BULK_AT + MOVES as u32 * MOVE_BYTES;
 }
 
 impl<P> Shard<P> {
@@ -208,6 +194,7 @@ impl<P> Shard<P> {
 
     /// Whether recovery is over.
     #[must_use]
+    #[inline]
     pub fn is_ready(&self) -> bool {
         self.recovery.is_none()
     }
@@ -226,11 +213,13 @@ impl<P> Shard<P> {
 
     /// The hash under which the other methods know a block.
     #[must_use]
+    #[inline]
     pub fn hash(&self, id: &BlockId) -> u64 {
         self.index.hash(id)
     }
 
     /// Asks the cache for the buckets of a hash, a burst ahead of [`find`](Self::find).
+    #[inline]
     pub fn prefetch(&self, hash: u64) {
         self.index.prefetch_bucket(hash);
     }
@@ -242,6 +231,7 @@ impl<P> Shard<P> {
 
     /// Looks a block up. During recovery nothing is found.
     #[must_use]
+    #[inline]
     pub fn find(&self, hash: u64, id: &BlockId) -> Option<Found> {
         if !self.is_ready() || self.purges.covers(id.space.namespace()) {
             return None;
@@ -262,6 +252,7 @@ impl<P> Shard<P> {
     }
 
     /// Counts a retrieve hit, which eviction looks at.
+    #[inline]
     pub fn touch(&mut self, found: &Found) {
         if let Some(entry) = self.entry_of(found) {
             entry.touch();
@@ -270,12 +261,14 @@ impl<P> Shard<P> {
 
     /// Keeps the extent of a block in place while its bytes move. `found` must be of this turn: nothing may have
     /// been polled or published in between.
+    #[inline]
     pub fn hold(&mut self, found: &Found) -> Hold {
         self.table.at_mut(found.segment).holds += 1;
         Hold { segment: found.segment, duty: Duty::new() }
     }
 
     /// Gives a hold back.
+    #[inline]
     pub fn release(&mut self, hold: Hold) {
         self.table.at_mut(hold.segment).holds -= 1;
         hold.duty.discharge();
@@ -370,44 +363,6 @@ impl<P> Shard<P> {
         }
     }
 
-    /// Where page `index` of a commit is staged.
-    pub(super) fn staging_of_page(index: usize) -> u32 {
-        index as u32 * UNIT_BYTES
-    }
-
-    /// Copies `self.page` into the staging memory at `at` and says where it lies.
-    pub(super) fn stage_page(&self, at: u32) -> DmaSlice {
-        self.staging.write(at, &*self.page).and_then(|()| self.staging.sub(at, UNIT_BYTES)).unwrap_or(DmaSlice::EMPTY)
-    }
-
-    pub(super) const COMMIT_HEADER_AT: u32 = COMMIT_HEADER_AT;
-    pub(super) const EVICT_HEADER_AT: u32 = EVICT_HEADER_AT;
-
-    /// Staging memory for `bytes` of metadata.
-    pub(super) fn chunk_memory(&self, bytes: u32) -> DmaSlice {
-        self.staging.sub(CHUNK_AT, bytes).unwrap_or(DmaSlice::EMPTY)
-    }
-
-    /// Copies metadata that was read out of the staging memory into `self.chunk`.
-    pub(super) fn load_chunk(&mut self, bytes: u32) -> bool {
-        self.staging.read(CHUNK_AT, &mut self.chunk[..bytes as usize]).is_some()
-    }
-
-    /// Staging memory of a move.
-    pub(super) fn move_memory(&self, index: usize, bytes: u32) -> DmaSlice {
-        self.staging.sub(BULK_AT + index as u32 * MOVE_BYTES, bytes).unwrap_or(DmaSlice::EMPTY)
-    }
-
-    /// Staging memory of a read of recovery.
-    pub(super) fn read_memory(&self, index: usize, bytes: u32) -> DmaSlice {
-        self.staging.sub(BULK_AT + index as u32 * CHUNK_BYTES, bytes).unwrap_or(DmaSlice::EMPTY)
-    }
-
-    /// Copies what a read of recovery brought into `self.chunk`.
-    pub(super) fn load_read(&mut self, index: usize, bytes: u32) -> bool {
-        self.staging.read(BULK_AT + index as u32 * CHUNK_BYTES, &mut self.chunk[..bytes as usize]).is_some()
-    }
-
     pub(super) fn next_sequence(&mut self) -> u64 {
         let sequence = self.sequence;
         self.sequence += 1;
@@ -472,7 +427,7 @@ impl<P: super::EvictionPolicy> Shard<P> {
         }
         self.advance(blocks);
         let written = self.tails.iter().all(|tail| tail.segment.is_none() || tail.uncommitted() == 0);
-        if !written || !self.ops.is_idle() || !self.evict.is_at_rest() || !self.purges.is_empty() {
+        if !written || !self.ops.is_idle() || !self.evict.is_at_rest() || !self.purges_rest() {
             return false;
         }
         if !self.clean_mark {

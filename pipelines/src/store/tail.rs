@@ -6,6 +6,7 @@ use dataplane::core::Ticks;
 
 use super::publish::Class;
 use super::record::Record;
+use super::undo::Undo;
 
 /// Segments whose records may be under way at once: the open one, and some that wait for their last values.
 pub(super) const TAILS: usize = 4;
@@ -30,6 +31,8 @@ pub(super) struct Tail {
     pub draft: u32,
     /// Records whose tickets are to be handed out, in their order.
     pub tickets: VecDeque<(u32, u64)>,
+    /// What durable stores superseded whose records are not written down, in the order of the records.
+    pub undos: VecDeque<Undo>,
     /// When the oldest record that is not written down was added.
     pub since: Ticks,
     /// No commit is tried before this, for the last one failed.
@@ -49,6 +52,7 @@ impl Tail {
             urgent: 0,
             draft: 0,
             tickets: VecDeque::with_capacity(tickets),
+            undos: VecDeque::with_capacity(tickets),
             since: Ticks(0),
             not_before: Ticks(0),
         }
@@ -56,7 +60,7 @@ impl Tail {
 
     /// Takes on a freshly opened segment.
     pub fn begin(&mut self, segment: u32, generation: u64) {
-        debug_assert!(self.segment.is_none() && self.tickets.is_empty());
+        debug_assert!(self.segment.is_none() && self.tickets.is_empty() && self.undos.is_empty());
         self.segment = Some(segment);
         self.generation = generation;
         (self.closing, self.failed, self.has_header) = (false, false, false);
@@ -85,6 +89,13 @@ impl Tail {
         }
         if record.class == Class::Durable {
             self.urgent = at + 1;
+        }
+    }
+
+    /// Records before `upto` are written down: what they supersede is of the past.
+    pub fn forget_undos(&mut self, upto: u32) {
+        while self.undos.front().is_some_and(|undo| undo.record < upto) {
+            self.undos.pop_front();
         }
     }
 

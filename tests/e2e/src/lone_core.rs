@@ -91,8 +91,8 @@ impl<B: BlockQueue> LoneCore<B> {
         it
     }
 
-    /// The client submits a command whose data lies at an offset of its memory, in pieces of `fragment` bytes.
-    pub fn submit(&mut self, sqe: Sqe, offset: u64, bytes: u32, fragment: u32) {
+    /// The client submits a command whose data lies at an offset of its memory, in pieces of `fragment` bytes (0: in one).
+    pub fn submit(&mut self, sqe: Sqe, offset: u64, bytes: u32, fragment: u16) {
         let data = SimData { slot: CLIENT_SLOT, offset, bytes, position: 0, fragment };
         self.core.fabric_mut().submit(SlotId::from_bits(0), SESSION, sqe, data);
     }

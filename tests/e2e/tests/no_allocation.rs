@@ -67,13 +67,13 @@ struct Load {
     /// Where in its place the data begins: what is not aligned is staged.
     skew: u64,
     /// The most that one window of the data holds.
-    fragment: u32,
+    fragment: u16,
     /// The statuses that may come back besides success.
     fair: &'static [Status],
 }
 
 const fn of(name: &'static str, opcode: u8, bytes: u32) -> Load {
-    Load { name, opcode, bytes, skew: 0, fragment: 1 << 20, fair: &[Status::KEY_DOES_NOT_EXIST] }
+    Load { name, opcode, bytes, skew: 0, fragment: 0, fair: &[Status::KEY_DOES_NOT_EXIST] }
 }
 
 const LOADS: &[Load] = &[

@@ -65,7 +65,7 @@ fuzz_target!(|bytes: &[u8]| {
             sqe.set_cid(number);
             // The carrier knows where data lies and how much of it there is; it may be less than the command says.
             let room = (sqe.quadword(8) % (FROM / 2)) as u32;
-            core.submit(sqe, sqe.quadword(6) % (FROM / 2), room, 1 + (sqe.quadword(8) >> 40) as u32 % 9000);
+            core.submit(sqe, sqe.quadword(6) % (FROM / 2), room, 1 + (sqe.quadword(8) >> 40) as u16 % 9000);
             sent += 1;
         }
         end_all(core, sent);

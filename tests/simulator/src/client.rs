@@ -205,7 +205,7 @@ impl Client {
             self.retrieve(key, cid)
         };
         self.commands.insert(cid, Command { asked, buffer, offset });
-        let fragment = if self.random.chance(200) { 4096 } else { u32::MAX };
+        let fragment = if self.random.chance(200) { 4096 } else { 0 };
         Some((sqe, SimData { slot: self.slot(), offset, bytes, position: 0, fragment }))
     }
 

@@ -21,8 +21,28 @@ pub struct SimData {
     pub bytes: u32,
     /// How much has been read.
     pub position: u32,
-    /// The most that one window holds.
-    pub fragment: u32,
+    /// The most bytes that one window holds; 0 for no limit.
+    pub fragment: u16,
+}
+
+impl SimData {
+    /// Stands in a command where others have their data pointer: the offset, then length, slot and fragment.
+    fn put(&self, sqe: &mut Sqe) {
+        let where_else = u64::from(self.slot.0) << 32 | u64::from(self.fragment) << 48;
+        sqe.set_quadword(6, self.offset);
+        sqe.set_quadword(8, u64::from(self.bytes) | where_else);
+    }
+
+    fn of(sqe: &Sqe) -> Self {
+        let rest = sqe.quadword(8);
+        Self {
+            slot: RegionSlot((rest >> 32) as u16),
+            offset: sqe.quadword(6),
+            bytes: rest as u32,
+            position: 0,
+            fragment: (rest >> 48) as u16,
+        }
+    }
 }
 
 /// What the simulation asks of a core's end.
@@ -37,7 +57,7 @@ pub enum SimCommand {
 /// One core's end.
 pub struct SimFabric {
     core: u16,
-    inbox: VecDeque<Capsule<SimData>>,
+    inbox: VecDeque<Capsule>,
     /// What was completed: queue (the client), command id, completion.
     pub completions: Vec<(SlotId, u16, Completion)>,
     regions: HashMap<RegionSlot, Arc<Region>>,
@@ -62,10 +82,11 @@ impl SimFabric {
     }
 
     /// A client submits a command.
-    pub fn submit(&mut self, client: SlotId, session: SessionId, sqe: Sqe, data: SimData) {
+    pub fn submit(&mut self, client: SlotId, session: SessionId, mut sqe: Sqe, data: SimData) {
         self.outstanding += 1;
+        data.put(&mut sqe);
         let permit = Permit::issue(self.core, client, sqe.cid());
-        self.inbox.push_back(Capsule { sqe, session, data, permit });
+        self.inbox.push_back(Capsule { sqe, session, permit });
     }
 
     /// Regions that still wait for their DMA to end.
@@ -107,12 +128,16 @@ impl Fabric for SimFabric {
         self.outstanding
     }
 
-    fn poll(&mut self, capsules: &mut Burst<Capsule<SimData>>) {
+    fn poll(&mut self, capsules: &mut Burst<Capsule>) {
         while !capsules.is_full()
             && let Some(capsule) = self.inbox.pop_front()
         {
             capsules.push(capsule);
         }
+    }
+
+    fn data(&self, capsule: &Capsule) -> SimData {
+        SimData::of(&capsule.sqe)
     }
 
     fn complete(&mut self, permit: Permit, completion: Completion) {
@@ -129,7 +154,10 @@ impl Fabric for SimFabric {
         if left == 0 || max == 0 {
             return Err(Status::DATA_SGL_LENGTH_INVALID);
         }
-        let to_edge = data.fragment - data.position % data.fragment;
+        let to_edge = match u32::from(data.fragment) {
+            0 => u32::MAX,
+            fragment => fragment - data.position % fragment,
+        };
         let bytes = left.min(max).min(to_edge);
         let (region, offset) = self.span(data, bytes)?;
         let slice = region.slice(offset, bytes).ok_or(Status::DATA_TRANSFER_ERROR)?;

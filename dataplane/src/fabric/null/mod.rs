@@ -101,15 +101,20 @@ impl Fabric for NullFabric {
     }
 
     #[inline]
-    fn poll(&mut self, capsules: &mut Burst<Capsule<NullData>>) {
+    fn poll(&mut self, capsules: &mut Burst<Capsule>) {
         while self.budget > 0 && self.outstanding < self.depth && !capsules.is_full() {
             let sqe = self.commands[self.next];
             self.next = if self.next + 1 == self.commands.len() { 0 } else { self.next + 1 };
             self.budget -= 1;
             self.outstanding += 1;
             let permit = Permit::issue(self.core, SlotId::from_bits(0), sqe.cid());
-            capsules.push(Capsule { sqe, session: SessionId(0), data: NullData { position: 0 }, permit });
+            capsules.push(Capsule { sqe, session: SessionId(0), permit });
         }
+    }
+
+    #[inline]
+    fn data(&self, _capsule: &Capsule) -> NullData {
+        NullData { position: 0 }
     }
 
     #[inline]

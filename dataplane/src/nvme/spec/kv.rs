@@ -54,10 +54,13 @@ impl Key {
     #[inline]
     #[must_use]
     pub const fn from_wire(bytes: [u8; MAX_KEY_BYTES], length: u8) -> Option<Self> {
+        if length as usize == MAX_KEY_BYTES {
+            return Some(Self { bytes });
+        }
         if length == 0 || length as usize > MAX_KEY_BYTES {
             return None;
         }
-        // A mask instead of a copy of so many bytes: this runs for every command.
+        // A mask instead of a copy of so many bytes: this runs on the hot path.
         let kept = u128::MAX >> (8 * (MAX_KEY_BYTES as u32 - length as u32));
         Some(Self { bytes: (u128::from_le_bytes(bytes) & kept).to_le_bytes() })
     }

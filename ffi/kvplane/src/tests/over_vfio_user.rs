@@ -139,7 +139,9 @@ fn serve(fabric: &mut VfioUserFabric, core: u32, store: &Mutex<KvMap>) -> usize 
     let mut capsules = Burst::new();
     fabric.poll(&mut capsules);
     let mut misplaced = 0;
-    for Capsule { sqe, data, permit, .. } in capsules {
+    for capsule in capsules {
+        let data = fabric.data(&capsule);
+        let Capsule { sqe, permit, .. } = capsule;
         let has_key = matches!(sqe.opcode(), opcode::STORE | opcode::RETRIEVE | opcode::EXIST | opcode::DELETE);
         misplaced += usize::from(has_key && OWNERS.owner_core(Key::new(sqe.key_bytes()).tag()) != core);
         let (dword0, dword1, status) = store.lock().unwrap().execute(&sqe, &mut Window { fabric, data });

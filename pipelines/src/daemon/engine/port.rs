@@ -33,11 +33,13 @@ impl Cores {
     }
 
     /// Posts to one core, waiting for room: [`PATIENCE`] at most.
+    #[allow(clippy::result_large_err, reason = "handing the mail back is the point, and costs no allocation")]
     fn post<F: Fabric>(postbox: &Postbox<Mail<F>>, mail: Mail<F>) -> Result<(), Mail<F>> {
         Self::post_until(postbox, mail, Some(Instant::now() + PATIENCE))
     }
 
     /// Posts to one core, waiting for room until the deadline, or without one until the core stops.
+    #[allow(clippy::result_large_err, reason = "handing the mail back is the point, and costs no allocation")]
     fn post_until<F: Fabric>(
         postbox: &Postbox<Mail<F>>,
         mail: Mail<F>,

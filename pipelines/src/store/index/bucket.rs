@@ -28,7 +28,11 @@ impl Bucket {
     #[inline]
     pub fn candidates(&self, tag: u8) -> Candidates {
         let tags = u128::from_le_bytes(self.tags);
-        Candidates(zero_bytes(tags ^ (ONES * u128::from(tag))) & SLOT_MASK)
+        let pattern = ONES * u64::from(tag);
+        let first = zero_bytes(tags as u64 ^ pattern);
+        let rest = zero_bytes((tags >> 64) as u64 ^ pattern) & REST_MASK;
+        // The marks of the first eight slots in bits 0 of their bytes, those of the rest in bits 1.
+        Candidates(first >> 7 | rest >> 6)
     }
 
     #[inline]
@@ -58,19 +62,20 @@ impl Bucket {
     }
 }
 
-const ONES: u128 = u128::from_le_bytes([1; 16]);
-const HIGHS: u128 = ONES << 7;
-const SLOT_MASK: u128 = (1 << (8 * SLOTS)) - 1;
+const ONES: u64 = u64::from_le_bytes([1; 8]);
+const HIGHS: u64 = ONES << 7;
+/// The bytes of the second word that are tags.
+const REST_MASK: u64 = (1 << (8 * (SLOTS - 8))) - 1;
 
 /// The high bit of each byte that is zero; a byte of 1 above a zero byte may be marked too, which the comparison of
 /// keys sorts out.
 #[inline]
-const fn zero_bytes(word: u128) -> u128 {
+const fn zero_bytes(word: u64) -> u64 {
     word.wrapping_sub(ONES) & !word & HIGHS
 }
 
-/// The slots marked in a mask of high bits.
-pub struct Candidates(u128);
+/// The slots that are marked, in no particular order.
+pub struct Candidates(u64);
 
 impl Iterator for Candidates {
     type Item = usize;
@@ -80,7 +85,8 @@ impl Iterator for Candidates {
         if self.0 == 0 {
             return None;
         }
-        let slot = (self.0.trailing_zeros() / 8) as usize;
+        let bit = self.0.trailing_zeros();
+        let slot = (bit / 8 + bit % 8 * 8) as usize;
         self.0 &= self.0 - 1;
         Some(slot)
     }

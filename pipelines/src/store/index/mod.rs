@@ -70,11 +70,13 @@ impl Index {
         self.fresh
     }
 
+    #[inline]
     pub fn hash(&self, id: &BlockId) -> u64 {
         self.key.hash(id)
     }
 
     /// The two buckets of a hash: its halves, scaled to the table.
+    #[inline]
     fn homes(&self, hash: u64) -> (usize, usize) {
         let buckets = self.buckets.len() as u64;
         let scale = |half: u64| ((half * buckets) >> 32) as usize;
@@ -82,6 +84,7 @@ impl Index {
     }
 
     /// Asks for the cache lines of both buckets.
+    #[inline]
     pub fn prefetch_bucket(&self, hash: u64) {
         let (first, second) = self.homes(hash);
         prefetch::line(&self.buckets[first]);
@@ -102,6 +105,7 @@ impl Index {
         }
     }
 
+    #[inline]
     pub fn find(&self, hash: u64, id: &BlockId) -> Option<EntryId> {
         let (first, second) = self.homes(hash);
         let tag = bucket::tag(hash);
@@ -170,6 +174,7 @@ impl Index {
     }
 
     /// The entry, if that number is in use.
+    #[inline]
     pub fn get(&self, id: EntryId) -> Option<&Entry> {
         self.entries.get(id.0 as usize).filter(|entry| !entry.is_free())
     }

@@ -140,3 +140,67 @@ fn durable_reservations_count_against_the_limit_until_they_end() {
     assert!(world.put(id(1), 1, 100, Class::Durable));
     assert_eq!(world.shard.durable_reserved, 0);
 }
+
+/// Purges a namespace that holds nothing.
+fn purge_nothing(world: &mut World, namespace: u32) {
+    assert!(world.shard.purge(namespace));
+    world.until("the purge", |world| !world.shard.is_purging(namespace));
+}
+
+#[test]
+fn an_empty_namespace_can_be_purged_in_a_full_store() {
+    for (options, bytes) in [(short_values(), 4096), (options(), 4096), (options(), MAX_VALUE)] {
+        let mut world = World::with_options(9, &options, true, 5);
+        world.recover();
+        let stored = fill(&mut world, bytes);
+        // More often than there is room for records anywhere.
+        let rounds = 40 + u64::from(world.shard.layout().max_records());
+        for _ in 0..rounds {
+            purge_nothing(&mut world, 3);
+        }
+        rests(&mut world, stored, bytes);
+        // What is in use is purged as before, and the store comes free again.
+        assert!(world.shard.purge(NAMESPACE));
+        world.until("the purge", |world| !world.shard.is_purging(NAMESPACE));
+        assert!(world.put(id_in(3, 1), 1, bytes, Class::Durable));
+        let mut world = World::open(&world.shut_down());
+        world.recover();
+        assert_eq!(world.shard.stats().blocks, 1);
+    }
+}
+
+#[test]
+fn a_namespace_of_one_block_can_be_purged_in_a_full_store() {
+    let mut world = World::with_options(9, &short_values(), true, 5);
+    world.recover();
+    assert!(world.put(id_in(3, 1), 1 << 40, 4096, Class::Durable));
+    let stored = fill(&mut world, 4096);
+    purge_nothing(&mut world, 3);
+    assert!(world.find(&id_in(3, 1)).is_none());
+    world.until("every ticket", |world| world.ended.len() as u64 > stored);
+    let mut world = World::open(&world.shut_down());
+    world.recover();
+    assert_eq!(world.shard.stats().blocks, stored);
+    assert!(world.find(&id_in(3, 1)).is_none());
+}
+
+#[test]
+fn a_shutdown_does_not_wait_for_a_purge_that_finds_no_room() {
+    let mut world = World::with_options(9, &short_values(), true, 5);
+    world.recover();
+    fill(&mut world, 4096);
+    world.until("commits", |world| world.shard.tails.iter().all(|tail| tail.uncommitted() == 0));
+    // As if a tombstone had been lost: the purge may not do without its record.
+    world.shard.stats.lost_records = 1;
+    let mut purges = 0;
+    while purges < 1000 {
+        purges += 1;
+        assert!(world.shard.purge(3));
+        (0..500).for_each(|_| world.turn());
+        if world.shard.is_purging(3) {
+            break;
+        }
+    }
+    assert!(world.shard.is_purging(3), "each of {purges} purges found room");
+    world.shut_down();
+}

@@ -6,5 +6,6 @@ mod faults;
 mod full;
 mod model;
 mod order;
+mod overwrite;
 mod speed;
 mod world;

@@ -17,6 +17,16 @@ struct State {
     value: Option<(u64, Class)>,
     /// The step's own name, which is its ticket.
     step: u64,
+    /// It found an older value: should it fail, that one holds.
+    superseded: bool,
+    /// It failed. It may be found after a power cut, or until then if it found no older value.
+    failed: bool,
+}
+
+impl State {
+    fn new(value: Option<(u64, Class)>, step: u64) -> Self {
+        Self { value, step, superseded: false, failed: false }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -27,11 +37,18 @@ struct History {
 
 impl History {
     fn new() -> Self {
-        Self { states: vec![State { value: None, step: 0 }] }
+        Self { states: vec![State::new(None, 0)] }
     }
 
+    /// What holds while power lasts.
     fn last(&self) -> State {
-        *self.states.last().unwrap()
+        *self.states.iter().rfind(|state| !(state.failed && state.superseded)).unwrap()
+    }
+
+    fn has_failed(&mut self, step: u64) {
+        self.states.iter_mut().filter(|state| state.step == step && state.value.is_some()).for_each(|state| {
+            state.failed = true;
+        });
     }
 
     /// A step was acknowledged as durable: nothing before it may come back.
@@ -68,6 +85,8 @@ impl Model {
             assert!(ok || self.errors > 0, "no device error, no failed ticket");
             if ok {
                 self.keys.values_mut().for_each(|history| history.is_durable(ticket));
+            } else {
+                self.keys.values_mut().for_each(|history| history.has_failed(ticket));
             }
         }
     }
@@ -96,7 +115,8 @@ fn step(world: &mut World, model: &mut Model, dice: &mut Dice, durable: u64) {
                         if world.shard.is_purging(id.space.namespace()) && world.find(&id).is_none() => {}
                     None => assert!(model.errors > 0, "no device error, no failed write"),
                     Some(Published::Visible | Published::Pending) => {
-                        model.note(id, State { value: Some((version, class)), step: version });
+                        let superseded = world.superseded;
+                        model.note(id, State { superseded, ..State::new(Some((version, class)), version) });
                     }
                     other => panic!("{other:?}"),
                 }
@@ -109,7 +129,7 @@ fn step(world: &mut World, model: &mut Model, dice: &mut Dice, durable: u64) {
             let hash = world.shard.hash(&id);
             if matches!(world.shard.delete(hash, &id, class, ticket), Deleted::Done | Deleted::Pending) {
                 model.next += 1;
-                model.note(id, State { value: None, step: ticket });
+                model.note(id, State::new(None, ticket));
             }
         }
         14 => {
@@ -129,7 +149,7 @@ fn step(world: &mut World, model: &mut Model, dice: &mut Dice, durable: u64) {
                 model.next += 1;
                 for (id, history) in &mut model.keys {
                     if id.space.namespace() == namespace {
-                        history.states.push(State { value: None, step });
+                        history.states.push(State::new(None, step));
                     }
                 }
             }
@@ -142,7 +162,7 @@ fn step(world: &mut World, model: &mut Model, dice: &mut Dice, durable: u64) {
 
 /// Whether what is found now is what was put last.
 fn check_one(world: &mut World, model: &Model, id: BlockId) {
-    let last = model.keys.get(&id).map_or(State { value: None, step: 0 }, History::last);
+    let last = model.keys.get(&id).map_or(State::new(None, 0), History::last);
     match (world.find(&id), last.value) {
         (None, None | Some((_, Class::Cache))) => {}
         (Some(found), Some((version, class))) => {
@@ -154,7 +174,7 @@ fn check_one(world: &mut World, model: &Model, id: BlockId) {
                 None => assert!(model.errors > 0, "no device error, no failed read"),
             }
         }
-        (None, _) if world.shard.stats().lost_blocks > 0 => {}
+        (None, _) if last.failed || world.shard.stats().lost_blocks > 0 => {}
         (found, value) => panic!("{id:?}: found {found:?}, should be {value:?}"),
     }
 }
@@ -168,7 +188,7 @@ fn check_recovered(world: &mut World, model: &mut Model) {
         let found = world.find(&id);
         let version = found.map(|found| found.checksum);
         assert!(model.lost || history.allows(version), "{id:?}: found {version:?}, allowed {history:?}");
-        history.states = vec![State { value: found.map(|found| (found.checksum, found.class)), step: 0 }];
+        history.states = vec![State::new(found.map(|found| (found.checksum, found.class)), 0)];
         if let Some(found) = found {
             let bytes = world.read(&found).expect("no errors here");
             assert!(bytes == value_of(&id, found.checksum, model.lengths[&found.checksum]), "wrong bytes of {id:?}");

@@ -71,6 +71,8 @@ pub struct World {
     pub now: u64,
     pub ended: Vec<(u64, bool)>,
     read_state: Option<bool>,
+    /// Whether what was published last found an older value.
+    pub superseded: bool,
 }
 
 impl World {
@@ -125,6 +127,7 @@ impl World {
             now: 0,
             ended: Vec::new(),
             read_state: None,
+            superseded: false,
         }
     }
 
@@ -201,6 +204,7 @@ impl World {
             self.shard.abandon(extent);
             return Some((id, version, class, None));
         }
+        self.superseded = self.find(&id).is_some();
         let block = NewBlock {
             id,
             hash: self.shard.hash(&id),

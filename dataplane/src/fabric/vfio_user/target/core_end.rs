@@ -11,7 +11,7 @@ use crate::nvme::{AttachError, BlockQueue};
 
 use super::super::MAX_IO_QUEUES;
 use super::super::ring::{CommandRing, CompletionRing, Doorbell};
-use super::cursor::{Cursor, copy_in, copy_out};
+use super::cursor::{Cursor, copy_in, copy_out, transfer_bytes};
 use super::iova::{IovaRange, IovaTable};
 use super::link::Link;
 use super::queue_pair::{CompletionQueue, Issuer, SqState, SubmissionQueue};
@@ -425,7 +425,8 @@ impl Fabric for VfioUserFabric {
         self.outstanding
     }
 
-    fn poll(&mut self, capsules: &mut Burst<Capsule<Cursor>>) {
+    #[inline]
+    fn poll(&mut self, capsules: &mut Burst<Capsule>) {
         let queues = self.active.len();
         if queues == 0 {
             return;
@@ -450,6 +451,12 @@ impl Fabric for VfioUserFabric {
         self.outstanding += capsules.len() - before;
     }
 
+    #[inline]
+    fn data(&self, capsule: &Capsule) -> Cursor {
+        Cursor::new(&capsule.sqe, capsule.session, transfer_bytes(&capsule.sqe))
+    }
+
+    #[inline]
     fn complete(&mut self, permit: Permit, completion: Completion) {
         debug_assert_eq!(permit.core(), self.core, "a permit goes back to the core that issued it");
         let (queue, cid) = permit.redeem();
@@ -475,6 +482,7 @@ impl Fabric for VfioUserFabric {
         }
     }
 
+    #[inline]
     fn window(&mut self, data: &mut Cursor, max: u32) -> Result<DmaSlice, Status> {
         let table = self.table(data.session()).ok_or(Status::DATA_TRANSFER_ERROR)?;
         data.window(table, max)

@@ -9,7 +9,6 @@ use crate::memory::{Region, SlotId};
 use crate::nvme::spec::{Cqe, Sqe};
 
 use super::super::ring::{CommandRing, CompletionRing, Doorbell};
-use super::cursor::{Cursor, transfer_bytes};
 use super::link::Link;
 
 /// Whether a submission queue yields commands.
@@ -90,7 +89,7 @@ impl SubmissionQueue {
         cq: &mut CompletionQueue,
         issuer: Issuer,
         max: usize,
-        capsules: &mut Burst<Capsule<Cursor>>,
+        capsules: &mut Burst<Capsule>,
     ) -> usize {
         let tail = self.tail.load();
         if tail == self.head || self.state != SqState::Running {
@@ -109,9 +108,8 @@ impl SubmissionQueue {
             let sqe: Sqe = zerocopy::transmute!(words);
             self.head = if self.head + 1 == size { 0 } else { self.head + 1 };
             self.ring.prefetch(self.head);
-            let data = Cursor::new(&sqe, self.session, transfer_bytes(&sqe));
             let permit = Permit::issue(issuer.core, issuer.queue, sqe.cid());
-            capsules.push(Capsule { sqe, session: self.session, data, permit });
+            capsules.push(Capsule { sqe, session: self.session, permit });
         }
         self.outstanding += count;
         self.commands += u64::from(count);

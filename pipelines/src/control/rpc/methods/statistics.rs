@@ -16,7 +16,9 @@ pub const METHODS: &[Method] = &[
         summary: "Shows the stores and what each core counted on its shards.",
         params: &[],
         result: "{tick_rate, stores: [{name, uuid, shards, capacity_bytes, used_bytes, blocks, segment_bytes, \
-                 segments, free_segments, counters}], cores: [{core, counters}]}",
+                 segments, free_segments, counters}], cores: [{core, counters}]}; among the counters: \
+                 stalled_evictions (times that a segment could not be freed because the device refused; it is tried \
+                 again), lost_records and lost_blocks (what the device did not take or give back)",
         errors: &[],
         action: Action::Run(store_get_stats),
     },
