@@ -38,6 +38,7 @@ vfio_retrieve4k_null_qd128          M/s             >= 4.5   vfio
 vfio_qd1_p50                        us              <= 0.8   vfio
 callgrind_exist                     instructions    <= 400   callgrind
 callgrind_retrieve                  instructions    <= 800   callgrind
+callgrind_nvme_read                 instructions    <= 250   callgrind
 restart_read_fraction               %               <= 0.3   restart
 restart_records_per_s               M/s             >= 3.0   restart
 hot_path_allocations                allocations     <= 0     allocations
@@ -201,12 +202,14 @@ measure_callgrind() {
     if ! have valgrind; then
         note callgrind_exist valgrind is not installed
         note callgrind_retrieve valgrind is not installed
+        note callgrind_nvme_read valgrind is not installed
         return 0
     fi
-    "$BIN/kvperf" stages --callgrind --op exist --op retrieve --quiet --json "$out/stages.json" >"$out/stages.log" 2>&1 ||
+    "$BIN/kvperf" stages --callgrind --op exist --op retrieve --op nvme-read --quiet --json "$out/stages.json" >"$out/stages.log" 2>&1 ||
         { tail -n 5 "$out/stages.log" >&2; return 1; }
     sample callgrind_exist "$(json "$out/stages.json" '[c["instructions"] for c in j["costs"] if c["op"] == "exist"][0]')"
     sample callgrind_retrieve "$(json "$out/stages.json" '[c["instructions"] for c in j["costs"] if c["op"] == "retrieve"][0]')"
+    sample callgrind_nvme_read "$(json "$out/stages.json" '[c["instructions"] for c in j["costs"] if c["op"] == "nvme-read"][0]')"
 }
 
 # What a restart reads of a store full of 64 KiB blocks, and how fast it takes in one full of small ones. The second file

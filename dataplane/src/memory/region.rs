@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -24,18 +25,21 @@ impl DmaSlice {
     pub const EMPTY: Self = Self { address: 0, bytes: 0, slot: RegionSlot(0) };
 
     /// Address in this process.
+    #[inline]
     #[must_use]
     pub const fn address(&self) -> u64 {
         self.address
     }
 
     /// Length in bytes.
+    #[inline]
     #[must_use]
     pub const fn bytes(&self) -> u32 {
         self.bytes
     }
 
     /// The slot of the region it lies in.
+    #[inline]
     #[must_use]
     pub const fn slot(&self) -> RegionSlot {
         self.slot
@@ -76,6 +80,8 @@ pub struct Region {
     slot: RegionSlot,
     writable: bool,
     guard: Option<Guarded>,
+    /// The file that it maps from offset 0 on, where another process may be handed it.
+    file: Option<OwnedFd>,
 }
 
 // SAFETY: a region is only an address range; every access goes through raw copies or atomics, which are sound from
@@ -92,7 +98,7 @@ impl Region {
     /// by Rust objects.
     #[must_use]
     pub unsafe fn from_mapping(base: NonNull<u8>, bytes: usize, slot: RegionSlot) -> Self {
-        Self { base, bytes, slot, writable: true, guard: None }
+        Self { base, bytes, slot, writable: true, guard: None, file: None }
     }
 
     /// Fresh zeroed memory of the process itself, of ordinary pages that are not locked: for tests and simulation.
@@ -115,6 +121,48 @@ impl Region {
         Ok(unsafe { Self::from_mapping(base, bytes, slot) })
     }
 
+    /// Fresh zeroed memory in an anonymous file that can no longer change its size, so that another process can be
+    /// handed it: for devices that are processes themselves. Rounded up to whole pages.
+    ///
+    /// # Errors
+    /// What the system says; zero bytes are `InvalidInput`.
+    pub fn shared(bytes: usize, slot: RegionSlot) -> io::Result<Self> {
+        let bytes = bytes.checked_next_multiple_of(4096).filter(|bytes| *bytes > 0);
+        let bytes = bytes.ok_or(io::ErrorKind::InvalidInput)?;
+        let length = libc::off_t::try_from(bytes).map_err(io::Error::other)?;
+        // SAFETY: the name is a valid C string; the call has no other requirements.
+        let raw = unsafe { libc::memfd_create(c"kvplane-dma".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
+        if raw < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor was just made and nobody else owns it.
+        let file = unsafe { OwnedFd::from_raw_fd(raw) };
+        let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+        // SAFETY: plain system calls on a descriptor that is ours.
+        let failed = unsafe { libc::ftruncate(raw, length) < 0 || libc::fcntl(raw, libc::F_ADD_SEALS, seals) < 0 };
+        if failed {
+            return Err(io::Error::last_os_error());
+        }
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
+        let base =
+            unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, libc::MAP_SHARED, file.as_raw_fd(), 0) };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mmap gave address zero"))?;
+        // SAFETY: the mapping was just made, is readable and writable, and only the region knows of it.
+        let mut region = unsafe { Self::from_mapping(base, bytes, slot) };
+        region.file = Some(file);
+        Ok(region)
+    }
+
+    /// The file that the region maps from its beginning on; `None` for memory that is this process's alone, or another's.
+    #[must_use]
+    pub fn file(&self) -> Option<BorrowedFd<'_>> {
+        self.file.as_ref().map(OwnedFd::as_fd)
+    }
+
     /// The region with a guard on its range, which ends just before the range is unmapped.
     #[must_use]
     pub(super) fn guarded(mut self, guard: Guarded) -> Self {
@@ -130,6 +178,7 @@ impl Region {
     }
 
     /// Whether it may be written to, by the processor or by a device.
+    #[inline]
     #[must_use]
     pub fn writable(&self) -> bool {
         self.writable
@@ -155,6 +204,7 @@ impl Region {
     }
 
     /// First address.
+    #[inline]
     #[must_use]
     pub fn base(&self) -> u64 {
         self.base.as_ptr() as u64
@@ -168,6 +218,7 @@ impl Region {
     }
 
     /// Whether a slice lies inside this region.
+    #[inline]
     #[must_use]
     pub fn contains(&self, slice: &DmaSlice) -> bool {
         slice.slot == self.slot

@@ -8,6 +8,8 @@ use crate::memory::{Region, RegionSlot};
 struct Attached {
     region: Arc<Region>,
     in_flight: u32,
+    /// What a back end wants to know of it with every command.
+    tag: u64,
 }
 
 /// Regions by slot, each with the number of commands that name it and are outstanding.
@@ -31,10 +33,20 @@ impl AttachedRegions {
     }
 
     pub(super) fn attach(&mut self, region: Arc<Region>) -> Result<(), AttachError> {
+        self.attach_tagged(region, 0)
+    }
+
+    /// As [`attach`](Self::attach), with what [`admit`](Self::admit) gives back.
+    pub(super) fn attach_tagged(&mut self, region: Arc<Region>, tag: u64) -> Result<(), AttachError> {
         let slot = region.slot();
         self.check_free(slot)?;
-        self.slots[usize::from(slot.0)] = Some(Attached { region, in_flight: 0 });
+        self.slots[usize::from(slot.0)] = Some(Attached { region, in_flight: 0, tag });
         Ok(())
+    }
+
+    /// The tag of the region in `slot`; 0 for none.
+    pub(super) fn tag(&self, slot: RegionSlot) -> u64 {
+        self.slots.get(usize::from(slot.0)).and_then(Option::as_ref).map_or(0, |attached| attached.tag)
     }
 
     /// Whether `slot` could be detached: its region, if it has one.
@@ -73,13 +85,20 @@ impl AttachedRegions {
 
     #[inline]
     fn memory_fits(&self, geometry: &Geometry, io: &BlockIo) -> bool {
-        let bytes = u64::from(io.blocks) * u64::from(geometry.lba_bytes);
-        let Some(region) = self.get(io.memory.slot()) else { return false };
-        bytes == u64::from(io.memory.bytes())
-            && bytes <= u64::from(geometry.max_transfer)
-            && io.memory.address().is_multiple_of(u64::from(geometry.memory_align))
-            && region.contains(&io.memory)
-            && (region.writable() || io.op != BlockOp::Read)
+        self.get(io.memory.slot()).is_some_and(|region| fits(region, geometry, io))
+    }
+
+    /// [`check`](Self::check) and [`begin`](Self::begin) of a command that moves bytes, in one. Gives the region's tag.
+    #[inline(always)]
+    pub(super) fn admit(&mut self, geometry: &Geometry, io: &BlockIo) -> Result<u64, BlockError> {
+        let end = io.lba.checked_add(u64::from(io.blocks)).ok_or(BlockError::Invalid)?;
+        match self.slots.get_mut(usize::from(io.memory.slot().0)) {
+            Some(Some(attached)) if io.blocks > 0 && end <= geometry.blocks && fits(&attached.region, geometry, io) => {
+                attached.in_flight += 1;
+                Ok(attached.tag)
+            }
+            _ => Err(BlockError::Invalid),
+        }
     }
 
     /// Checks a command, and counts it as outstanding if it is valid.
@@ -112,4 +131,16 @@ impl AttachedRegions {
             BlockOp::Flush | BlockOp::Deallocate => None,
         }
     }
+}
+
+/// Whether a command's memory is as long as its blocks, lies inside the region, and may be moved like that.
+#[inline(always)]
+fn fits(region: &Region, geometry: &Geometry, io: &BlockIo) -> bool {
+    let bytes = u64::from(io.blocks) * u64::from(geometry.lba_bytes);
+    bytes == u64::from(io.memory.bytes())
+        && bytes <= u64::from(geometry.max_transfer)
+        // The alignment is a power of two, and a division slow.
+        && io.memory.address() & (u64::from(geometry.memory_align) - 1) == 0
+        && region.contains(&io.memory)
+        && (io.op != BlockOp::Read || region.writable())
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::measure::Spread;
 use crate::report::{Outputs, Table};
-use crate::stages::{Load, Rig};
+use crate::stages::{Load, NvmeRig, Rig};
 
 /// Commands in a burst.
 const BURST: u64 = dataplane::BURST as u64;
@@ -41,7 +41,7 @@ pub struct Stages {
 
 /// The kinds of commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 enum Op {
     /// Exist, of keys that are there
     Exist,
@@ -49,14 +49,19 @@ enum Op {
     Retrieve,
     /// Store of 4 KiB
     Store,
+    /// No command of a client's: a read of 4 KiB through the NVMe driver alone, on a controller in software that is not
+    /// counted. Only with --callgrind
+    NvmeRead,
 }
 
-impl From<Op> for Load {
-    fn from(op: Op) -> Self {
-        match op {
-            Op::Exist => Self::Exist,
-            Op::Retrieve => Self::Retrieve,
-            Op::Store => Self::Store,
+impl Op {
+    /// What a client sends; `None` for what is measured without the pipeline.
+    fn load(self) -> Option<Load> {
+        match self {
+            Self::Exist => Some(Load::Exist),
+            Self::Retrieve => Some(Load::Retrieve),
+            Self::Store => Some(Load::Store),
+            Self::NvmeRead => None,
         }
     }
 }
@@ -94,10 +99,7 @@ impl Stages {
     /// If the pipeline cannot be set up, or valgrind is not there.
     pub fn run(&self) -> anyhow::Result<ExitCode> {
         if self.bare {
-            let mut rig = self.rig()?;
-            for op in &self.op {
-                rig.measure((*op).into(), self.bursts).map_err(|error| anyhow!(error))?;
-            }
+            self.run_bare()?;
             return Ok(ExitCode::SUCCESS);
         }
         self.outputs.prepare()?;
@@ -107,19 +109,33 @@ impl Stages {
         Ok(ExitCode::SUCCESS)
     }
 
+    fn run_bare(&self) -> anyhow::Result<()> {
+        for op in &self.op {
+            match op.load() {
+                Some(load) => _ = self.rig()?.measure(load, self.bursts).map_err(|error| anyhow!(error))?,
+                None => NvmeRig::new().and_then(|mut rig| rig.run(self.bursts)).map_err(|error| anyhow!(error))?,
+            }
+        }
+        Ok(())
+    }
+
     fn rig(&self) -> anyhow::Result<Rig> {
         Rig::new(self.keys as usize).map_err(|error| anyhow!(error)).context("cannot set up the pipeline")
     }
 
     fn times(&self) -> anyhow::Result<Vec<Cost>> {
+        let loads: Vec<Load> = self.op.iter().filter_map(|op| op.load()).collect();
+        if loads.len() < self.op.len() {
+            bail!("nvme-read is counted and not timed: give --callgrind");
+        }
         let mut rig = self.rig()?;
         let nanos_a_tick = 1e9 / rig.ticks_per_second() as f64;
         let commands = (self.bursts * BURST) as f64;
         let mut rounds: Vec<(Vec<f64>, Vec<StageCost>)> = self.op.iter().map(|_| (Vec::new(), Vec::new())).collect();
         for _ in 0..self.repeat {
-            for (op, (nanos, stages)) in self.op.iter().zip(&mut rounds) {
+            for (load, (nanos, stages)) in loads.iter().zip(&mut rounds) {
                 rig.take_stages();
-                let ticks = rig.measure((*op).into(), self.bursts).map_err(|error| anyhow!(error))?;
+                let ticks = rig.measure(*load, self.bursts).map_err(|error| anyhow!(error))?;
                 nanos.push(ticks as f64 * nanos_a_tick / commands);
                 *stages = rig
                     .take_stages()

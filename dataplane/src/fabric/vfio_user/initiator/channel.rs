@@ -191,6 +191,12 @@ impl Channel {
         self.request(command::DMA_UNMAP, message, &[]).map(|_| ())
     }
 
+    /// Resets the device.
+    pub(super) fn reset(&mut self) -> Result<(), ChannelError> {
+        let message = self.message(command::DEVICE_RESET);
+        self.request(command::DEVICE_RESET, message, &[]).map(|_| ())
+    }
+
     /// Ties an eventfd to an MSI-X vector, or unties it.
     pub(super) fn set_vector(&mut self, vector: u16, fd: Option<BorrowedFd<'_>>) -> Result<(), ChannelError> {
         let flags = irq::DATA_EVENTFD | irq::ACTION_TRIGGER;

@@ -7,12 +7,14 @@ mod admin;
 mod channel;
 mod client_memory;
 mod data_pointer;
+mod function;
 mod queue;
 
 pub use admin::AdminData;
 pub use channel::ChannelError;
 pub use client_memory::ClientMemory;
 pub use data_pointer::{PrpError, PrpList, set_prps, set_sgl};
+pub use function::RemoteFunction;
 pub use queue::InitiatorQueue;
 
 use std::path::Path;

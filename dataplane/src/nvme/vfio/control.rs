@@ -1,0 +1,284 @@
+//! What the control side knows of a controller, and the admin commands it sends.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use super::admin::{AdminQueue, DATA_BYTES};
+use super::dma_memory::DmaMemory;
+use super::dma_space::DmaSpace;
+use super::doorbell::ShadowPages;
+use super::identify::{ControllerInfo, IDENTIFY_BYTES, IdentifyData, NamespaceInfo, parse_namespace_list};
+use super::link::Link;
+use super::log_pages::{ControllerEvent, ERROR_ENTRY_BYTES, ErrorEntry, HEALTH_BYTES, HealthInfo};
+use super::pci::PciFunction;
+use super::registers::Capabilities;
+use super::rings::RingShape;
+use super::{ControllerOptions, ControllerState, OpenError};
+use crate::memory::Region;
+use crate::nvme::spec::{Status, admin};
+
+/// Event requests that are kept outstanding, if the controller takes as many.
+const EVENT_REQUESTS: u16 = 4;
+/// Events that are kept for who asks; older ones are forgotten.
+const KEPT_EVENTS: usize = 64;
+
+/// An I/O queue, as the control side sees it.
+pub(super) struct QueueRecord {
+    pub(super) link: Arc<Link>,
+    pub(super) shape: RingShape,
+    pub(super) namespace: NamespaceInfo,
+    /// Strays that were told to the log already.
+    pub(super) told_strays: u64,
+    /// The core let go of it, but the controller did not: memory that is given back after the next reset.
+    pub(super) left: Option<Vec<Arc<Region>>>,
+}
+
+/// What happened to a controller.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct ControlCounters {
+    pub(super) resets: u64,
+    pub(super) aborts: u64,
+    pub(super) events: u64,
+}
+
+pub(super) struct Control {
+    pub(super) function: Arc<dyn PciFunction>,
+    pub(super) options: ControllerOptions,
+    pub(super) admin: AdminQueue,
+    pub(super) capabilities: Capabilities,
+    pub(super) info: ControllerInfo,
+    /// Active namespaces that can be driven.
+    pub(super) namespaces: Vec<NamespaceInfo>,
+    /// Those that cannot, and why.
+    pub(super) refused: Vec<(u32, String)>,
+    /// I/O queues that the controller granted; the longest list of records.
+    pub(super) granted: u16,
+    /// By queue identifier, less one.
+    pub(super) queues: Vec<Option<QueueRecord>>,
+    pub(super) shadows: Option<(ShadowPages, DmaMemory)>,
+    pub(super) state: ControllerState,
+    /// Milliseconds since the controller was opened.
+    pub(super) now: u64,
+    pub(super) counters: ControlCounters,
+    pub(super) events: VecDeque<ControllerEvent>,
+}
+
+/// A controller that was not asked anything yet.
+const UNKNOWN: ControllerInfo = ControllerInfo {
+    vendor: 0,
+    serial: String::new(),
+    model: String::new(),
+    firmware: String::new(),
+    subsystem_nqn: String::new(),
+    controller_id: 0,
+    version: (0, 0, 0),
+    max_transfer_bytes: None,
+    volatile_cache: false,
+    dataset_management: false,
+    sgl: false,
+    shadow_doorbells: false,
+    directives: false,
+    flexible_placement: false,
+    abort_limit: 1,
+    event_limit: 1,
+    optional_events: 0,
+    error_log_entries: 1,
+    namespaces: 0,
+    warning_temperature: 0,
+    critical_temperature: 0,
+};
+
+impl Control {
+    pub(super) fn new(
+        function: Arc<dyn PciFunction>,
+        options: ControllerOptions,
+        space: &Mutex<DmaSpace>,
+    ) -> Result<Self, OpenError> {
+        let admin = AdminQueue::new(Arc::clone(&function), options.admin_timeout, space).map_err(OpenError::Memory)?;
+        Ok(Self {
+            function,
+            options,
+            admin,
+            capabilities: Capabilities(0),
+            info: UNKNOWN,
+            namespaces: Vec::new(),
+            refused: Vec::new(),
+            granted: 0,
+            queues: Vec::new(),
+            shadows: None,
+            state: ControllerState::Ready,
+            now: 0,
+            counters: ControlCounters::default(),
+            events: VecDeque::new(),
+        })
+    }
+
+    /// Asks an enabled controller what it is, and sets it up for I/O queues.
+    pub(super) fn introduce(&mut self, space: &Mutex<DmaSpace>) -> Result<(), OpenError> {
+        let data = self.identify("Identify (controller)", admin::cns::CONTROLLER, 0)?;
+        self.info = ControllerInfo::parse(&data)?;
+        self.find_namespaces()?;
+        self.grant_queues()?;
+        self.share_doorbells(space)?;
+        self.ask_for_events();
+        Ok(())
+    }
+
+    fn identify(&mut self, command: &'static str, cns: u8, nsid: u32) -> Result<IdentifyData, OpenError> {
+        const { assert!(IDENTIFY_BYTES == DATA_BYTES) };
+        let mut data = [0; IDENTIFY_BYTES];
+        self.admin.fetch(command, admin::identify(cns, nsid), &mut data)?;
+        Ok(data)
+    }
+
+    fn find_namespaces(&mut self) -> Result<(), OpenError> {
+        let list = self.identify("Identify (active namespaces)", admin::cns::ACTIVE_NAMESPACES, 0)?;
+        let nsids = parse_namespace_list(&list, self.info.namespaces)?;
+        self.namespaces.clear();
+        self.refused.clear();
+        for nsid in nsids {
+            let data = self.identify("Identify (namespace)", admin::cns::NAMESPACE, nsid)?;
+            match NamespaceInfo::parse(nsid, &data) {
+                Ok(info) => self.namespaces.push(info),
+                Err(error) => self.refused.push((nsid, error.to_string())),
+            }
+        }
+        Ok(())
+    }
+
+    fn grant_queues(&mut self) -> Result<(), OpenError> {
+        let asked = u32::from(self.options.queues.clamp(1, u16::MAX - 1)) - 1;
+        let sqe = admin::set_features(admin::feature::NUMBER_OF_QUEUES, asked | (asked << 16));
+        let answer = self.admin.run("Set Features (number of queues)", sqe)?.dword0;
+        // The controller may grant fewer; more than asked for is no use to anybody.
+        let granted = (answer & 0xFFFF).min(answer >> 16).min(asked) + 1;
+        // Queues beyond those that were granted the first time keep their place, and are not brought back.
+        self.granted = granted as u16;
+        let records = self.queues.len().max(usize::from(self.granted));
+        self.queues.resize_with(records, || None);
+        Ok(())
+    }
+
+    /// Doorbell Buffer Config. A controller that refuses goes without: it is only quicker with.
+    fn share_doorbells(&mut self, space: &Mutex<DmaSpace>) -> Result<(), OpenError> {
+        if !self.info.shadow_doorbells || !self.options.shadow_doorbells {
+            return Ok(());
+        }
+        if self.shadows.is_none() {
+            let bytes = 2 * ShadowPages::PAGE_BYTES as usize;
+            let memory = DmaMemory::new(bytes, space).map_err(OpenError::Memory)?;
+            self.shadows = Some((ShadowPages { region: Arc::clone(memory.region()) }, memory));
+        }
+        let Some((_, memory)) = &self.shadows else { return Ok(()) };
+        memory.clear();
+        let sqe = admin::doorbell_buffers(memory.iova(), memory.iova() + ShadowPages::PAGE_BYTES);
+        match self.admin.run("Doorbell Buffer Config", sqe) {
+            Err(OpenError::Admin { status, .. }) => {
+                tracing::warn!(function = self.function.name(), %status, "the controller refuses shadow doorbells");
+                // The pages stay mapped: queues that were made before may hold them.
+                self.info.shadow_doorbells = false;
+                Ok(())
+            }
+            other => other.map(|_| ()),
+        }
+    }
+
+    /// Tells which events are wanted. What the controller refuses is not worth failing for.
+    fn ask_for_events(&mut self) {
+        // Every critical warning; namespace attributes (bit 8) and firmware activation (bit 9) if there are such.
+        let wanted = 0x1F | (self.info.optional_events & 0x300);
+        let sqe = admin::set_features(admin::feature::ASYNC_EVENT_CONFIGURATION, wanted);
+        if let Err(error) = self.admin.run("Set Features (asynchronous events)", sqe) {
+            tracing::warn!(function = self.function.name(), %error, "the controller tells of no events");
+        }
+        self.keep_asking();
+    }
+
+    /// Keeps event requests outstanding.
+    pub(super) fn keep_asking(&mut self) {
+        let wanted = usize::from(self.info.event_limit.min(EVENT_REQUESTS));
+        while self.admin.event_requests() < wanted && self.admin.request_event() {}
+    }
+
+    /// Keeps and logs what the controller had to tell, and asks for more.
+    pub(super) fn hear_events(&mut self) {
+        for dword0 in self.admin.take_events() {
+            let event = ControllerEvent::parse(dword0);
+            self.counters.events += 1;
+            tracing::warn!(
+                function = self.function.name(),
+                kind = event.kind,
+                information = event.information,
+                log_page = event.log_page,
+                "the controller sent an event"
+            );
+            if self.events.len() == KEPT_EVENTS {
+                self.events.pop_front();
+            }
+            self.events.push_back(event);
+            // No further event of the kind comes before its log page was read.
+            let mut page = [0; HEALTH_BYTES];
+            let sqe = admin::get_log_page(event.log_page, HEALTH_BYTES as u32);
+            if let Err(error) = self.admin.fetch("Get Log Page (event)", sqe, &mut page) {
+                tracing::warn!(function = self.function.name(), %error, "the event's log page cannot be read");
+            }
+        }
+        self.keep_asking();
+    }
+
+    pub(super) fn health(&mut self) -> Result<HealthInfo, OpenError> {
+        let mut page = [0; HEALTH_BYTES];
+        let sqe = admin::get_log_page(admin::log::HEALTH, HEALTH_BYTES as u32);
+        self.admin.fetch("Get Log Page (health)", sqe, &mut page)?;
+        Ok(HealthInfo::parse(&page))
+    }
+
+    pub(super) fn errors(&mut self) -> Result<Vec<ErrorEntry>, OpenError> {
+        let mut page = [0; DATA_BYTES];
+        let entries = usize::from(self.info.error_log_entries).min(DATA_BYTES / ERROR_ENTRY_BYTES);
+        let bytes = entries * ERROR_ENTRY_BYTES;
+        let sqe = admin::get_log_page(admin::log::ERROR, bytes as u32);
+        self.admin.fetch("Get Log Page (errors)", sqe, &mut page[..bytes])?;
+        let (entries, _) = page[..bytes].as_chunks::<ERROR_ENTRY_BYTES>();
+        Ok(entries.iter().filter_map(ErrorEntry::parse).collect())
+    }
+
+    /// Makes a queue pair known to the controller.
+    pub(super) fn create_queue(&mut self, qid: u16, shape: &RingShape) -> Result<(), OpenError> {
+        self.admin.run("Create I/O Completion Queue", admin::create_cq(qid, shape.cq_entries, shape.cq_iova))?;
+        let sq = admin::create_sq(qid, shape.sq_entries, shape.sq_iova);
+        if let Err(error) = self.admin.run("Create I/O Submission Queue", sq) {
+            let delete = admin::delete_queue(admin::opcode::DELETE_CQ, qid);
+            self.admin.run("Delete I/O Completion Queue", delete)?;
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Makes the controller forget a queue pair. Afterwards it is through with every command of it.
+    pub(super) fn delete_queue(&mut self, qid: u16) -> Result<(), OpenError> {
+        let deletions = [
+            (admin::opcode::DELETE_SQ, "Delete I/O Submission Queue"),
+            (admin::opcode::DELETE_CQ, "Delete I/O Completion Queue"),
+        ];
+        for (opcode, command) in deletions {
+            match self.admin.run(command, admin::delete_queue(opcode, qid)) {
+                // There is none: as good as deleted.
+                Err(OpenError::Admin { status, .. }) if same(status, Status::INVALID_QUEUE_ID) => {}
+                other => _ = other?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The lowest queue identifier that is free.
+    pub(super) fn free_qid(&self) -> Option<u16> {
+        let usable = self.queues.iter().take(usize::from(self.granted));
+        usable.zip(1..).find(|(record, _)| record.is_none()).map(|(_, qid)| qid)
+    }
+}
+
+/// Whether two statuses are the same but for the bits about retries.
+fn same(one: Status, other: Status) -> bool {
+    one.code_type() == other.code_type() && one.code() == other.code()
+}

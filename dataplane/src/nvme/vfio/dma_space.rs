@@ -1,0 +1,141 @@
+//! A controller's I/O virtual addresses: which regions it can reach, and where.
+
+use std::io;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use super::pci::{DmaLimits, PciError, PciFunction};
+use crate::memory::Region;
+
+/// Addresses below are left unused, so that a zero or small address is always an error.
+const FIRST_ADDRESS: u64 = 1 << 20;
+/// Long regions begin on multiples of this, so that the IOMMU can use its large pages.
+const LARGE_PAGE: u64 = 2 << 20;
+
+struct Mapping {
+    iova: u64,
+    bytes: u64,
+    /// Keeps the memory for as long as the device can reach it.
+    region: Arc<Region>,
+    holders: u32,
+}
+
+/// The mappings of one controller, shared by its queues: a region is mapped once, however many queues know it.
+///
+/// Dropping it without [`unmap_all`](Self::unmap_all) leaks the memory, so that a device which was not stopped cannot
+/// write into memory that has become somebody else's.
+pub(super) struct DmaSpace {
+    function: Arc<dyn PciFunction>,
+    limits: DmaLimits,
+    /// By rising address.
+    mappings: Vec<Mapping>,
+}
+
+impl DmaSpace {
+    pub(super) fn new(function: Arc<dyn PciFunction>) -> Self {
+        let limits = function.dma_limits();
+        Self { function, limits, mappings: Vec::new() }
+    }
+
+    /// Maps a region, or counts one more holder of it. Gives its first address.
+    pub(super) fn hold(&mut self, region: &Arc<Region>) -> io::Result<u64> {
+        if let Some(mapping) = self.mappings.iter_mut().find(|mapping| Arc::ptr_eq(&mapping.region, region)) {
+            mapping.holders += 1;
+            return Ok(mapping.iova);
+        }
+        if self.limits.mappings.is_some_and(|most| self.mappings.len() >= most as usize) {
+            return Err(too_many(self.mappings.len()));
+        }
+        let page = self.limits.page_bytes;
+        if !region.base().is_multiple_of(page) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("memory must begin on a page of {page} bytes"),
+            ));
+        }
+        let bytes = (region.bytes() as u64).next_multiple_of(page);
+        let full = || io::Error::new(io::ErrorKind::OutOfMemory, "the device's address space is used up");
+        let (at, iova) = self.find(bytes).ok_or_else(full)?;
+        self.function.map(region, iova, bytes).map_err(|error| explain(error, self.mappings.len()))?;
+        self.mappings.insert(at, Mapping { iova, bytes, region: Arc::clone(region), holders: 1 });
+        Ok(iova)
+    }
+
+    /// A free range, and the place in the list that its mapping would take.
+    fn find(&self, bytes: u64) -> Option<(usize, u64)> {
+        let align = if bytes >= LARGE_PAGE { LARGE_PAGE } else { self.limits.page_bytes };
+        self.limits.addresses.iter().find_map(|range| self.find_in(range, bytes, align))
+    }
+
+    fn find_in(&self, range: &RangeInclusive<u64>, bytes: u64, align: u64) -> Option<(usize, u64)> {
+        let mut start = (*range.start()).max(FIRST_ADDRESS).checked_next_multiple_of(align)?;
+        for (at, mapping) in self.mappings.iter().enumerate() {
+            // A page stays free between two, so that running over the end of one is an error.
+            let end = start.checked_add(bytes)?.checked_add(self.limits.page_bytes)?;
+            if end <= mapping.iova {
+                return (end - 1 <= *range.end()).then_some((at, start));
+            }
+            let after = mapping.iova.checked_add(mapping.bytes)?.checked_add(self.limits.page_bytes)?;
+            start = start.max(after.checked_next_multiple_of(align)?);
+        }
+        let last = start.checked_add(bytes)?.checked_sub(1)?;
+        (last <= *range.end()).then_some((self.mappings.len(), start))
+    }
+
+    /// Takes a holder from a region; unmaps it with the last. The device must be through with it then.
+    pub(super) fn release(&mut self, region: &Arc<Region>) -> io::Result<()> {
+        let Some(at) = self.mappings.iter().position(|mapping| Arc::ptr_eq(&mapping.region, region)) else {
+            return Ok(());
+        };
+        let mapping = &mut self.mappings[at];
+        if mapping.holders > 1 {
+            mapping.holders -= 1;
+            return Ok(());
+        }
+        self.function.unmap(mapping.iova, mapping.bytes)?;
+        self.mappings.remove(at);
+        Ok(())
+    }
+
+    /// Unmaps everything and lets go of it. Only for a device that was stopped.
+    pub(super) fn unmap_all(&mut self) {
+        for mapping in self.mappings.drain(..) {
+            if let Err(error) = self.function.unmap(mapping.iova, mapping.bytes) {
+                tracing::error!(function = self.function.name(), %error, "memory stays mapped and is not freed");
+                std::mem::forget(mapping.region);
+            }
+        }
+    }
+
+    /// Regions that are mapped.
+    pub(super) fn len(&self) -> usize {
+        self.mappings.len()
+    }
+}
+
+impl Drop for DmaSpace {
+    fn drop(&mut self) {
+        for mapping in self.mappings.drain(..) {
+            std::mem::forget(mapping.region);
+        }
+    }
+}
+
+fn too_many(mappings: usize) -> io::Error {
+    let text = format!(
+        "the device has {mappings} mappings of memory already, and may have no more; register fewer and longer regions, or \
+         raise dma_entry_limit of the module vfio_iommu_type1"
+    );
+    io::Error::new(io::ErrorKind::StorageFull, text)
+}
+
+fn explain(error: PciError, mappings: usize) -> io::Error {
+    match &error {
+        PciError::System { cause, .. } if cause.raw_os_error() == Some(libc::ENOSPC) => too_many(mappings),
+        PciError::System { cause, .. } if cause.raw_os_error() == Some(libc::ENOMEM) => io::Error::new(
+            io::ErrorKind::OutOfMemory,
+            "the memory cannot be locked for the device: the memlock limit is reached (ulimit -l, LimitMEMLOCK=)",
+        ),
+        _ => error.into(),
+    }
+}

@@ -1,0 +1,78 @@
+//! What can go wrong with a controller, apart from single commands.
+
+use std::time::Duration;
+
+use super::pci::PciError;
+use crate::nvme::spec::Status;
+
+/// Why a controller could not be opened, asked or brought back.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The function on the bus.
+    #[error(transparent)]
+    Pci(#[from] PciError),
+    /// Memory for queues could not be had.
+    #[error("cannot make memory for queues: {0}; raise the memlock limit (ulimit -l, LimitMEMLOCK=)")]
+    Memory(std::io::Error),
+    /// It is not an NVMe controller.
+    #[error("the function has class {0:06x}, not that of an NVMe controller (010802)")]
+    NotNvme(u32),
+    /// Every register reads as ones.
+    #[error("the controller is gone: its registers read as ones; was the drive pulled, or is it powered down?")]
+    Gone,
+    /// It lacks something that this driver needs.
+    #[error("the controller cannot be driven: {0}")]
+    Unusable(String),
+    /// What it says of itself cannot be.
+    #[error("the controller does not say the truth: {0}; update its firmware or replace it")]
+    Absurd(String),
+    /// A namespace is formatted in a way that is not driven.
+    #[error(
+        "namespace {nsid} is formatted with {what}; format it with blocks of 512 or 4096 bytes without metadata \
+         (nvme format --lbaf=N)"
+    )]
+    Format {
+        /// Number of the namespace.
+        nsid: u32,
+        /// What is not driven.
+        what: String,
+    },
+    /// No such namespace.
+    #[error("the controller has no active namespace {nsid}; it has {active:?}")]
+    NoNamespace {
+        /// Number that was asked for.
+        nsid: u32,
+        /// Numbers that there are.
+        active: Vec<u32>,
+    },
+    /// It did not get where it should in time.
+    #[error("the controller did not {what} within {waited:?} (CSTS {csts:#x})")]
+    TimedOut {
+        /// What it was to do.
+        what: &'static str,
+        /// How long that was waited for.
+        waited: Duration,
+        /// Its status register.
+        csts: u32,
+    },
+    /// CSTS.CFS.
+    #[error("the controller says that it failed (CSTS.CFS)")]
+    Fatal,
+    /// An admin command failed.
+    #[error("{command} failed: {status}")]
+    Admin {
+        /// Which one.
+        command: &'static str,
+        /// How.
+        status: Status,
+    },
+    /// Every I/O queue that the controller has is in use.
+    #[error("all {0} I/O queues of the controller are in use; start on fewer cores")]
+    NoQueue(u16),
+    /// A depth of 0, or one that the controller's queues do not hold.
+    #[error("a queue's depth must be 1 to {0}")]
+    Depth(u32),
+    /// The controller was given up.
+    #[error("the controller was given up: {0}")]
+    Failed(String),
+}

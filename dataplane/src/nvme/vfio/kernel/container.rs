@@ -1,0 +1,114 @@
+//! A VFIO container with one group in it.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::address::BusAddress;
+use super::{AddressSpace, abi, unsupported};
+use crate::memory::Region;
+use crate::nvme::vfio::pci::{DmaLimits, PciError};
+
+/// The kernel's default for `dma_entry_limit`, where it does not say how many mappings are left.
+const DEFAULT_MAPPINGS: u32 = 65_535;
+
+pub(super) struct Container {
+    container: File,
+    /// In the container for as long as it is open.
+    _group: File,
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    File::options().read(true).write(true).open(path)
+}
+
+/// Opens the container and the function's group. Gives the function's own descriptor as well.
+pub(super) fn enter(address: BusAddress) -> Result<(Container, File), PciError> {
+    let container = open(Path::new("/dev/vfio/vfio")).map_err(|cause| explain_open("/dev/vfio/vfio", cause))?;
+    let system = |what| move |cause| PciError::System { what, cause };
+    if !abi::check_container(&container).map_err(system("asking VFIO for its version"))? {
+        return Err(unsupported("the kernel's VFIO has no second type-1 interface; load vfio_iommu_type1"));
+    }
+    let number = group_number(address)?;
+    let path = format!("/dev/vfio/{number}");
+    let group = open(Path::new(&path)).map_err(|cause| explain_group(address, &number, cause))?;
+    if !abi::group_viable(&group).map_err(system("asking VFIO for its group"))? {
+        return Err(unsupported(format!(
+            "other functions of the IOMMU group {number} are in use by other drivers; bind all of \
+             /sys/kernel/iommu_groups/{number}/devices to vfio-pci"
+        )));
+    }
+    abi::join(&group, &container).map_err(system("putting the group into a container"))?;
+    let device = abi::device_of(&group, &address.to_string()).map_err(system("opening the function"))?;
+    Ok((Container { container, _group: group }, device))
+}
+
+fn group_number(address: BusAddress) -> Result<String, PciError> {
+    let folder = address.folder();
+    if !folder.exists() {
+        return Err(unsupported(format!("there is no PCI function {address}; lspci shows what there is")));
+    }
+    let link = std::fs::read_link(folder.join("iommu_group"));
+    let number = link.ok().and_then(|link| Some(link.file_name()?.to_str()?.to_owned()));
+    number.ok_or_else(|| {
+        unsupported(format!(
+            "{address} is behind no IOMMU; turn it on in the firmware and the kernel (intel_iommu=on, or \
+             amd_iommu=on), for without one the device could reach all memory"
+        ))
+    })
+}
+
+fn explain_open(path: &str, cause: io::Error) -> PciError {
+    match cause.kind() {
+        io::ErrorKind::NotFound => unsupported(format!("there is no {path}; load the module vfio-pci")),
+        io::ErrorKind::PermissionDenied => {
+            unsupported(format!("no permission for {path}; run as root or as its owner"))
+        }
+        _ => PciError::System { what: "opening VFIO", cause },
+    }
+}
+
+fn explain_group(address: BusAddress, number: &str, cause: io::Error) -> PciError {
+    let unsafe_mode = Path::new(&format!("/dev/vfio/noiommu-{number}")).exists();
+    match cause.kind() {
+        io::ErrorKind::NotFound if unsafe_mode => {
+            unsupported(format!("{address} is bound to VFIO without an IOMMU, which is not supported"))
+        }
+        io::ErrorKind::NotFound => {
+            unsupported(format!("{address} is not bound to vfio-pci; bind it first (scripts/setup.sh bind {address})"))
+        }
+        io::ErrorKind::ResourceBusy => {
+            unsupported(format!("another process has {address}, or its group; stop that one"))
+        }
+        _ => explain_open(&format!("/dev/vfio/{number}"), cause),
+    }
+}
+
+impl AddressSpace for Container {
+    fn limits(&self) -> Result<DmaLimits, PciError> {
+        let info = abi::container_info(&self.container);
+        let info = info.map_err(|cause| PciError::System { what: "asking VFIO for its addresses", cause })?;
+        let mut addresses: Vec<_> = info.ranges.iter().map(|(first, last)| *first..=*last).collect();
+        if addresses.is_empty() {
+            // Kernels before 5.4 do not say. What every IOMMU has, without the window of interrupts.
+            addresses = vec![0..=0xFEDF_FFFF, 0xFEF0_0000..=(1 << 39) - 1];
+        }
+        let smallest = if info.page_sizes == 0 { 4096 } else { 1 << info.page_sizes.trailing_zeros() };
+        Ok(DmaLimits {
+            addresses,
+            page_bytes: u64::max(smallest, 4096),
+            mappings: Some(info.available.unwrap_or(DEFAULT_MAPPINGS)),
+        })
+    }
+
+    fn map(&self, region: &Arc<Region>, iova: u64, bytes: u64) -> Result<(), PciError> {
+        let mapped = abi::container_map(&self.container, region, iova, bytes);
+        mapped.map_err(|cause| PciError::System { what: "mapping memory for the device", cause })
+    }
+
+    fn unmap(&self, iova: u64, bytes: u64) -> Result<(), PciError> {
+        let unmapped = abi::container_unmap(&self.container, iova, bytes);
+        unmapped.map_err(|cause| PciError::System { what: "unmapping memory", cause })
+    }
+}

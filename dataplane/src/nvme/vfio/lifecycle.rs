@@ -1,0 +1,325 @@
+//! Stopping, starting, resetting and giving up a controller: the control side of the state machine.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use super::admin::ENTRIES;
+use super::control::Control;
+use super::dma_space::DmaSpace;
+use super::link::LinkState;
+use super::registers::{self, CC_ENABLE, Capabilities, ControllerStatus, offset};
+use super::{ControllerState, OpenError, lock};
+
+/// CAP.TO counts these.
+const TIMEOUT_UNIT: Duration = Duration::from_millis(500);
+/// How long a shutdown may take; the controller is stopped anyhow then.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
+/// How long a reset waits for queues to notice. Those that do not are not polled, and ring no doorbell.
+const PARK_LIMIT: Duration = Duration::from_millis(20);
+/// How long a reset waits for queues to come back before it leaves that to the next turn.
+const RETURN_LIMIT: Duration = Duration::from_millis(20);
+const NAP: Duration = Duration::from_micros(100);
+
+impl Control {
+    fn status(&self) -> ControllerStatus {
+        ControllerStatus(self.function.read32(offset::CSTS))
+    }
+
+    /// How long a change of readiness may take.
+    fn ready_limit(&self) -> Duration {
+        let mut units = self.capabilities.timeout_units();
+        if self.capabilities.has_ready_timeouts() {
+            // CRWMT, ready with media.
+            units = units.max(self.function.read32(offset::CRTO) & 0xFFFF);
+        }
+        TIMEOUT_UNIT * units.max(1)
+    }
+
+    fn wait(
+        &self,
+        what: &'static str,
+        limit: Duration,
+        until: impl Fn(ControllerStatus) -> bool,
+    ) -> Result<(), OpenError> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let status = self.status();
+            if status.gone() {
+                return Err(OpenError::Gone);
+            }
+            if until(status) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(OpenError::TimedOut { what, waited: limit, csts: status.0 });
+            }
+            std::thread::sleep(NAP);
+        }
+    }
+
+    /// Stops the controller: afterwards it takes no commands and touches no memory. One that does not stop by itself is
+    /// cut off from memory and reset through the bus.
+    pub(super) fn stop(&mut self) -> Result<(), OpenError> {
+        let capabilities = self.function.read64(offset::CAP);
+        if capabilities == u64::MAX || self.status().gone() {
+            return Err(OpenError::Gone);
+        }
+        self.capabilities = Capabilities(capabilities);
+        let limit = self.ready_limit();
+        let configuration = self.function.read32(offset::CC);
+        if configuration & CC_ENABLE != 0 {
+            // A change of readiness that is under way ends first (base, "Controller Configuration", EN); if it does
+            // not, what follows tells.
+            let _ = self.wait("get ready", limit, |status| status.ready() || status.fatal());
+            self.function.write32(offset::CC, configuration & !CC_ENABLE);
+        }
+        let Err(error) = self.wait("stop", limit, |status| !status.ready()) else { return Ok(()) };
+        if matches!(error, OpenError::Gone) {
+            return Err(error);
+        }
+        tracing::warn!(function = self.function.name(), %error, "resetting the function");
+        self.function.set_bus_master(false)?;
+        self.function.reset()?;
+        self.wait("stop", limit, |status| !status.ready())
+    }
+
+    /// Enables a controller that was stopped, with empty admin queues.
+    pub(super) fn start(&mut self) -> Result<(), OpenError> {
+        if self.capabilities.min_page_bytes() > registers::PAGE_BYTES {
+            let bytes = self.capabilities.min_page_bytes();
+            return Err(OpenError::Unusable(format!("its smallest page has {bytes} bytes, and the driver's 4096")));
+        }
+        if !self.capabilities.nvm_command_set() && !self.capabilities.many_command_sets() {
+            return Err(OpenError::Unusable("it has no command set for blocks (CAP.CSS)".into()));
+        }
+        if self.capabilities.max_queue_entries() < 2 {
+            return Err(OpenError::Absurd("its queues hold no entry (CAP.MQES)".into()));
+        }
+        self.function.set_bus_master(true)?;
+        self.admin.restart(self.capabilities.doorbell_stride());
+        self.function.write32(offset::AQA, (ENTRIES - 1) | ((ENTRIES - 1) << 16));
+        self.function.write64(offset::ASQ, self.admin.sq_iova());
+        self.function.write64(offset::ACQ, self.admin.cq_iova());
+        self.function.write32(offset::CC, registers::enabling(self.capabilities));
+        let limit = self.ready_limit();
+        self.wait("get ready", limit, |status| status.ready() || status.fatal())?;
+        if self.status().fatal() { Err(OpenError::Fatal) } else { Ok(()) }
+    }
+
+    /// Resets the controller and brings its queues back.
+    pub(super) fn reset(&mut self, space: &Mutex<DmaSpace>, why: &str) -> Result<(), OpenError> {
+        if let ControllerState::Failed(_) | ControllerState::Removed = self.state {
+            return Err(OpenError::Failed(format!("{:?}", self.state)));
+        }
+        tracing::warn!(function = self.function.name(), why, "resetting the controller");
+        self.state = ControllerState::Resetting;
+        self.counters.resets += 1;
+        for record in self.queues.iter().flatten() {
+            record.link.step(LinkState::Live, LinkState::Stop);
+        }
+        let deadline = Instant::now() + PARK_LIMIT;
+        while self.any_link(LinkState::Stop) && Instant::now() < deadline {
+            std::thread::sleep(NAP);
+        }
+        match self.restart(space) {
+            Ok(()) => {
+                self.state = ControllerState::Ready;
+                self.await_queues();
+                Ok(())
+            }
+            Err(error) => {
+                self.give_up(&error);
+                Err(error)
+            }
+        }
+    }
+
+    fn restart(&mut self, space: &Mutex<DmaSpace>) -> Result<(), OpenError> {
+        self.stop()?;
+        self.free_left(space);
+        let started = self.start().and_then(|()| self.introduce(space));
+        let Err(first) = started else { return Ok(()) };
+        if matches!(first, OpenError::Gone) {
+            return Err(first);
+        }
+        tracing::warn!(function = self.function.name(), error = %first, "resetting the function");
+        self.function.set_bus_master(false)?;
+        self.function.reset()?;
+        self.stop()?;
+        self.start()?;
+        self.introduce(space)
+    }
+
+    /// Gives back the memory of queues that could not be deleted. The controller was stopped.
+    fn free_left(&mut self, space: &Mutex<DmaSpace>) {
+        let mut space = lock(space);
+        for slot in &mut self.queues {
+            let Some(regions) = slot.as_mut().and_then(|record| record.left.take()) else { continue };
+            *slot = None;
+            for region in regions {
+                if let Err(error) = space.release(&region) {
+                    tracing::error!(function = self.function.name(), %error, "memory stays mapped");
+                }
+            }
+        }
+    }
+
+    fn any_link(&self, state: LinkState) -> bool {
+        self.queues.iter().flatten().any(|record| record.link.state() == state)
+    }
+
+    /// Gives queues that are polled the time to come back.
+    fn await_queues(&mut self) {
+        let deadline = Instant::now() + RETURN_LIMIT;
+        loop {
+            self.tend_queues();
+            let waiting = [LinkState::Stop, LinkState::Parked, LinkState::Stopped, LinkState::Ready];
+            if !waiting.into_iter().any(|state| self.any_link(state)) || Instant::now() > deadline {
+                return;
+            }
+            std::thread::sleep(NAP);
+        }
+    }
+
+    /// Takes queues on by a step, as far as they have come. The controller was stopped since they left `Live`.
+    fn tend_queues(&mut self) {
+        for slot in 0..self.queues.len() {
+            let Some(record) = &self.queues[slot] else { continue };
+            if record.left.is_some() {
+                continue;
+            }
+            record.link.step(LinkState::Parked, LinkState::Stopped);
+            if record.link.state() != LinkState::Ready {
+                continue;
+            }
+            let (qid, shape, link, known) =
+                (slot as u16 + 1, record.shape, std::sync::Arc::clone(&record.link), record.namespace);
+            let there = self.namespaces.contains(&known) && qid <= self.granted;
+            let made = if there { self.create_queue(qid, &shape) } else { Err(OpenError::Gone) };
+            match made {
+                Ok(()) => _ = link.step(LinkState::Ready, LinkState::Live),
+                // The controller will be reset, and the queue waits for that.
+                Err(_) if self.admin.stuck() => return,
+                Err(error) => {
+                    tracing::error!(function = self.function.name(), qid, %error, "the queue does not come back");
+                    // Ready: the controller does not know it.
+                    link.kill();
+                }
+            }
+        }
+    }
+
+    /// The controller does not come back. Its queues are told only when it can reach no memory any more.
+    fn give_up(&mut self, error: &OpenError) {
+        let gone = matches!(error, OpenError::Gone);
+        tracing::error!(function = self.function.name(), %error, "the controller is given up");
+        self.state = if gone { ControllerState::Removed } else { ControllerState::Failed(error.to_string()) };
+        self.cut_off();
+    }
+
+    /// Keeps the controller from memory, and tells the queues once that is certain.
+    fn cut_off(&mut self) {
+        if !self.is_cut_off() {
+            tracing::error!(function = self.function.name(), "it cannot be kept from memory; its commands stay open");
+            return;
+        }
+        for record in self.queues.iter().flatten() {
+            record.link.kill();
+        }
+    }
+
+    /// A function whose registers read as ones is not there, and reaches nothing.
+    fn is_cut_off(&self) -> bool {
+        let off = self.function.set_bus_master(false);
+        off.is_ok() || self.status().gone() || self.function.reset().is_ok()
+    }
+
+    /// One turn of looking after the controller.
+    pub(super) fn service(&mut self, space: &Mutex<DmaSpace>, elapsed: Duration) {
+        self.now = self.now.wrapping_add(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
+        for record in self.queues.iter().flatten() {
+            record.link.set_tick(self.now as u32);
+        }
+        if self.state != ControllerState::Ready {
+            // Once more, for queues made since and for a bus that refused before.
+            if self.queues.iter().flatten().any(|record| record.link.state() != LinkState::Dead) {
+                self.cut_off();
+            }
+            return;
+        }
+        let status = self.status();
+        let trouble = match () {
+            () if status.gone() => return self.give_up(&OpenError::Gone),
+            () if status.fatal() => Some("it says that it failed (CSTS.CFS)"),
+            () if !status.ready() => Some("it is not ready any more"),
+            () if self.admin.stuck() => Some("an admin command got no answer"),
+            () => self.abort_expired(),
+        };
+        if let Some(why) = trouble {
+            // Given up if that fails, and said so in the log.
+            let _ = self.reset(space, why);
+            return;
+        }
+        self.hear_events();
+        self.tend_queues();
+        self.tell_strays();
+    }
+
+    /// Aborts commands that took too long. Why the controller must be reset, if that did not help before.
+    fn abort_expired(&mut self) -> Option<&'static str> {
+        for (record, qid) in self.queues.iter().zip(1..) {
+            let Some(record) = record else { continue };
+            let live = record.left.is_none() && record.link.state() == LinkState::Live;
+            if !live || self.admin.aborts() >= usize::from(self.info.abort_limit) {
+                continue;
+            }
+            let Some(expired) = record.link.take_expired() else { continue };
+            if expired.again {
+                return Some("a command took too long, and aborting it did not help");
+            }
+            tracing::warn!(function = self.function.name(), qid, cid = expired.cid, "aborting a command");
+            self.counters.aborts += 1;
+            if !self.admin.abort(qid, expired.cid) {
+                return Some("a command took too long, and there is no room to abort it");
+            }
+        }
+        None
+    }
+
+    fn tell_strays(&mut self) {
+        for (record, qid) in self.queues.iter_mut().zip(1_u16..) {
+            let Some(record) = record else { continue };
+            let strays = record.link.strays();
+            if strays > record.told_strays {
+                record.told_strays = strays;
+                tracing::error!(
+                    function = self.function.name(),
+                    qid,
+                    strays,
+                    "the controller completed commands that were not outstanding"
+                );
+            }
+        }
+    }
+
+    /// Shuts the controller down; whether it can reach no memory any more.
+    pub(super) fn shut_down(&mut self) -> bool {
+        let status = self.status();
+        if !status.gone() && status.ready() && !status.fatal() && self.state == ControllerState::Ready {
+            let configuration = self.function.read32(offset::CC);
+            self.function.write32(offset::CC, registers::shutting_down(configuration));
+            if let Err(error) = self.wait("shut down", SHUTDOWN_LIMIT, ControllerStatus::shut_down) {
+                tracing::warn!(function = self.function.name(), %error, "stopping it without");
+            }
+        }
+        let stopped = match self.stop() {
+            Ok(()) | Err(OpenError::Gone) => true,
+            Err(error) => {
+                tracing::warn!(function = self.function.name(), %error, "the controller did not stop");
+                false
+            }
+        };
+        // Both, for a controller that says that it stopped may be wrong.
+        self.is_cut_off() || stopped
+    }
+}

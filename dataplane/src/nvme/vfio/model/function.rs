@@ -1,0 +1,114 @@
+//! The model on its bus.
+
+use std::io;
+use std::sync::Arc;
+
+use super::{Core, Model};
+use crate::memory::Region;
+use crate::nvme::vfio::lock;
+use crate::nvme::vfio::pci::{DmaLimits, DoorbellArea, PciError, PciFunction, config};
+
+fn refused(what: &'static str, error: i32) -> PciError {
+    PciError::System { what, cause: io::Error::from_raw_os_error(error) }
+}
+
+impl Core {
+    fn config_bytes(&self) -> [u8; 64] {
+        let mut bytes = [0; 64];
+        bytes[0..4].copy_from_slice(&[0x36, 0x1B, 0x10, 0x00]);
+        bytes[4..6].copy_from_slice(&self.registers.command.to_le_bytes());
+        bytes[8..12].copy_from_slice(&(config::CLASS_NVME << 8).to_le_bytes());
+        bytes
+    }
+
+    /// What the driver takes away must not be in use.
+    fn check_unused(&mut self, iova: u64, bytes: u64) {
+        if self.removed || !self.bus_master() || self.registers.status & 1 == 0 {
+            return;
+        }
+        let inside = |address: u64| address >= iova && address - iova < bytes;
+        let mut found = Vec::new();
+        if inside(self.registers.admin_sq) {
+            found.push("the admin queue".to_owned());
+        }
+        for (address, _) in self.completion_queues.iter().flatten() {
+            if inside(*address) {
+                found.push("a completion queue".to_owned());
+            }
+        }
+        for pair in self.pairs.iter().flatten() {
+            found.extend(pair.held.iter().filter(|sqe| inside(sqe.quadword(6))).map(|sqe| format!("{sqe:?}")));
+        }
+        for what in found {
+            self.violation(format!("memory at {iova:#x} was taken away under {what}"));
+        }
+    }
+}
+
+impl PciFunction for Model {
+    fn name(&self) -> &str {
+        "model"
+    }
+
+    fn config_read(&self, offset: u16, into: &mut [u8]) -> Result<(), PciError> {
+        let core = lock(&self.core);
+        let bytes = if core.removed { [0xFF; 64] } else { core.config_bytes() };
+        let from = bytes.get(usize::from(offset)..usize::from(offset) + into.len());
+        into.copy_from_slice(from.ok_or_else(|| refused("reading configuration space", libc::EINVAL))?);
+        Ok(())
+    }
+
+    fn config_write(&self, offset: u16, from: &[u8]) -> Result<(), PciError> {
+        let mut core = lock(&self.core);
+        if let (config::COMMAND, [low, high], false) = (offset, from, core.removed) {
+            core.registers.command = u16::from_le_bytes([*low, *high]);
+        }
+        Ok(())
+    }
+
+    fn read32(&self, offset: u32) -> u32 {
+        let core = lock(&self.core);
+        if core.removed { u32::MAX } else { core.register(offset) }
+    }
+
+    fn write32(&self, offset: u32, value: u32) {
+        let mut core = lock(&self.core);
+        if !core.removed {
+            core.set_register(offset, value);
+        }
+    }
+
+    fn doorbells(&self) -> &DoorbellArea {
+        &self.doorbells
+    }
+
+    fn dma_limits(&self) -> DmaLimits {
+        let mappings = Some(lock(&self.core).options.mappings);
+        DmaLimits { addresses: vec![0..=0xFEDF_FFFF, 0xFEF0_0000..=(1 << 39) - 1], page_bytes: 4096, mappings }
+    }
+
+    fn map(&self, region: &Arc<Region>, iova: u64, bytes: u64) -> Result<(), PciError> {
+        if lock(&self.core).host.map(region, iova, bytes) {
+            Ok(())
+        } else {
+            Err(refused("mapping memory for the device", libc::EEXIST))
+        }
+    }
+
+    fn unmap(&self, iova: u64, bytes: u64) -> Result<(), PciError> {
+        let mut core = lock(&self.core);
+        core.check_unused(iova, bytes);
+        if core.host.unmap(iova, bytes) { Ok(()) } else { Err(refused("unmapping memory", libc::ENOENT)) }
+    }
+
+    fn reset(&self) -> Result<(), PciError> {
+        let mut core = lock(&self.core);
+        core.counters.function_resets += 1;
+        if !core.lies.survives_function_reset && !core.removed {
+            let command = core.registers.command;
+            core.registers = super::Registers { command, ..super::Registers::default() };
+            core.forget_queues();
+        }
+        Ok(())
+    }
+}

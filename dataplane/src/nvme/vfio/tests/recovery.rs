@@ -1,0 +1,257 @@
+//! Time limits, aborts, resets, removal.
+
+use super::super::model::Fault;
+use super::*;
+use crate::nvme::spec::admin;
+
+#[test]
+fn a_lost_command_is_aborted_and_sent_again() {
+    let mut bench = Bench::new(ModelOptions::default());
+    bench.model.inject(Fault::Lose);
+    bench.push(BlockOp::Read, 3);
+    bench.queue.ring();
+    assert_eq!(bench.model.held(), 1);
+    let done = bench.pass_time(1);
+    assert_eq!(done[0].result, Ok(()));
+    let status = bench.controller.status();
+    assert_eq!((status.aborts, status.resets, bench.queue.queue.stats().retried), (1, 0, 1));
+    assert_clean(&bench.model);
+}
+
+#[test]
+fn nothing_is_aborted_before_its_time() {
+    let mut bench = Bench::new(ModelOptions::default());
+    bench.model.inject(Fault::Lose);
+    bench.push(BlockOp::Read, 3);
+    bench.queue.ring();
+    // The limit is a second.
+    for _ in 0..9 {
+        bench.controller.service(Duration::from_millis(100));
+        assert!(bench.poll().is_empty());
+    }
+    assert_eq!(bench.controller.status().aborts, 0);
+}
+
+#[test]
+fn where_aborting_does_not_help_the_controller_is_reset_and_nothing_is_lost() {
+    let mut bench = Bench::new(ModelOptions::default());
+    bench.model.lie(|lies| lies.aborts_nothing = true);
+    bench.region.fill(0, 64 * 4096, 0x77).unwrap();
+    bench.model.inject(Fault::Lose);
+    for lba in 0..4 {
+        bench.push(WRITE, lba);
+    }
+    bench.queue.ring();
+    let done = bench.pass_time(4);
+    assert!(done.iter().all(|done| done.result == Ok(())));
+    let status = bench.controller.status();
+    assert_eq!((status.aborts, status.resets, status.state), (1, 1, ControllerState::Ready));
+    let stats = bench.queue.queue.stats();
+    assert_eq!((stats.resets, stats.resent), (1, 1));
+    let mut seen = vec![0; 4 * 4096];
+    bench.model.peek(1, 0, &mut seen).unwrap();
+    assert!(seen.iter().all(|byte| *byte == 0x77));
+    assert_clean(&bench.model);
+}
+
+#[test]
+fn a_wrong_phase_stops_the_ring_until_the_reset() {
+    let mut bench = Bench::new(ModelOptions::default());
+    bench.model.inject(Fault::WrongPhase);
+    for lba in 0..4 {
+        bench.push(WRITE, lba);
+    }
+    bench.queue.ring();
+    assert!(bench.poll().is_empty(), "completions behind it are not seen");
+    assert_eq!(bench.pass_time(4).len(), 4);
+    assert_eq!(bench.controller.status().resets, 1);
+    assert_eq!(bench.run(BlockOp::Read, 9), Ok(()));
+    assert_clean(&bench.model);
+}
+
+#[test]
+fn a_command_that_is_lost_again_and_again_is_given_up() {
+    let mut bench = Bench::new(ModelOptions::default());
+    for _ in 0..4 {
+        bench.model.inject(Fault::Lose);
+    }
+    bench.push(BlockOp::Read, 3);
+    bench.queue.ring();
+    assert_eq!(bench.pass_time(1)[0].result, Err(BlockError::Gone));
+    assert_eq!(bench.queue.in_flight(), 0);
+    assert_eq!(bench.run(BlockOp::Read, 3), Ok(()));
+    bench.queue.detach(RegionSlot(0)).unwrap();
+    assert_clean(&bench.model);
+}
+
+#[test]
+fn a_controller_that_fails_is_reset_under_load() {
+    let mut bench = Bench::new(ModelOptions::default());
+    for lba in 0..8 {
+        bench.push(WRITE, lba);
+    }
+    bench.model.fail();
+    // Rung, but the controller does nothing any more.
+    bench.queue.ring();
+    let done = bench.pass_time(8);
+    assert!(done.iter().all(|done| done.result == Ok(())));
+    assert_eq!((bench.controller.status().resets, bench.state()), (1, ControllerState::Ready));
+    assert_clean(&bench.model);
+}
+
+#[test]
+fn commands_pushed_during_a_reset_wait_for_its_end() {
+    let mut bench = Bench::new(ModelOptions::default());
+    bench.push(WRITE, 1);
+    // Nobody polls the queue meanwhile.
+    bench.controller.reset().unwrap();
+    bench.queue.ring();
+    assert_eq!(bench.model.counters().commands, 0, "a queue that the controller does not know is not rung");
+    assert!(bench.poll().is_empty());
+    bench.push(WRITE, 2);
+    bench.queue.ring();
+    assert!(matches!(bench.queue.detach(RegionSlot(0)), Err(AttachError::Busy(2))));
+    assert_eq!(bench.pass_time(2).len(), 2);
+    assert_eq!(bench.model.counters().commands, 2);
+    assert_clean(&bench.model);
+}
+
+#[test]
+fn two_resets_while_a_queue_is_on_its_way_back() {
+    let mut bench = Bench::new(ModelOptions::default());
+    bench.push(WRITE, 1);
+    bench.controller.reset().unwrap();
+    assert!(bench.poll().is_empty());
+    bench.controller.reset().unwrap();
+    assert!(bench.poll().is_empty());
+    bench.controller.reset().unwrap();
+    assert_eq!(bench.pass_time(1)[0].result, Ok(()));
+    assert_clean(&bench.model);
+}
+
+#[test]
+fn other_queues_come_back_as_well() {
+    let model = Model::new(ModelOptions { shadow_doorbells: true, ..ModelOptions::default() }).unwrap();
+    let controller = open(&model);
+    let device = controller.namespace(1).unwrap();
+    let mut queues: Vec<_> =
+        (0..3).map(|_| Stepped { queue: device.queue(4, 1).unwrap(), model: model.clone() }).collect();
+    let regions: Vec<_> = queues.iter_mut().map(|queue| conformance::attach(queue, 0)).collect();
+    for _ in 0..3 {
+        controller.reset().unwrap();
+        for _ in 0..3 {
+            controller.service(Duration::from_millis(1));
+            queues.iter_mut().for_each(|queue| queue.poll(&mut Burst::new()));
+        }
+        for (queue, region) in queues.iter_mut().zip(&regions) {
+            let memory = conformance::blocks_of(queue, region, 0, 4);
+            assert_eq!(conformance::run(queue, conformance::io(WRITE, 8, 4, memory)), Ok(()));
+        }
+    }
+    assert_eq!((controller.status().resets, controller.status().queues), (3, 3));
+    drop(queues);
+    assert_clean(&model);
+}
+
+#[test]
+fn a_controller_that_does_not_come_back_is_given_up() {
+    let mut bench = Bench::new(ModelOptions::default());
+    bench.model.inject(Fault::Lose);
+    bench.push(WRITE, 1);
+    bench.queue.ring();
+    bench.model.lie(|lies| lies.never_ready = true);
+    assert!(bench.controller.reset().is_err());
+    assert!(matches!(bench.state(), ControllerState::Failed(_)));
+    let done = bench.pass_time(1);
+    assert_eq!(done[0].result, Err(BlockError::Gone));
+    assert_eq!(bench.run(BlockOp::Read, 2), Err(BlockError::Gone));
+    assert!(bench.controller.namespace(1).unwrap().queue(4, 1).is_err());
+    assert!(bench.controller.reset().is_err());
+    bench.queue.detach(RegionSlot(0)).unwrap();
+    assert_clean(&bench.model);
+}
+
+#[test]
+fn removal_is_survived() {
+    let mut bench = Bench::new(ModelOptions::default());
+    for lba in 0..4 {
+        bench.push(WRITE, lba);
+    }
+    bench.model.remove();
+    bench.queue.ring();
+    let done = bench.pass_time(4);
+    assert!(done.iter().all(|done| done.result == Err(BlockError::Gone)));
+    assert_eq!(bench.state(), ControllerState::Removed);
+    assert_eq!(bench.run(BlockOp::Read, 2), Err(BlockError::Gone));
+    assert!(matches!(bench.controller.health(), Err(OpenError::Gone | OpenError::Failed(_))));
+    bench.queue.detach(RegionSlot(0)).unwrap();
+    assert_eq!(Arc::strong_count(&bench.region), 1);
+    let Bench { model, controller, queue, .. } = bench;
+    drop((controller, queue));
+    assert_eq!(model.mappings(), 0);
+}
+
+#[test]
+fn a_namespace_that_changed_does_not_come_back() {
+    let mut bench = Bench::new(ModelOptions::default());
+    bench.push(WRITE, 1);
+    bench.model.lie(|lies| lies.namespace.push((0, vec![0, 8])));
+    bench.controller.reset().unwrap();
+    assert_eq!(bench.pass_time(1)[0].result, Err(BlockError::Gone));
+    assert_eq!(bench.state(), ControllerState::Ready, "others may be driven still");
+}
+
+#[test]
+fn events_are_heard_and_asked_for_again() {
+    let bench = Bench::new(ModelOptions::default());
+    // Health, temperature; its log page is health.
+    for round in 0..10 {
+        assert!(bench.model.send_event(0x0002_0101), "round {round}");
+        bench.controller.service(Duration::ZERO);
+    }
+    let events = bench.controller.take_events();
+    assert_eq!(events.len(), 10);
+    assert_eq!(events[0], ControllerEvent { kind: 1, information: 1, log_page: 2 });
+    assert!(bench.controller.take_events().is_empty());
+    assert_clean(&bench.model);
+}
+
+#[test]
+fn health_can_be_asked_for() {
+    let mut bench = Bench::new(ModelOptions::default());
+    assert_eq!(bench.run(BlockOp::Read, 0), Ok(()));
+    let health = bench.controller.health().unwrap();
+    assert_eq!((health.temperature, health.power_cycles, health.host_read_commands), (300, 1, 1));
+    assert_eq!(bench.controller.errors().unwrap(), []);
+    let info = bench.controller.info();
+    assert_eq!((info.serial.as_str(), info.model.as_str()), ("MODEL0001", "kvplane controller model"));
+}
+
+#[test]
+fn a_thread_of_its_own_looks_after_it() {
+    let mut bench = Bench::new(ModelOptions::default());
+    let attendant = Attendant::start(bench.controller.clone(), Duration::from_millis(1)).unwrap();
+    bench.model.fail();
+    bench.push(WRITE, 1);
+    let done = conformance::finish(&mut bench.queue);
+    assert_eq!(done[0].result, Ok(()));
+    drop(attendant);
+    assert_eq!(bench.controller.status().resets, 1);
+}
+
+#[test]
+fn an_admin_queue_that_hangs_in_a_reset_ends_in_giving_up() {
+    let mut bench = Bench::new(ModelOptions::default());
+    bench.push(WRITE, 1);
+    bench.model.lie(|lies| lies.unanswered.push(admin::opcode::CREATE_CQ));
+    bench.controller.reset().unwrap();
+    // Making the queue gets no answer, so the controller is reset again; then it answers.
+    assert!(bench.poll().is_empty());
+    bench.controller.service(Duration::ZERO);
+    assert!(bench.poll().is_empty());
+    bench.controller.service(Duration::ZERO);
+    bench.model.lie(|lies| lies.unanswered.clear());
+    assert_eq!(bench.pass_time(1)[0].result, Ok(()));
+    assert!(bench.controller.status().resets >= 2);
+    assert_clean(&bench.model);
+}
