@@ -142,13 +142,15 @@ impl<P> Shard<P> {
     }
 
     fn must_flush(&self, at: usize, upto: u32, facts: Facts) -> bool {
-        facts.volatile && !CANARY && self.tails[at].needs_flush(upto, self.dirty)
+        // An orderly end leaves nothing behind that a power cut could take back.
+        let last = self.draining && self.unflushed_pages;
+        facts.volatile && !CANARY && (last || self.tails[at].needs_flush(upto, self.dirty))
     }
 
     fn begin_commit(&mut self, facts: Facts) -> bool {
         let Some((at, upto)) = self.next_commit(facts) else { return false };
         let tail = &self.tails[at];
-        let fua = facts.volatile && tail.urgent > tail.committed;
+        let fua = facts.volatile && (tail.urgent > tail.committed || self.draining);
         let demand = self.commit.demand;
         self.commit =
             Commit { stage: Stage::Idle, tail: at, upto, waiting: 0, failed: false, attempts: 0, fua, demand };
@@ -176,7 +178,7 @@ impl<P> Shard<P> {
             self.commit.stage = Stage::Idle;
         } else if self.must_flush(at, self.commit.upto, facts) {
             self.commit.stage = Stage::Flush;
-            self.dirty = false;
+            (self.dirty, self.unflushed_pages) = (false, false);
             self.tails.iter_mut().for_each(Tail::flush_begins);
             self.ops.start(Op::COMMIT_FLUSH, BlockOp::Flush, 0, 0, dataplane::memory::DmaSlice::EMPTY);
         } else {
@@ -230,7 +232,7 @@ impl<P> Shard<P> {
     fn flush_ended(&mut self, facts: Facts) -> bool {
         let Some(result) = self.ops.take(Op::COMMIT_FLUSH) else { return false };
         if result.is_err() {
-            self.dirty = true;
+            (self.dirty, self.unflushed_pages) = (true, true);
             return self.retry(facts);
         }
         self.stats.flushes += 1;
@@ -291,6 +293,7 @@ impl<P> Shard<P> {
         let upto = self.commit.upto;
         self.commit.stage = Stage::Idle;
         let volatile = facts.volatile && !self.commit.fua;
+        self.unflushed_pages |= volatile;
         self.tails[at].note_pages(upto, volatile, self.now);
         while let Some(ticket) = self.tails[at].pop_ticket(upto) {
             self.ended.push_back((ticket, true));

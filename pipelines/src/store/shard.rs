@@ -119,6 +119,8 @@ pub struct Shard<P = KeepHot> {
     pub(super) commit: Commit,
     /// Values were written that no flush has followed.
     pub(super) dirty: bool,
+    /// Pages likewise.
+    pub(super) unflushed_pages: bool,
     pub(super) evict: Evict,
     pub(super) moves: Moves,
     /// Evictions in a row that won next to nothing.
@@ -172,6 +174,7 @@ impl<P> Shard<P> {
             purges: Purges::default(),
             commit: Commit::default(),
             dirty: false,
+            unflushed_pages: false,
             evict: Evict::default(),
             moves: Moves::default(),
             barren: 0,
