@@ -136,6 +136,12 @@ impl Controller {
         Err(OpenError::NoNamespace { nsid, active })
     }
 
+    /// Whether it works.
+    #[must_use]
+    pub fn state(&self) -> ControllerState {
+        lock(&self.shared.control).state.clone()
+    }
+
     /// How it is doing.
     #[must_use]
     pub fn status(&self) -> ControllerStatus {

@@ -6,6 +6,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::barrier;
 use super::controller::Shared;
 use super::device::MAX_DEPTH;
 use super::dma_memory::DmaMemory;
@@ -13,7 +14,6 @@ use super::link::{Link, LinkState};
 use super::prp::{self, List, Pages};
 use super::recovery::{Sentence, judge};
 use super::rings::{Doorbells, Layout};
-use super::barrier;
 use crate::Burst;
 use crate::memory::{Region, RegionSlot};
 use crate::nvme::attached::AttachedRegions;

@@ -140,7 +140,9 @@ impl DmaError {
             Self::Device(cause) if cause.kind() == std::io::ErrorKind::StorageFull => libc::ENOSPC,
             Self::NotMapped => libc::ENOENT,
             Self::Core(AskError::Stopped) => libc::ESHUTDOWN,
-            Self::Populate(_) | Self::Device(_) | Self::Descriptor(_) | Self::Core(AskError::Refused(_)) => libc::ENOMEM,
+            Self::Populate(_) | Self::Device(_) | Self::Descriptor(_) | Self::Core(AskError::Refused(_)) => {
+                libc::ENOMEM
+            }
         };
         errno as u32
     }
