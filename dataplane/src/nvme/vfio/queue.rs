@@ -85,6 +85,9 @@ impl Slot {
 const EMPTY: BlockIo =
     BlockIo { op: BlockOp::Flush, lba: 0, blocks: 0, memory: crate::memory::DmaSlice::EMPTY, token: 0 };
 
+// Every hint masked with the highest is one.
+const _: () = assert!(WriteHint::KINDS == 0b111);
+
 // One cache line a command.
 const _: () = assert!(size_of::<Slot>() == 64);
 
@@ -245,7 +248,7 @@ impl VfioQueue {
             BlockOp::Write { fua: false, hint } => (nvm::opcode::WRITE, 0, hint.number()),
             _ => (nvm::opcode::READ, 0, 0),
         };
-        let directive = self.placements.get(usize::from(hint)).copied().unwrap_or(0);
+        let directive = self.placements[usize::from(hint & WriteHint::KINDS)];
         let lba_bytes = self.geometry.lba_bytes;
         let iova = io.memory.address().wrapping_add(offset) + u64::from(moved) * u64::from(lba_bytes);
         let bytes = blocks * lba_bytes;
