@@ -1,12 +1,13 @@
 //! A value on its way from the client to flash, and then into the index.
 
 use dataplane::fabric::Completion;
+use dataplane::nvme::BlockOp;
 use dataplane::nvme::spec::Status;
 
 use super::pieces::Pieces;
 use crate::classify::{Ended, Origin};
 use crate::placement::PlacedSave;
-use crate::store::{Extent, NewBlock, Published, Shard};
+use crate::store::{Extent, NewBlock, Published, Shard, hint};
 
 pub(super) struct Save<D> {
     origin: Origin,
@@ -22,7 +23,8 @@ impl<D: Clone> Save<D> {
     pub(super) fn new(origin: Origin, data: D, placed: PlacedSave) -> Self {
         let PlacedSave { shard, extent, block, .. } = placed;
         let bytes = block.bytes;
-        Self { origin, pieces: Pieces::new(data, extent.lba(), bytes), place: Some((extent, block)), shard, bytes }
+        let op = BlockOp::Write { fua: false, hint: hint::of_class(block.class) };
+        Self { origin, pieces: Pieces::new(op, data, extent.lba(), bytes), place: Some((extent, block)), shard, bytes }
     }
 
     /// Ends the command if all its pieces are back; `None` as well if it has to wait for the commit `ticket`.

@@ -4,12 +4,18 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::sync::Arc;
 
-use dataplane::nvme::BlockQueue;
+use dataplane::Burst;
+use dataplane::memory::{Region, RegionSlot};
 use dataplane::nvme::null::NullDevice;
 use dataplane::nvme::ram::{RamDevice, RamOptions};
+use dataplane::nvme::span::{SpanPart, SpanQueue};
 use dataplane::nvme::spec::kv::{KeyFields, opcode};
 use dataplane::nvme::spec::{Sqe, Status, vendor};
+use dataplane::nvme::vfio::model::{Model, ModelOptions};
+use dataplane::nvme::vfio::{Controller, ControllerOptions, VfioQueue};
+use dataplane::nvme::{AttachError, BlockDone, BlockIo, BlockQueue, Geometry, QueueFull};
 use e2e::lone_core::LoneCore;
 use pipelines::policy::Durability;
 
@@ -170,6 +176,54 @@ fn a_core_on_memory_allocates_nothing_in_the_cache_class() {
 #[test]
 fn a_core_on_memory_allocates_nothing_in_the_durable_class() {
     allocates_nothing(ram().queue(256, 8), Durability::Durable);
+}
+
+/// A queue on a controller in software, which works when it is polled, and is not counted.
+struct Stepped {
+    queue: VfioQueue,
+    model: Model,
+}
+
+impl BlockQueue for Stepped {
+    fn geometry(&self) -> &Geometry {
+        self.queue.geometry()
+    }
+    fn room(&self) -> usize {
+        self.queue.room()
+    }
+    fn push(&mut self, io: BlockIo) -> Result<(), QueueFull> {
+        self.queue.push(io)
+    }
+    fn ring(&mut self) {
+        self.queue.ring();
+    }
+    fn poll(&mut self, done: &mut Burst<BlockDone>) {
+        let counting = COUNTING.replace(false);
+        self.model.step();
+        COUNTING.set(counting);
+        self.queue.poll(done);
+    }
+    fn in_flight(&self) -> usize {
+        self.queue.in_flight()
+    }
+    fn attach(&mut self, region: Arc<Region>) -> Result<(), AttachError> {
+        self.queue.attach(region)
+    }
+    fn detach(&mut self, slot: RegionSlot) -> Result<(), AttachError> {
+        self.queue.detach(slot)
+    }
+}
+
+#[test]
+fn a_core_on_two_nvme_controllers_allocates_nothing() {
+    let part = |_| {
+        let options = ModelOptions { namespaces: vec![32 << 8], ..ModelOptions::default() };
+        let model = Model::new(options).unwrap();
+        let controller = Controller::open(Arc::new(model.clone()), ControllerOptions::default()).unwrap();
+        let queue = controller.namespace(1).unwrap().queue(256, 8).unwrap();
+        SpanPart { queue: Stepped { queue, model }, first_byte: 0, bytes: 29 << 20, counters: Arc::default() }
+    };
+    allocates_nothing(SpanQueue::new((0..2).map(part).collect()).unwrap(), Durability::Durable);
 }
 
 #[test]
