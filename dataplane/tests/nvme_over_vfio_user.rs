@@ -78,7 +78,7 @@ impl ServerBackend for Backend {
 }
 
 fn regions(model: &Model) -> Vec<ServerRegion> {
-    let doorbells = model.doorbells().region.file().unwrap().as_raw_fd();
+    let doorbells = model.doorbells().region.file().unwrap().0.as_raw_fd();
     (0..9)
         .map(|index| {
             let size = match index {

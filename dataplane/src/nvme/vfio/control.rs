@@ -1,7 +1,7 @@
 //! What the control side knows of a controller, and the admin commands it sends.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use super::admin::{AdminQueue, DATA_BYTES};
 use super::dma_memory::DmaMemory;
@@ -92,7 +92,7 @@ impl Control {
     pub(super) fn new(
         function: Arc<dyn PciFunction>,
         options: ControllerOptions,
-        space: &Mutex<DmaSpace>,
+        space: &DmaSpace,
     ) -> Result<Self, OpenError> {
         let admin = AdminQueue::new(Arc::clone(&function), options.admin_timeout, space).map_err(OpenError::Memory)?;
         Ok(Self {
@@ -114,7 +114,7 @@ impl Control {
     }
 
     /// Asks an enabled controller what it is, and sets it up for I/O queues.
-    pub(super) fn introduce(&mut self, space: &Mutex<DmaSpace>) -> Result<(), OpenError> {
+    pub(super) fn introduce(&mut self, space: &DmaSpace) -> Result<(), OpenError> {
         let data = self.identify("Identify (controller)", admin::cns::CONTROLLER, 0)?;
         self.info = ControllerInfo::parse(&data)?;
         self.find_namespaces()?;
@@ -160,7 +160,7 @@ impl Control {
     }
 
     /// Doorbell Buffer Config. A controller that refuses goes without: it is only quicker with.
-    fn share_doorbells(&mut self, space: &Mutex<DmaSpace>) -> Result<(), OpenError> {
+    fn share_doorbells(&mut self, space: &DmaSpace) -> Result<(), OpenError> {
         if !self.info.shadow_doorbells || !self.options.shadow_doorbells {
             return Ok(());
         }

@@ -51,7 +51,7 @@ pub(super) struct Shared {
     pub(super) options: ControllerOptions,
     pub(super) control: Mutex<Control>,
     /// Locked after `control`, where both are.
-    pub(super) space: Mutex<DmaSpace>,
+    pub(super) space: DmaSpace,
 }
 
 /// An NVMe controller that this process owns. Clones are the same controller; it is shut down when they, its devices and
@@ -75,7 +75,7 @@ impl Controller {
     /// See [`OpenError`]. The controller can reach no memory then.
     pub fn open(function: Arc<dyn PciFunction>, options: ControllerOptions) -> Result<Self, OpenError> {
         check_class(function.as_ref())?;
-        let space = Mutex::new(DmaSpace::new(Arc::clone(&function)));
+        let space = DmaSpace::new(Arc::clone(&function));
         let control = Control::new(Arc::clone(&function), options, &space)?;
         // From here on the destructor cleans up.
         let shared = Arc::new(Shared { function, options, control: Mutex::new(control), space });
@@ -136,6 +136,12 @@ impl Controller {
         Err(OpenError::NoNamespace { nsid, active })
     }
 
+    /// Whether it works.
+    #[must_use]
+    pub fn state(&self) -> ControllerState {
+        lock(&self.shared.control).state.clone()
+    }
+
     /// How it is doing.
     #[must_use]
     pub fn status(&self) -> ControllerStatus {
@@ -148,8 +154,25 @@ impl Controller {
             events: control.counters.events,
             stray_completions: control.admin.strays() + records().map(|record| record.link.strays()).sum::<u64>(),
             queues: records().filter(|record| record.left.is_none()).count() as u16,
-            mappings: lock(&self.shared.space).len(),
+            mappings: self.shared.space.len(),
         }
+    }
+
+    /// Maps a region before queues attach it. Pinning memory takes long: whoever does this on a control thread keeps
+    /// the queues' cores from it. To be taken back by [`release_memory`](Self::release_memory).
+    ///
+    /// # Errors
+    /// Why the controller cannot reach it; limits on mappings, addresses and locked memory say how to raise them.
+    pub fn hold_memory(&self, region: &Arc<Region>) -> std::io::Result<()> {
+        self.shared.space.hold(region).map(|_| ())
+    }
+
+    /// Takes back what [`hold_memory`](Self::hold_memory) gave; unmaps the region if no queue knows it any more.
+    ///
+    /// # Errors
+    /// If it could not be unmapped. It is kept then.
+    pub fn release_memory(&self, region: &Arc<Region>) -> std::io::Result<()> {
+        self.shared.space.release(region)
     }
 
     /// Reads the health log page. Waits for the controller.
@@ -203,9 +226,8 @@ impl Shared {
         held.push(Arc::clone(memory.region()));
         if forgotten || control.delete_queue(qid).is_ok() {
             control.queues[slot] = None;
-            let mut space = lock(&self.space);
             for region in held {
-                if let Err(error) = space.release(&region) {
+                if let Err(error) = self.space.release(&region) {
                     tracing::error!(function = self.function.name(), %error, "memory stays mapped");
                 }
             }
@@ -222,7 +244,7 @@ impl Drop for Shared {
         let control = self.control.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
         let stopped = control.shut_down();
         if stopped {
-            self.space.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner).unmap_all();
+            self.space.unmap_all();
         } else {
             tracing::error!(
                 function = self.function.name(),

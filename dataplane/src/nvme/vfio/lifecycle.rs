@@ -1,6 +1,5 @@
 //! Stopping, starting, resetting and giving up a controller: the control side of the state machine.
 
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use super::admin::ENTRIES;
@@ -8,7 +7,7 @@ use super::control::Control;
 use super::dma_space::DmaSpace;
 use super::link::LinkState;
 use super::registers::{self, CC_ENABLE, Capabilities, ControllerStatus, offset};
-use super::{ControllerState, OpenError, lock};
+use super::{ControllerState, OpenError};
 
 /// CAP.TO counts these.
 const TIMEOUT_UNIT: Duration = Duration::from_millis(500);
@@ -107,7 +106,7 @@ impl Control {
     }
 
     /// Resets the controller and brings its queues back.
-    pub(super) fn reset(&mut self, space: &Mutex<DmaSpace>, why: &str) -> Result<(), OpenError> {
+    pub(super) fn reset(&mut self, space: &DmaSpace, why: &str) -> Result<(), OpenError> {
         if let ControllerState::Failed(_) | ControllerState::Removed = self.state {
             return Err(OpenError::Failed(format!("{:?}", self.state)));
         }
@@ -134,7 +133,7 @@ impl Control {
         }
     }
 
-    fn restart(&mut self, space: &Mutex<DmaSpace>) -> Result<(), OpenError> {
+    fn restart(&mut self, space: &DmaSpace) -> Result<(), OpenError> {
         self.stop()?;
         self.free_left(space);
         let started = self.start().and_then(|()| self.introduce(space));
@@ -151,8 +150,7 @@ impl Control {
     }
 
     /// Gives back the memory of queues that could not be deleted. The controller was stopped.
-    fn free_left(&mut self, space: &Mutex<DmaSpace>) {
-        let mut space = lock(space);
+    fn free_left(&mut self, space: &DmaSpace) {
         for slot in &mut self.queues {
             let Some(regions) = slot.as_mut().and_then(|record| record.left.take()) else { continue };
             *slot = None;
@@ -235,7 +233,7 @@ impl Control {
     }
 
     /// One turn of looking after the controller.
-    pub(super) fn service(&mut self, space: &Mutex<DmaSpace>, elapsed: Duration) {
+    pub(super) fn service(&mut self, space: &DmaSpace, elapsed: Duration) {
         self.now = self.now.wrapping_add(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
         for record in self.queues.iter().flatten() {
             record.link.set_tick(self.now as u32);

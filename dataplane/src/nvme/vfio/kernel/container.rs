@@ -79,7 +79,7 @@ fn explain_group(address: BusAddress, number: &str, cause: io::Error) -> PciErro
             unsupported(format!("{address} is not bound to vfio-pci; bind it first (scripts/setup.sh bind {address})"))
         }
         io::ErrorKind::ResourceBusy => {
-            unsupported(format!("another process has {address}, or its group; stop that one"))
+            PciError::InUse(format!("another process has {address}, or its IOMMU group {number}; stop that one"))
         }
         _ => explain_open(&format!("/dev/vfio/{number}"), cause),
     }

@@ -1,6 +1,7 @@
 //! An address space of iommufd, with a function that was opened by its own device node.
 
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -27,7 +28,10 @@ pub(super) fn enter(address: BusAddress) -> Result<(Iommufd, File), PciError> {
     let open = |path: &Path| File::options().read(true).write(true).open(path);
     let system = |what| move |cause| PciError::System { what, cause };
     let iommufd = open(Path::new(NODE)).map_err(system("opening /dev/iommu"))?;
-    let device = open(&device_node(address)?).map_err(system("opening the function"))?;
+    let device = open(&device_node(address)?).map_err(|cause| match cause.kind() {
+        io::ErrorKind::ResourceBusy => PciError::InUse(format!("another process has {address}; stop that one")),
+        _ => PciError::System { what: "opening the function", cause },
+    })?;
     let ioas = abi::ioas_alloc(&iommufd).map_err(system("making an address space"))?;
     abi::bind(&device, &iommufd, ioas).map_err(system("putting the function into an address space"))?;
     Ok((Iommufd { iommufd, ioas }, device))
