@@ -126,7 +126,7 @@ impl Load {
 #[ignore = "needs a controller that is bound to vfio-pci, whose contents are lost (tests/testbed/driver.sh)"]
 fn resets_under_load_lose_nothing_acknowledged() {
     let controller = controller();
-    let _attendant = Attendant::start(controller.clone(), Duration::from_millis(20)).unwrap();
+    let _attendant = Attendant::start(controller.clone(), Duration::from_millis(20), |_| ()).unwrap();
     let device = controller.namespace(1).unwrap();
     let mut loads = [Load::new(&device, 0), Load::new(&device, 1)];
     let (completed, over) = (AtomicU64::new(0), AtomicBool::new(false));
