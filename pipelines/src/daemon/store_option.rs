@@ -85,7 +85,9 @@ impl FormatSettings {
             }
             "format" => self.format = Some(parse_format(value)?),
             other => {
-                return Err(format!("unknown setting {other:?}; there are size (of files), segment, shards and format"));
+                return Err(format!(
+                    "unknown setting {other:?}; there are size (of files), segment, shards and format"
+                ));
             }
         }
         Ok(())

@@ -184,7 +184,7 @@ impl FormatOptions {
     /// The labels of new devices of these capacities, as the store with these options is to lie on them.
     ///
     /// # Errors
-    /// As [`parts_of`], or [`StoreError::Setting`] for too many devices.
+    /// [`StoreError::TooSmall`] for a device that holds no segment, or [`StoreError::Setting`] for too many devices.
     pub fn labels(&self, capacities: &[u64]) -> Result<Vec<SetLabel>, StoreError> {
         if capacities.len() > MAX_DEVICES {
             return Err(StoreError::Setting(format!("a store lies on {MAX_DEVICES} devices at most")));

@@ -163,11 +163,11 @@ pub(super) struct Controllers {
     remote: bool,
 }
 
+/// Controllers, and the namespaces of theirs that were asked for, in that order.
+type InUse = (Controllers, Vec<Opened<NvmeSource>>);
+
 /// Opens every controller once, and from each the namespaces that are asked for.
-pub(super) fn open(
-    addresses: &[DeviceAddress],
-    cores: usize,
-) -> Result<(Controllers, Vec<Opened<NvmeSource>>), (String, DeviceError)> {
+pub(super) fn open(addresses: &[DeviceAddress], cores: usize) -> Result<InUse, (String, DeviceError)> {
     let twice = addresses.iter().enumerate().find(|(at, address)| addresses[..*at].contains(address));
     if let Some((_, address)) = twice {
         return Err((address.to_string(), DeviceError::Twice));

@@ -250,6 +250,7 @@ impl Core {
             return Status::INVALID_QUEUE_ID;
         }
         self.completion_queues[index] = Some((sqe.quadword(6), entries));
+        self.silence_doorbell(2 * (index as u64 + 1) + 1);
         Status::SUCCESS
     }
 
@@ -265,6 +266,7 @@ impl Core {
         }
         let qid = index as u16 + 1;
         self.pairs[index] = Some(IoPair::new(qid, sqe.quadword(6), entries, cq_address, cq_entries));
+        self.silence_doorbell(2 * u64::from(qid));
         Status::SUCCESS
     }
 

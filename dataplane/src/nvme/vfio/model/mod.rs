@@ -265,6 +265,14 @@ impl Core {
         let _ = self.doorbells.fill(FIRST_DOORBELL, Model::DOORBELL_BYTES as usize, 0xFF);
     }
 
+    /// A new queue begins at zero, whatever was rung for the one that had its identifier before.
+    fn silence_doorbell(&mut self, doorbell: u64) {
+        let at = doorbell << (2 + self.options.doorbell_stride);
+        if let Some(register) = self.doorbells.word32(FIRST_DOORBELL + at) {
+            register.store(SILENT, std::sync::atomic::Ordering::Release);
+        }
+    }
+
     fn enabled(&self) -> bool {
         self.registers.status & 0b11 == 1
     }
