@@ -68,7 +68,7 @@ fn mark_the_device() {
 }
 
 fn launch(memory: &Region) -> Child {
-    let memory = format!("/proc/{}/fd/{}", std::process::id(), memory.file().unwrap().as_raw_fd());
+    let memory = format!("/proc/{}/fd/{}", std::process::id(), memory.file().unwrap().0.as_raw_fd());
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--ignored", "--exact", NAME]).env(MEMORY, memory).stdout(Stdio::null());
     command.spawn().unwrap()

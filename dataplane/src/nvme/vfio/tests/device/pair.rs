@@ -36,7 +36,7 @@ fn two_controllers_share_memory() {
     // As a client's memory is: a file that is mapped.
     let file = Region::shared(bytes, RegionSlot(0)).unwrap();
     let region = |slot| {
-        let file = file.file().unwrap();
+        let (file, _) = file.file().unwrap();
         Arc::new(crate::memory::map_client(file, 0, bytes as u64, RegionSlot(slot), Access::ReadWrite).unwrap())
     };
     let (common, other) = (region(0), region(1));
