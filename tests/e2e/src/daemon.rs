@@ -1,11 +1,11 @@
 //! `kvplaned` as a child process.
 
-use std::cell::Cell;
 use std::ffi::OsString;
 use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use kvplane::{Address, Client, ConnectOptions};
@@ -86,7 +86,7 @@ pub struct Home {
     sockets: TempDir,
     data: TempDir,
     /// Whether no daemon has been started on it yet.
-    fresh: Cell<bool>,
+    fresh: AtomicBool,
 }
 
 impl Default for Home {
@@ -105,7 +105,7 @@ impl Home {
         Self {
             sockets: tempfile::Builder::new().prefix("kvp").tempdir().unwrap(),
             data: tempfile::Builder::new().prefix("store").tempdir_in(data).unwrap(),
-            fresh: Cell::new(true),
+            fresh: AtomicBool::new(true),
         }
     }
 
@@ -145,7 +145,7 @@ impl Home {
         command.args(["--no-huge", "--idle", "adaptive", "--disable-cpumask-locks", "-m", &setup.cpumask]);
         command.arg("-r").arg(self.rpc_socket());
         if let Some(store) = &setup.store {
-            match device::instead_of(store, self.fresh.replace(false)) {
+            match device::instead_of(store, self.fresh.swap(false, Ordering::Relaxed)) {
                 Some(devices) => command.args(devices),
                 None => command.arg("--store").arg(store.replace("{store}", self.store().to_str().unwrap())),
             };
