@@ -5,6 +5,8 @@
 #
 #   -m, --cpumask MASK       cores to poll on: a hex mask or a list such as [0,2-3] [default: the first core allowed]
 #   --store STORE            file:PATH[,size=2G], ram:SIZE or null:SIZE [default: file:.../store,size=4G, see below]
+#   --device DEVICE          vfio:0000:01:00.0[/NSID], a drive that kvplaned drives itself, instead of --store; may be given
+#                            several times (bind it first: scripts/setup.sh bind)
 #   -r, --rpc-socket PATH    RPC socket [default: /var/tmp/kvplane.sock]
 #   --listen ADDRESS         vfio-user:DIR; may be given several times [default: see below]
 #   --namespace NAMESPACE    NAME[,quota=..][,class=cache|durable]; may be given several times [default: tier]
@@ -24,11 +26,12 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 mask='' store='' socket=/var/tmp/kvplane.sock config='' huge='' idle=() service=no print=no
-listen=() namespaces=() rest=()
+listen=() namespaces=() devices=() rest=()
 while [ $# -gt 0 ]; do
     case $1 in
         -m | --cpumask) argument "$@"; mask=$2; shift ;;
         --store) argument "$@"; store=$2; shift ;;
+        --device) argument "$@"; devices+=(--device "$2"); shift ;;
         -r | --rpc-socket) argument "$@"; socket=$2; shift ;;
         --listen) argument "$@"; listen+=("$2"); shift ;;
         --namespace) argument "$@"; namespaces+=("$2"); shift ;;
@@ -47,7 +50,13 @@ done
 state=$ROOT/target/run sockets=$ROOT/target/run
 if [ "$service" = yes ]; then state=/var/lib/kvplane sockets=/run/kvplane; fi
 
-options=(-m "${mask:-[$(allowed_cores | head -n 1)]}" -r "$socket" --store "${store:-file:$state/store,size=4G}")
+options=(-m "${mask:-[$(allowed_cores | head -n 1)]}" -r "$socket")
+if [ "${#devices[@]}" -eq 0 ]; then
+    options+=(--store "${store:-file:$state/store,size=4G}")
+else
+    [ -z "$store" ] || die 2 "--device takes the place of --store"
+    options+=("${devices[@]}")
+fi
 if [ -n "$config" ]; then
     [ "${#listen[@]}${#namespaces[@]}" = 00 ] || die 2 "--config takes the place of --listen and --namespace"
     [ -r "$config" ] || die 2 "--config $config: cannot be read"

@@ -41,11 +41,48 @@ pub enum BlockOp {
     Write {
         /// Force unit access: bypass the volatile cache.
         fua: bool,
+        /// What it is likely to become worthless together with.
+        hint: WriteHint,
     },
     /// Makes every write that completed before this was pushed survive a power cut.
     Flush,
     /// Tells the device that the blocks hold nothing of worth (TRIM). A hint: what a later read returns is undefined.
     Deallocate,
+}
+
+impl BlockOp {
+    /// A write without a hint.
+    #[must_use]
+    pub const fn write(fua: bool) -> Self {
+        Self::Write { fua, hint: WriteHint::NONE }
+    }
+}
+
+/// Says which writes belong together: what is written with the same number is likely to become worthless at about the same
+/// time, so a device that is told can keep it apart from the rest, and has less to move when it makes room. A device that
+/// tells fewer kinds apart takes the higher numbers for the last that it knows; one that tells none apart does not care.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct WriteHint(u8);
+
+impl WriteHint {
+    /// No hint.
+    pub const NONE: Self = Self(0);
+    /// How many kinds there are.
+    pub const KINDS: u8 = 7;
+
+    /// The kind `number`, from 1 to [`KINDS`](Self::KINDS); what lies beyond is the nearest of them.
+    #[must_use]
+    pub const fn kind(number: u8) -> Self {
+        let number = if number == 0 { 1 } else { number };
+        Self(if number > Self::KINDS { Self::KINDS } else { number })
+    }
+
+    /// Its number; 0 for none.
+    #[inline(always)]
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        self.0
+    }
 }
 
 /// A command for the device.

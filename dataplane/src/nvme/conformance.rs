@@ -64,12 +64,12 @@ pub(crate) fn blocks_of<Q: BlockQueue>(queue: &Q, region: &Region, at: u32, bloc
     region.slice(u64::from(at * lba_bytes), blocks * lba_bytes).unwrap()
 }
 
-const WRITE: BlockOp = BlockOp::Write { fua: false };
+const WRITE: BlockOp = BlockOp::write(false);
 
 fn what_was_written_is_read<Q: BlockQueue>(queue: &mut Q, keeps: Keeps) {
     let region = attach(queue, 1);
     let lba_bytes = queue.geometry().lba_bytes as usize;
-    for (op, lba, value) in [(WRITE, 3, 0x11), (BlockOp::Write { fua: true }, 40, 0x22)] {
+    for (op, lba, value) in [(WRITE, 3, 0x11), (BlockOp::write(true), 40, 0x22)] {
         let memory = blocks_of(queue, &region, 0, 8);
         region.fill(0, 8 * lba_bytes, value).unwrap();
         assert_eq!(run(queue, io(op, lba, 8, memory)), Ok(()));

@@ -14,4 +14,6 @@ pub mod spec;
 pub mod uring;
 pub mod vfio;
 
-pub use block_queue::{AttachError, BlockDone, BlockError, BlockIo, BlockOp, BlockQueue, Geometry, QueueFull};
+pub use block_queue::{
+    AttachError, BlockDone, BlockError, BlockIo, BlockOp, BlockQueue, Geometry, QueueFull, WriteHint,
+};

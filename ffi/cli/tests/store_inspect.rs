@@ -100,7 +100,7 @@ impl Filler {
         let extent = extent.unwrap();
         self.value.fill(0, 8192, name.as_bytes()[0]).unwrap();
         let memory = self.value.sub(0, 8192).unwrap();
-        let op = BlockOp::Write { fua: false };
+        let op = BlockOp::write(false);
         self.blocks.push(BlockIo { op, lba: extent.lba(), blocks: extent.blocks(), memory, token: 1 }).unwrap();
         self.until("the write of a value", |filler| std::mem::take(&mut filler.written));
         let block = NewBlock {

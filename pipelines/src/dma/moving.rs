@@ -3,14 +3,14 @@
 use dataplane::fabric::{Completion, Fabric};
 use dataplane::memory::{DmaSlice, SlotId};
 use dataplane::nvme::spec::Status;
-use dataplane::nvme::{BlockError, BlockIo, BlockOp, BlockQueue, Geometry};
+use dataplane::nvme::{BlockError, BlockIo, BlockOp, BlockQueue, Geometry, WriteHint};
 
 use super::pacing::Allowance;
 use super::staging::{STAGING_BYTES, Staging, StagingId};
 use super::{Direction, Settled};
 use crate::classify::{Ended, Origin};
 use crate::placement::Transfer;
-use crate::store::{BlockId, Class, Shard};
+use crate::store::{BlockId, Class, Shard, hint};
 
 /// Whether every piece of a command was issued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +45,7 @@ pub(super) struct Moving<D> {
     piece_bytes: u64,
     /// Issued since it was last asked.
     issued: u64,
+    hint: WriteHint,
     /// Bytes of value that the command moves when all goes well.
     moved_bytes: u32,
     failed: Option<Status>,
@@ -58,6 +59,10 @@ impl<D: Clone> Moving<D> {
             Transfer::Save { extent, block } => (block.bytes, extent.lba()),
             Transfer::Erase { .. } => (0, 0),
         };
+        let hint = match &transfer {
+            Transfer::Save { block, .. } => hint::of_class(block.class),
+            _ => WriteHint::NONE,
+        };
         Self {
             origin,
             data,
@@ -68,6 +73,7 @@ impl<D: Clone> Moving<D> {
             pieces: 0,
             piece_bytes: 0,
             issued: 0,
+            hint,
             moved_bytes: remaining,
             failed: None,
         }
@@ -190,7 +196,7 @@ impl<D: Clone> Moving<D> {
         let count = piece.memory.bytes() / geometry.lba_bytes;
         let op = match self.direction() {
             Direction::Load => BlockOp::Read,
-            Direction::Save => BlockOp::Write { fua: false },
+            Direction::Save => BlockOp::Write { fua: false, hint: self.hint },
         };
         let io = BlockIo { op, lba: self.lba, blocks: count, memory: piece.memory, token: token(id, piece.staged) };
         if blocks.push(io).is_err() {

@@ -9,6 +9,7 @@
 
 use dataplane::nvme::BlockOp;
 
+use super::hint::METADATA;
 use super::layout::{FIRST_DRAFT, FIRST_HOME, HEADER_FREE, HEADER_OPEN};
 use super::operation::{COMMIT_PAGES, Op};
 use super::page::{PageHeader, PageKind, put_record};
@@ -166,7 +167,7 @@ impl<P> Shard<P> {
         let memory = self.stage_page(staging);
         let lba = self.layout.page_lba(segment, slot);
         self.count_page();
-        self.ops.start(op, BlockOp::Write { fua: facts.volatile }, lba, self.layout.blocks(1), memory);
+        self.ops.start(op, BlockOp::Write { fua: facts.volatile, hint: METADATA }, lba, self.layout.blocks(1), memory);
     }
 
     fn count_page(&mut self) {
@@ -223,7 +224,7 @@ impl<P> Shard<P> {
             header.seal(&self.layout, segment, slot, &mut self.page);
             let memory = self.stage_page(Self::staging_of_page(index));
             let lba = self.layout.page_lba(segment, slot);
-            let what = BlockOp::Write { fua: self.commit.fua };
+            let what = BlockOp::Write { fua: self.commit.fua, hint: METADATA };
             self.ops.start(Op::commit_page(index), what, lba, self.layout.blocks(1), memory);
             self.count_page();
             self.commit.waiting |= 1 << index;

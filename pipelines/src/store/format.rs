@@ -106,7 +106,7 @@ pub fn format<B: BlockQueue>(
     let bytes = superblock.to_bytes();
     // The second copy first: until the first stands, an earlier store is untouched and still found.
     for at in COPIES.iter().rev() {
-        let io = block_at(blocks, staging, BlockOp::Write { fua: geometry.volatile_cache }, *at);
+        let io = block_at(blocks, staging, BlockOp::write(geometry.volatile_cache), *at);
         let written = staging.write(0, &bytes).ok_or(BlockError::Invalid).and_then(|()| run(blocks, io));
         written.map_err(|error| StoreError::Device { doing: "writing the superblock", error })?;
     }

@@ -18,6 +18,7 @@ mod evict;
 mod extent;
 mod format;
 mod fuzz;
+pub(crate) mod hint;
 mod index;
 mod layout;
 mod lease;

@@ -7,6 +7,7 @@ use dataplane::nvme::BlockOp;
 
 use super::commit::ATTEMPTS;
 use super::extent::Extent;
+use super::hint;
 use super::index::{Entry, EntryId};
 use super::layout::{Layout, UNIT_BYTES};
 use super::operation::{MOVES, Op};
@@ -135,7 +136,7 @@ impl<P> Shard<P> {
         let memory = self.move_memory(index, piece.units * UNIT_BYTES);
         let lba = self.layout.lba(extent.unit + piece.done);
         let blocks = self.layout.blocks(piece.units);
-        self.ops.start(Op::moving(index), BlockOp::Write { fua: false }, lba, blocks, memory);
+        self.ops.start(Op::moving(index), BlockOp::Write { fua: false, hint: hint::MOVED }, lba, blocks, memory);
         Phase::Write(job, extent, piece)
     }
 

@@ -173,7 +173,7 @@ pub fn write_label<B: BlockQueue>(
     // The place of a superblock is left alone on the first device, and cleared with the label.
     let head = label.is_none_or(|label| label.index > 0);
     for at in [LABEL_AT, 0].into_iter().take(if head { 2 } else { 1 }) {
-        let io = block_at(blocks, staging, BlockOp::Write { fua }, at);
+        let io = block_at(blocks, staging, BlockOp::write(fua), at);
         let written = staging.write(0, &bytes).ok_or(BlockError::Invalid).and_then(|()| run(blocks, io));
         written.map_err(|error| StoreError::Device { doing: "writing its label", error })?;
     }

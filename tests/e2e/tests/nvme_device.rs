@@ -242,6 +242,30 @@ fn operators_see_their_drives_as_spdk_shows_them() {
 }
 
 #[test]
+fn the_drive_is_told_what_belongs_together() {
+    let target = NvmeTarget::start(ModelOptions { placement_handles: 4, ..drive(48) });
+    let setup = on(&[&target], ",segment=2M");
+    let setup = Setup { namespaces: vec!["one".into(), "two,class=durable".into()], ..setup };
+    let daemon = Daemon::start(setup);
+    let mut cache = daemon.client();
+    // Read again and again, so that eviction moves some on.
+    put_all(&mut cache, 0..16, 1, 200_000);
+    for number in 16..300 {
+        cache.put(key(number), &value(&key(number), 1, 200_000)).unwrap();
+        assert!(cache.get(key(number % 4)).is_ok());
+    }
+    let mut durable =
+        daemon.client_with(kvplane::ConnectOptions { namespace: 2, ..kvplane::ConnectOptions::default() });
+    put_all(&mut durable, 0..16, 1, 65_536);
+    let [cached, moved, metadata, lasting] = target.model.placed()[..] else { panic!("{:?}", target.model.placed()) };
+    // In blocks of 4096 bytes.
+    assert_eq!(cached, 300 * 49);
+    assert_eq!(lasting, 16 * 16);
+    assert!(moved > 0 && moved < cached && metadata > 10, "{moved} blocks moved, {metadata} of metadata");
+    innocent(&target);
+}
+
+#[test]
 fn two_drives_hold_one_store_in_whatever_order_they_are_given() {
     let (one, other) = (target(128), target(64));
     let mut daemon = Daemon::start(on(&[&one, &other], ",segment=4M,shards=2").namespace("tests,class=durable"));

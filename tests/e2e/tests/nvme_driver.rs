@@ -54,7 +54,7 @@ fn io_of(region: &Region, op: BlockOp, lba: u64, blocks: u32) -> BlockIo {
     BlockIo { op, lba, blocks, memory, token: lba }
 }
 
-const WRITE: BlockOp = BlockOp::Write { fua: false };
+const WRITE: BlockOp = BlockOp::write(false);
 
 fn shared(slot: u16) -> Arc<Region> {
     Arc::new(Region::shared(256 * 4096, RegionSlot(slot)).unwrap())

@@ -126,7 +126,7 @@ impl Disk {
                 let region = copy(regions, &io.memory).ok_or(BlockError::Invalid)?;
                 region.write(offset(regions, &io.memory), from).ok_or(BlockError::Invalid)?;
             }
-            BlockOp::Write { fua } => {
+            BlockOp::Write { fua, .. } => {
                 let mut buffer = vec![0; bytes as usize];
                 let region = copy(regions, &io.memory).ok_or(BlockError::Invalid)?;
                 let _ = region.read(offset(regions, &io.memory), &mut buffer);
@@ -205,7 +205,7 @@ impl SimQueue {
         for command in std::mem::take(&mut self.outstanding) {
             if matches!(command.io.op, BlockOp::Write { .. }) && self.random.chance(500) {
                 let mut io = command.io;
-                io.op = BlockOp::Write { fua: false };
+                io.op = BlockOp::write(false);
                 let _ = self.disk.borrow_mut().perform(&io, &self.regions);
             }
         }

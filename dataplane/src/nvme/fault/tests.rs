@@ -7,7 +7,7 @@ use crate::nvme::conformance::{self, Keeps, attach, blocks_of, finish, io, run};
 use crate::nvme::ram::{RamDevice, RamOptions, RamQueue};
 use crate::nvme::{AttachError, BlockDone, BlockError, BlockOp, BlockQueue};
 
-const WRITE: BlockOp = BlockOp::Write { fua: false };
+const WRITE: BlockOp = BlockOp::write(false);
 const EIO: Result<(), BlockError> = Err(BlockError::Media(libc::EIO));
 const ALWAYS: u32 = 1_000_000;
 

@@ -66,7 +66,7 @@ proptest! {
         queue.attach(Arc::clone(&region)).unwrap();
         for step in steps {
             let (op, lba, blocks) = match step {
-                Step::Write { lba, blocks, .. } => (BlockOp::Write { fua: false }, lba, blocks),
+                Step::Write { lba, blocks, .. } => (BlockOp::write(false), lba, blocks),
                 Step::Read { lba, blocks } => (BlockOp::Read, lba, blocks),
                 Step::Deallocate { lba, blocks } => (BlockOp::Deallocate, lba, blocks),
             };

@@ -8,7 +8,7 @@ use crate::nvme::fault::{FaultInjector, FaultPlan};
 use crate::nvme::ram::{RamDevice, RamOptions, RamQueue};
 use crate::nvme::{AttachError, BlockError, BlockOp, BlockQueue};
 
-const WRITE: BlockOp = BlockOp::Write { fua: false };
+const WRITE: BlockOp = BlockOp::write(false);
 
 fn device(bytes: u64, lba_bytes: u32, volatile_cache: bool) -> RamDevice {
     RamDevice::new(RamOptions { bytes, lba_bytes, volatile_cache }).unwrap()

@@ -27,7 +27,7 @@ pub(super) fn build(
     match io.op {
         BlockOp::Read if fixed => opcode::ReadFixed::new(FILE, memory as *mut u8, bytes, slot).offset(at).build(),
         BlockOp::Read => opcode::Read::new(FILE, memory as *mut u8, bytes).offset(at).build(),
-        BlockOp::Write { fua } => {
+        BlockOp::Write { fua, .. } => {
             let flags = if fua { libc::RWF_DSYNC } else { 0 };
             let memory = memory as *const u8;
             if fixed {

@@ -355,7 +355,7 @@ mod tests {
         assert_eq!(judge(&mut read, 8192, 4096), Verdict::GoesOn);
         let short = BlockError::Short { moved: 12288, asked: 16384 };
         assert_eq!(judge(&mut read, 0, 4096), Verdict::Ended(Err(short)));
-        let mut write = command(BlockOp::Write { fua: true }, 16384);
+        let mut write = command(BlockOp::write(true), 16384);
         assert_eq!(judge(&mut write, 8192, 4096), Verdict::GoesOn);
         assert_eq!(judge(&mut write, 8192, 4096), Verdict::Ended(Ok(())));
         let mut odd = command(BlockOp::Read, 8192);

@@ -6,7 +6,7 @@ use crate::memory::{Access, DmaSlice, Region, RegionSlot, map_client};
 use crate::nvme::conformance::{self, Keeps, attach, blocks_of, io, run};
 use crate::nvme::{BlockError, BlockOp, BlockQueue};
 
-const WRITE: BlockOp = BlockOp::Write { fua: false };
+const WRITE: BlockOp = BlockOp::write(false);
 
 /// A folder on the disk that the tests were built on: a temporary file system may not do direct I/O.
 fn folder() -> tempfile::TempDir {

@@ -134,7 +134,14 @@ impl VfioDevice {
             timeout: self.shared.options.command_timeout,
             memory_slots,
         };
-        Ok(VfioQueue::new(parts))
+        let places = control.info.flexible_placement && self.shared.options.placement;
+        // A queue that is dropped wants the lock.
+        drop(control);
+        let mut queue = VfioQueue::new(parts);
+        if places {
+            queue.learn_placements(self.shared.options.admin_timeout)?;
+        }
+        Ok(queue)
     }
 
     fn doorbells(&self, control: &Control, qid: u16) -> Result<Doorbells, OpenError> {

@@ -37,9 +37,10 @@ pub struct ControllerInfo {
     pub sgl: bool,
     /// Whether it takes Doorbell Buffer Config (OACS bit 8).
     pub shadow_doorbells: bool,
-    /// Whether it has directives, streams among them (OACS bit 5). They are not used yet.
+    /// Whether it has directives, streams among them (OACS bit 5). Streams are not used: no drive has them without Flexible
+    /// Data Placement any more.
     pub directives: bool,
-    /// Whether it has Flexible Data Placement (CTRATT bit 19). It is not used yet.
+    /// Whether it has Flexible Data Placement (CTRATT bit 19); used where the namespace has handles.
     pub flexible_placement: bool,
     /// Aborts that may be outstanding at once (ACL).
     pub abort_limit: u16,

@@ -26,6 +26,7 @@ mod log_pages;
 pub mod model;
 mod options;
 pub mod pci;
+mod placement;
 mod prp;
 mod queue;
 mod recovery;

@@ -17,6 +17,8 @@ pub struct ControllerOptions {
     pub admin_timeout: Duration,
     /// Whether to describe data by SGLs where the controller takes them and PRPs would need a list.
     pub sgl: bool,
+    /// Whether to pass write hints on to namespaces with Flexible Data Placement.
+    pub placement: bool,
     /// Whether to use shadow doorbells where the controller has them.
     pub shadow_doorbells: bool,
 }
@@ -29,6 +31,7 @@ impl Default for ControllerOptions {
             command_timeout: Duration::from_secs(10),
             admin_timeout: Duration::from_secs(10),
             sgl: true,
+            placement: true,
             shadow_doorbells: true,
         }
     }

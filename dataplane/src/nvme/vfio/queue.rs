@@ -18,7 +18,7 @@ use crate::Burst;
 use crate::memory::{Region, RegionSlot};
 use crate::nvme::attached::AttachedRegions;
 use crate::nvme::spec::{DataPointer, SglDescriptor, Sqe, Status, nvm};
-use crate::nvme::{AttachError, BlockDone, BlockError, BlockIo, BlockOp, BlockQueue, Geometry, QueueFull};
+use crate::nvme::{AttachError, BlockDone, BlockError, BlockIo, BlockOp, BlockQueue, Geometry, QueueFull, WriteHint};
 
 /// Bits of a command identifier that name the slot; those above are a generation, so that a completion that comes late
 /// or twice names nothing.
@@ -126,7 +126,9 @@ pub struct VfioQueue {
     plain: bool,
     sgl: bool,
     qid: u16,
-    nsid: u32,
+    pub(super) nsid: u32,
+    /// What a write with a hint of this number carries in its last words.
+    pub(super) placements: [u64; WriteHint::KINDS as usize + 1],
     /// Blocks between boundaries that no part crosses; zero for none.
     boundary: u64,
     pub(super) now: u32,
@@ -145,7 +147,7 @@ pub struct VfioQueue {
     pub(super) watched_at: u32,
     memory: Option<DmaMemory>,
     memory_slots: u16,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 // SAFETY: the pointers lead into the queue's own memory, which it keeps mapped and only it uses, one thread at a time.
@@ -196,6 +198,7 @@ impl VfioQueue {
             sgl: parts.sgl,
             qid: parts.qid,
             nsid: parts.nsid,
+            placements: [0; WriteHint::KINDS as usize + 1],
             boundary: parts.boundary,
             now: parts.link.tick(),
             slots: (0..depth).map(slot).collect(),
@@ -228,7 +231,7 @@ impl VfioQueue {
     }
 
     /// Gives the command in a slot a fresh identifier.
-    fn rename(&mut self, index: u16, rest: u32) -> u16 {
+    pub(super) fn rename(&mut self, index: u16, rest: u32) -> u16 {
         let (qid, now) = (self.qid, self.now);
         self.slots.get_mut(usize::from(index)).map_or(index, |slot| slot.rename(qid, rest, now))
     }
@@ -237,11 +240,12 @@ impl VfioQueue {
     /// what to add to an address to get the controller's.
     #[inline(always)]
     fn send_transfer(&mut self, cid: u16, io: &BlockIo, offset: u64, moved: u32, blocks: u32) {
-        let (opcode, flags) = match io.op {
-            BlockOp::Write { fua: true } => (nvm::opcode::WRITE, nvm::FORCE_UNIT_ACCESS),
-            BlockOp::Write { fua: false } => (nvm::opcode::WRITE, 0),
-            _ => (nvm::opcode::READ, 0),
+        let (opcode, flags, hint) = match io.op {
+            BlockOp::Write { fua: true, hint } => (nvm::opcode::WRITE, nvm::FORCE_UNIT_ACCESS, hint.number()),
+            BlockOp::Write { fua: false, hint } => (nvm::opcode::WRITE, 0, hint.number()),
+            _ => (nvm::opcode::READ, 0, 0),
         };
+        let directive = self.placements.get(usize::from(hint)).copied().unwrap_or(0);
         let lba_bytes = self.geometry.lba_bytes;
         let iova = io.memory.address().wrapping_add(offset) + u64::from(moved) * u64::from(lba_bytes);
         let bytes = blocks * lba_bytes;
@@ -255,7 +259,7 @@ impl VfioQueue {
             }
         };
         let lba = io.lba + u64::from(moved);
-        self.put(nvm::Transfer { opcode, cid, nsid: self.nsid, lba, blocks, flags, data }.to_quadwords());
+        self.put(nvm::Transfer { opcode, cid, nsid: self.nsid, lba, blocks, flags, directive, data }.to_quadwords());
     }
 
     /// Writes the next part of the command in a slot into the submission ring.
@@ -306,7 +310,7 @@ impl VfioQueue {
 
     /// Writes an entry at the tail of the submission ring.
     #[inline(always)]
-    fn put(&mut self, entry: [u64; 8]) {
+    pub(super) fn put(&mut self, entry: [u64; 8]) {
         // SAFETY: the tail is less than the ring's entries, which lie in the queue's memory. The controller reads the
         // entry after the doorbell; it is free, for the ring has one more than there can be commands.
         unsafe { self.sq.add(self.tail as usize).write(entry) };

@@ -173,7 +173,7 @@ mod tests {
         let tired = |op, status| judge(&slot(op, MAX_TRIES), status);
         assert_eq!(tired(BlockOp::Read, Status::ABORT_REQUESTED), Sentence::Ended(Err(BlockError::Gone)));
         let media = Sentence::Ended(Err(BlockError::Media(libc::EIO)));
-        assert_eq!(tired(BlockOp::Write { fua: true }, Status::INTERNAL_ERROR), media);
+        assert_eq!(tired(BlockOp::write(true), Status::INTERNAL_ERROR), media);
         assert_eq!(tired(BlockOp::Deallocate, Status::INTERNAL_ERROR), Sentence::Ended(Ok(())));
     }
 }

@@ -157,7 +157,7 @@ impl CrashQueue {
                     medium.read(io.lba + at, &mut block);
                     region.write(offset, &block).expect("inside");
                 }
-                BlockOp::Write { fua } => {
+                BlockOp::Write { fua, .. } => {
                     if keep(&mut medium.dice) {
                         region.read(offset, &mut block).expect("inside");
                         medium.write(io.lba + at, &block, fua);

@@ -183,7 +183,7 @@ impl World {
         self.values[buffer].write(0, &value).unwrap();
         let memory = self.values[buffer].sub(0, extent.blocks() * 512).unwrap();
         let io = BlockIo {
-            op: BlockOp::Write { fua: false },
+            op: BlockOp::write(false),
             lba: extent.lba(),
             blocks: extent.blocks(),
             memory,

@@ -3,6 +3,7 @@
 use std::sync::atomic::{Ordering, fence};
 
 use super::lies::Fault;
+use super::structures::placement_identifier;
 use super::{Core, FIRST_DOORBELL, SILENT};
 use crate::nvme::spec::{Cqe, Sqe, Status, nvm};
 
@@ -200,9 +201,38 @@ impl Core {
         }
         match sqe.opcode() {
             nvm::opcode::FLUSH => Status::SUCCESS,
-            nvm::opcode::READ | nvm::opcode::WRITE => self.transfer(sqe),
+            nvm::opcode::READ => self.transfer(sqe),
+            nvm::opcode::WRITE => {
+                self.place(sqe);
+                self.transfer(sqe)
+            }
+            nvm::opcode::IO_MANAGEMENT_RECEIVE if self.options.placement_handles > 0 => self.manage(sqe),
             nvm::opcode::DATASET_MANAGEMENT if self.options.deallocate => self.deallocate(sqe),
             _ => Status::INVALID_OPCODE,
+        }
+    }
+
+    /// Notes where a write asks to be placed.
+    fn place(&mut self, sqe: &Sqe) {
+        let (kind, identifier) = ((sqe.dword(12) >> 20) & 0xF, (sqe.dword(13) >> 16) as u16);
+        let mut handles = 0..self.options.placement_handles;
+        match (kind, handles.find(|handle| placement_identifier(*handle) == identifier)) {
+            (0, _) => {}
+            (2, Some(handle)) => self.placed[usize::from(handle)] += u64::from(sqe.dword(12) & 0xFFFF) + 1,
+            _ => self.violation(format!("write with directive {kind} and placement {identifier:#x}")),
+        }
+    }
+
+    /// I/O Management Receive.
+    fn manage(&mut self, sqe: &Sqe) -> Status {
+        if sqe.dword(10) & 0xFF != nvm::RECLAIM_UNIT_HANDLE_STATUS {
+            return Status::INVALID_FIELD;
+        }
+        let data = self.handle_status();
+        let bytes = (sqe.dword(11) as usize + 1).saturating_mul(4).min(data.len());
+        match self.dma_write(sqe.quadword(6), &data[..bytes]) {
+            Some(()) => Status::SUCCESS,
+            None => Status::DATA_TRANSFER_ERROR,
         }
     }
 

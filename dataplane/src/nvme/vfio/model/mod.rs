@@ -63,6 +63,8 @@ pub struct ModelOptions {
     pub deallocate: bool,
     /// How many regions it may reach at once.
     pub mappings: u32,
+    /// Reclaim unit handles of each namespace; 0 for a controller without Flexible Data Placement.
+    pub placement_handles: u16,
 }
 
 impl Default for ModelOptions {
@@ -80,6 +82,7 @@ impl Default for ModelOptions {
             volatile_cache: true,
             deallocate: true,
             mappings: 1024,
+            placement_handles: 0,
         }
     }
 }
@@ -133,6 +136,8 @@ struct Core {
     removed: bool,
     counters: ModelCounters,
     violations: Vec<String>,
+    /// Blocks written to each reclaim unit handle.
+    placed: Vec<u64>,
     doorbells: Arc<Region>,
 }
 
@@ -161,6 +166,7 @@ impl Model {
         let doorbells = Arc::new(Region::shared((FIRST_DOORBELL + Self::DOORBELL_BYTES) as usize, NO_SLOT)?);
         let media = |blocks: &u64| Region::anonymous((*blocks * u64::from(options.lba_bytes)) as usize, NO_SLOT);
         let media = options.namespaces.iter().map(media).collect::<std_io::Result<_>>()?;
+        let placed = vec![0; usize::from(options.placement_handles)];
         let mut core = Core {
             pairs: (0..options.queues).map(|_| None).collect(),
             completion_queues: vec![None; usize::from(options.queues)],
@@ -176,6 +182,7 @@ impl Model {
             removed: false,
             counters: ModelCounters::default(),
             violations: Vec::new(),
+            placed,
             doorbells: Arc::clone(&doorbells),
         };
         core.silence_doorbells();
@@ -233,6 +240,12 @@ impl Model {
     #[must_use]
     pub fn violations(&self) -> Vec<String> {
         lock(&self.core).violations.clone()
+    }
+
+    /// Blocks that were written with a hint, by reclaim unit handle.
+    #[must_use]
+    pub fn placed(&self) -> Vec<u64> {
+        lock(&self.core).placed.clone()
     }
 
     /// Regions that it can reach.

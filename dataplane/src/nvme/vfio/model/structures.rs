@@ -2,8 +2,14 @@
 
 use super::Core;
 use super::lies::apply;
+use crate::nvme::spec::nvm;
 
 pub(super) type Structure = [u8; 4096];
+
+/// Not the handle's own number, so that whoever takes the one for the other is found out.
+pub(super) const fn placement_identifier(handle: u16) -> u16 {
+    0x4000 + 0x11 * handle
+}
 
 impl Core {
     /// CAP.
@@ -25,6 +31,7 @@ impl Core {
         put(78, &1_u16.to_le_bytes());
         put(80, &0x0001_0400_u32.to_le_bytes());
         put(92, &0x0000_0100_u32.to_le_bytes());
+        put(96, &(u32::from(self.options.placement_handles > 0) << 19).to_le_bytes());
         put(111, &[1]);
         put(256, &(u16::from(self.options.shadow_doorbells) << 8).to_le_bytes());
         // Four aborts and four event requests at once, an error log of eight entries: all zero-based.
@@ -53,6 +60,19 @@ impl Core {
         data[130] = self.options.lba_bytes.trailing_zeros() as u8;
         apply(&self.lies.namespace, &mut data);
         Some(data)
+    }
+
+    /// The status of reclaim unit handles.
+    pub(super) fn handle_status(&self) -> Structure {
+        let mut data = [0; 4096];
+        data[14..16].copy_from_slice(&self.options.placement_handles.to_le_bytes());
+        let (_, descriptors) = data.split_at_mut(nvm::HANDLE_STATUS_HEAD_BYTES);
+        let handles = 0..self.options.placement_handles;
+        for (descriptor, handle) in descriptors.chunks_exact_mut(nvm::HANDLE_STATUS_BYTES).zip(handles) {
+            descriptor[..2].copy_from_slice(&placement_identifier(handle).to_le_bytes());
+            descriptor[2..4].copy_from_slice(&handle.to_le_bytes());
+        }
+        data
     }
 
     pub(super) fn namespace_list(&self, after: u32) -> Structure {

@@ -95,7 +95,7 @@ fn shadow_doorbells_spare_the_register() {
 #[test]
 fn flags_and_pointers_reach_the_controller() {
     let mut bench = Bench::new(ModelOptions { sgl: true, ..ModelOptions::default() });
-    assert_eq!(bench.run(BlockOp::Write { fua: true }, 0), Ok(()));
+    assert_eq!(bench.run(BlockOp::write(true), 0), Ok(()));
     let memory = conformance::blocks_of(&bench.queue, &bench.region, 0, 8);
     assert_eq!(conformance::run(&mut bench.queue, conformance::io(WRITE, 0, 8, memory)), Ok(()));
     let deallocate = conformance::io(BlockOp::Deallocate, 0, 8, crate::memory::DmaSlice::EMPTY);

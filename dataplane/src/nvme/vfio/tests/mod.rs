@@ -4,6 +4,7 @@ mod conforms;
 mod device;
 mod lies;
 mod lifetime;
+mod placement;
 mod random;
 mod recovery;
 
@@ -16,7 +17,7 @@ use crate::Burst;
 use crate::memory::{Region, RegionSlot};
 use crate::nvme::{AttachError, BlockDone, BlockError, BlockIo, BlockOp, BlockQueue, Geometry, QueueFull, conformance};
 
-const WRITE: BlockOp = BlockOp::Write { fua: false };
+const WRITE: BlockOp = BlockOp::write(false);
 
 /// A queue whose doorbell makes the model work.
 struct Stepped {

@@ -33,7 +33,7 @@ enum Trouble {
 fn step() -> impl Strategy<Value = Step> {
     let op = prop_oneof![
         4 => Just(WRITE),
-        1 => Just(BlockOp::Write { fua: true }),
+        1 => Just(BlockOp::write(true)),
         4 => Just(BlockOp::Read),
         1 => Just(BlockOp::Flush),
         1 => Just(BlockOp::Deallocate),
