@@ -24,7 +24,7 @@ pub struct Setup {
     /// Core mask.
     pub cpumask: String,
     /// `--store`, in which `{store}` stands for the path of the store file; `None` leaves the option out. Devices take the
-    /// file's place where [`device`](crate::device) is told so.
+    /// file's place where [`device`] is told so.
     pub store: Option<String>,
     /// Values of `--namespace`. With at least one, `--listen` is given too.
     pub namespaces: Vec<String>,
