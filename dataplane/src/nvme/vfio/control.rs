@@ -263,8 +263,9 @@ impl Control {
         ];
         for (opcode, command) in deletions {
             match self.admin.run(command, admin::delete_queue(opcode, qid)) {
-                // There is none: as good as deleted.
-                Err(OpenError::Admin { status, .. }) if same(status, Status::INVALID_QUEUE_ID) => {}
+                // There is none: as good as deleted. QEMU says of a missing completion queue that it is invalid.
+                Err(OpenError::Admin { status, .. })
+                    if same(status, Status::INVALID_QUEUE_ID) || same(status, Status::COMPLETION_QUEUE_INVALID) => {}
                 other => _ = other?,
             }
         }
