@@ -29,7 +29,8 @@ const NAP: Duration = Duration::from_micros(50);
 enum Kind {
     Waited,
     Event,
-    Abort,
+    /// Sent when, in the control side's milliseconds.
+    Abort(u64),
 }
 
 pub(super) struct AdminQueue {
@@ -119,22 +120,22 @@ impl AdminQueue {
     }
 
     /// Asks for a command to be aborted. Whether it was shows in the command's own completion.
-    pub(super) fn abort(&mut self, sqid: u16, cid: u16) -> bool {
-        self.submit(admin::abort(sqid, cid), Kind::Abort).is_some()
+    pub(super) fn abort(&mut self, sqid: u16, cid: u16, now: u64) -> bool {
+        self.submit(admin::abort(sqid, cid), Kind::Abort(now)).is_some()
     }
 
     /// Event requests outstanding.
     pub(super) fn event_requests(&self) -> usize {
-        self.count(Kind::Event)
+        self.kinds().filter(|kind| *kind == Kind::Event).count()
     }
 
-    /// Aborts outstanding.
-    pub(super) fn aborts(&self) -> usize {
-        self.count(Kind::Abort)
+    /// When each abort that is outstanding was sent.
+    pub(super) fn aborts(&self) -> impl Iterator<Item = u64> {
+        self.kinds().filter_map(|kind| if let Kind::Abort(sent) = kind { Some(sent) } else { None })
     }
 
-    fn count(&self, kind: Kind) -> usize {
-        self.outstanding.iter().flatten().filter(|(_, other)| *other == kind).count()
+    fn kinds(&self) -> impl Iterator<Item = Kind> {
+        self.outstanding.iter().flatten().map(|(_, kind)| *kind)
     }
 
     /// Takes the events that came.
@@ -180,7 +181,7 @@ impl AdminQueue {
     }
 
     /// Sorts what came. Not more than a ring full at once, whatever the controller writes.
-    fn gather(&mut self) {
+    pub(super) fn gather(&mut self) {
         for _ in 0..ENTRIES {
             let Some(cqe) = self.take() else { return };
             let index = usize::from(cqe.cid & ((1 << INDEX_BITS) - 1));

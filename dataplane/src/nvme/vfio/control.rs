@@ -61,6 +61,8 @@ pub(super) struct Control {
     pub(super) now: u64,
     pub(super) counters: ControlCounters,
     pub(super) events: VecDeque<ControllerEvent>,
+    /// Commands to abort, by queue and command identifier, once the controller takes another abort.
+    pub(super) late: VecDeque<(u16, u16)>,
 }
 
 /// A controller that was not asked anything yet.
@@ -110,6 +112,7 @@ impl Control {
             now: 0,
             counters: ControlCounters::default(),
             events: VecDeque::new(),
+            late: VecDeque::new(),
         })
     }
 

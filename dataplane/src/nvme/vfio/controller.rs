@@ -195,6 +195,7 @@ impl Shared {
     /// Takes back a queue whose core let go of it, with its memory and the regions that it knew.
     pub(super) fn retire(&self, qid: u16, memory: DmaMemory, regions: Vec<Arc<Region>>) {
         let mut control = lock(&self.control);
+        control.late.retain(|(other, _)| *other != qid);
         let slot = usize::from(qid) - 1;
         let Some(record) = control.queues.get_mut(slot).and_then(Option::as_mut) else { return };
         // In these states the controller does not know the queue.

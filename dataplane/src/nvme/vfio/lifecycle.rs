@@ -19,6 +19,8 @@ const PARK_LIMIT: Duration = Duration::from_millis(20);
 /// How long a reset waits for queues to come back before it leaves that to the next turn.
 const RETURN_LIMIT: Duration = Duration::from_millis(20);
 const NAP: Duration = Duration::from_micros(100);
+/// Aborts outstanding at the most, whatever the controller takes: the admin queue has room for other commands.
+const MAX_ABORTS: usize = 16;
 
 impl Control {
     fn status(&self) -> ControllerStatus {
@@ -114,6 +116,7 @@ impl Control {
         tracing::warn!(function = self.function.name(), why, "resetting the controller");
         self.state = ControllerState::Resetting;
         self.counters.resets += 1;
+        self.late.clear();
         for record in self.queues.iter().flatten() {
             record.link.step(LinkState::Live, LinkState::Stop);
         }
@@ -253,7 +256,7 @@ impl Control {
             () if status.fatal() => Some("it says that it failed (CSTS.CFS)"),
             () if !status.ready() => Some("it is not ready any more"),
             () if self.admin.stuck() => Some("an admin command got no answer"),
-            () => self.abort_expired(),
+            () => self.abort_late(),
         };
         if let Some(why) = trouble {
             // Given up if that fails, and said so in the log.
@@ -266,20 +269,31 @@ impl Control {
     }
 
     /// Aborts commands that took too long. Why the controller must be reset, if that did not help before.
-    fn abort_expired(&mut self) -> Option<&'static str> {
+    fn abort_late(&mut self) -> Option<&'static str> {
+        self.admin.gather();
         for (record, qid) in self.queues.iter().zip(1..) {
             let Some(record) = record else { continue };
-            let live = record.left.is_none() && record.link.state() == LinkState::Live;
-            if !live || self.admin.aborts() >= usize::from(self.info.abort_limit) {
+            if record.left.is_some() || record.link.state() != LinkState::Live {
                 continue;
             }
             let Some(expired) = record.link.take_expired() else { continue };
             if expired.again {
                 return Some("a command took too long, and aborting it did not help");
             }
-            tracing::warn!(function = self.function.name(), qid, cid = expired.cid, "aborting a command");
+            self.late.push_back((qid, expired.cid));
+        }
+        let limit = u64::try_from(self.options.admin_timeout.as_millis()).unwrap_or(u64::MAX);
+        if self.admin.aborts().any(|sent| self.now.saturating_sub(sent) > limit) {
+            return Some("an Abort got no answer");
+        }
+        let most = usize::from(self.info.abort_limit).min(MAX_ABORTS);
+        // One that waits here too long is reported again by its queue, which resets the controller.
+        while self.admin.aborts().count() < most
+            && let Some((qid, cid)) = self.late.pop_front()
+        {
+            tracing::warn!(function = self.function.name(), qid, cid, "aborting a command");
             self.counters.aborts += 1;
-            if !self.admin.abort(qid, expired.cid) {
+            if !self.admin.abort(qid, cid, self.now) {
                 return Some("a command took too long, and there is no room to abort it");
             }
         }

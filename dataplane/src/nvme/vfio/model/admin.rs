@@ -14,6 +14,8 @@ pub(super) struct AdminSide {
     phase: bool,
     /// Command identifiers of event requests.
     events: Vec<u16>,
+    /// Aborts that it took and never answers.
+    aborts: u16,
     /// Entries of the error log, the oldest first.
     pub(super) errors: Vec<[u8; 64]>,
 }
@@ -96,6 +98,7 @@ impl Core {
             let Some(words) = self.dma_words::<8>(address) else { return };
             let sqe = Sqe::from_quadwords(words.map(u64::to_le));
             if self.lies.unanswered.contains(&sqe.opcode()) {
+                self.ignore(&sqe);
                 continue;
             }
             if let Some((status, dword0)) = self.administer(&sqe) {
@@ -103,6 +106,17 @@ impl Core {
                     self.log_error(0, &sqe, status);
                 }
                 self.answer(sqe.cid(), status, dword0);
+            }
+        }
+    }
+
+    /// Takes a command and never answers it.
+    fn ignore(&mut self, sqe: &Sqe) {
+        if sqe.opcode() == admin::opcode::ABORT {
+            self.admin.aborts += 1;
+            let limit = self.options.abort_limit;
+            if self.admin.aborts > limit {
+                self.violation(format!("{} aborts at once, and it takes {limit}", self.admin.aborts));
             }
         }
     }
@@ -164,6 +178,10 @@ impl Core {
             admin::opcode::CREATE_SQ => status(self.create_sq(sqe)),
             admin::opcode::DELETE_SQ => status(self.delete_sq(sqe)),
             admin::opcode::DELETE_CQ => status(self.delete_cq(sqe)),
+            admin::opcode::ABORT if self.admin.aborts >= self.options.abort_limit => {
+                self.violation("an abort beyond those that it takes at once".into());
+                status(Status::ABORT_LIMIT_EXCEEDED)
+            }
             admin::opcode::ABORT => Some((Status::SUCCESS, u32::from(!self.abort(sqe)))),
             admin::opcode::ASYNC_EVENT if self.admin.events.len() < EVENT_REQUESTS => {
                 self.admin.events.push(sqe.cid());

@@ -168,6 +168,17 @@ impl Core {
         }
     }
 
+    /// Carries out what it held back.
+    pub(super) fn release(&mut self) {
+        for index in 0..self.pairs.len() {
+            let held = self.pairs[index].as_mut().map(|pair| std::mem::take(&mut pair.held)).unwrap_or_default();
+            for sqe in held {
+                let status = self.carry_out(&sqe);
+                self.end(index, &sqe, status);
+            }
+        }
+    }
+
     fn carry_out_and(&mut self, index: usize, sqe: &Sqe, cid: u16, way: Way) {
         let status = self.carry_out(sqe);
         self.complete(index, cid, status, way);

@@ -63,6 +63,8 @@ pub struct ModelOptions {
     pub deallocate: bool,
     /// How many regions it may reach at once.
     pub mappings: u32,
+    /// Aborts that it takes at once, from 1 on.
+    pub abort_limit: u16,
 }
 
 impl Default for ModelOptions {
@@ -80,6 +82,7 @@ impl Default for ModelOptions {
             volatile_cache: true,
             deallocate: true,
             mappings: 1024,
+            abort_limit: 4,
         }
     }
 }
@@ -200,6 +203,11 @@ impl Model {
     /// Makes the next I/O commands that it fetches end wrongly, one for each call.
     pub fn inject(&self, fault: Fault) {
         lock(&self.core).faults.push_back(fault);
+    }
+
+    /// Carries out the commands that it lost, after all: [`Fault::Lose`].
+    pub fn release(&self) {
+        lock(&self.core).release();
     }
 
     /// Makes blocks of the first namespace unreadable, from `first` to the one before `end`.

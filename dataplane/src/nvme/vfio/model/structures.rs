@@ -27,8 +27,8 @@ impl Core {
         put(92, &0x0000_0100_u32.to_le_bytes());
         put(111, &[1]);
         put(256, &(u16::from(self.options.shadow_doorbells) << 8).to_le_bytes());
-        // Four aborts and four event requests at once, an error log of eight entries: all zero-based.
-        put(258, &[3, 3]);
+        // Aborts, four event requests at once, an error log of eight entries: all zero-based.
+        put(258, &[(self.options.abort_limit.max(1) - 1) as u8, 3]);
         put(262, &[7]);
         put(266, &343_u16.to_le_bytes());
         put(268, &353_u16.to_le_bytes());

@@ -54,6 +54,67 @@ fn where_aborting_does_not_help_the_controller_is_reset_and_nothing_is_lost() {
     assert_clean(&bench.model);
 }
 
+/// Loses `lost` commands on one queue of a controller that answers no Abort.
+fn deaf_to_aborts(options: ModelOptions, lost: u64) {
+    let mut bench = Bench::new(options);
+    bench.model.lie(|lies| lies.unanswered.push(admin::opcode::ABORT));
+    for lba in 0..lost {
+        bench.model.inject(Fault::Lose);
+        bench.push(BlockOp::Read, lba);
+    }
+    bench.queue.ring();
+    assert_eq!(bench.model.held(), lost as usize);
+    let done = bench.pass_time(lost as usize);
+    assert!(done.iter().all(|done| done.result == Ok(())), "{done:?}");
+    assert_eq!((bench.controller.status().resets, bench.state()), (1, ControllerState::Ready));
+    assert_clean(&bench.model);
+}
+
+#[test]
+fn a_controller_that_answers_no_abort_is_reset() {
+    for abort_limit in [1, 2, 4, 256] {
+        for lost in [1, 5, 8] {
+            deaf_to_aborts(ModelOptions { abort_limit, ..ModelOptions::default() }, lost);
+        }
+    }
+}
+
+#[test]
+fn no_more_aborts_at_once_than_the_controller_takes_and_none_is_forgotten() {
+    let mut bench = Bench::new(ModelOptions { abort_limit: 1, ..ModelOptions::default() });
+    for lba in 0..5 {
+        bench.model.inject(Fault::Lose);
+        bench.push(BlockOp::Read, lba);
+    }
+    bench.queue.ring();
+    assert!(bench.pass_time(5).iter().all(|done| done.result == Ok(())));
+    assert_eq!((bench.controller.status().aborts, bench.controller.status().resets), (5, 0));
+    assert_clean(&bench.model);
+}
+
+#[test]
+fn an_abort_without_an_answer_leads_to_a_reset_though_its_command_ended() {
+    let mut bench = Bench::new(ModelOptions::default());
+    bench.model.lie(|lies| lies.unanswered.push(admin::opcode::ABORT));
+    bench.model.inject(Fault::Lose);
+    bench.push(BlockOp::Read, 1);
+    bench.queue.ring();
+    while bench.controller.status().aborts == 0 {
+        bench.controller.service(Duration::from_millis(100));
+        assert!(bench.poll().is_empty());
+    }
+    bench.model.release();
+    assert_eq!(bench.pass_time(1)[0].result, Ok(()));
+    assert_eq!(bench.controller.status().resets, 0);
+    // The admin limit is 300 ms.
+    for _ in 0..5 {
+        bench.controller.service(Duration::from_millis(100));
+        let _ = bench.poll();
+    }
+    assert_eq!((bench.controller.status().resets, bench.state()), (1, ControllerState::Ready));
+    assert_clean(&bench.model);
+}
+
 #[test]
 fn a_wrong_phase_stops_the_ring_until_the_reset() {
     let mut bench = Bench::new(ModelOptions::default());
