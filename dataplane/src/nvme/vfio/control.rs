@@ -13,6 +13,7 @@ use super::log_pages::{ControllerEvent, ERROR_ENTRY_BYTES, ErrorEntry, HEALTH_BY
 use super::pci::PciFunction;
 use super::registers::Capabilities;
 use super::rings::RingShape;
+use super::terms::Terms;
 use super::{ControllerOptions, ControllerState, OpenError};
 use crate::memory::Region;
 use crate::nvme::spec::{Status, admin};
@@ -26,7 +27,7 @@ const KEPT_EVENTS: usize = 64;
 pub(super) struct QueueRecord {
     pub(super) link: Arc<Link>,
     pub(super) shape: RingShape,
-    pub(super) namespace: NamespaceInfo,
+    pub(super) terms: Terms,
     /// Strays that were told to the log already.
     pub(super) told_strays: u64,
     /// The core let go of it, but the controller did not: memory that is given back after the next reset.
@@ -56,6 +57,8 @@ pub(super) struct Control {
     /// By queue identifier, less one.
     pub(super) queues: Vec<Option<QueueRecord>>,
     pub(super) shadows: Option<(ShadowPages, DmaMemory)>,
+    /// Whether the controller looks at them.
+    pub(super) shadowed: bool,
     pub(super) state: ControllerState,
     /// Milliseconds since the controller was opened.
     pub(super) now: u64,
@@ -108,6 +111,7 @@ impl Control {
             granted: 0,
             queues: Vec::new(),
             shadows: None,
+            shadowed: false,
             state: ControllerState::Ready,
             now: 0,
             counters: ControlCounters::default(),
@@ -134,18 +138,25 @@ impl Control {
         Ok(data)
     }
 
-    fn find_namespaces(&mut self) -> Result<(), OpenError> {
+    /// Looks up the active namespaces. One that cannot be identified does not hinder the others.
+    pub(super) fn find_namespaces(&mut self) -> Result<(), OpenError> {
         let list = self.identify("Identify (active namespaces)", admin::cns::ACTIVE_NAMESPACES, 0)?;
         let nsids = parse_namespace_list(&list, self.info.namespaces)?;
-        self.namespaces.clear();
-        self.refused.clear();
+        let (mut namespaces, mut refused) = (Vec::new(), Vec::new());
         for nsid in nsids {
-            let data = self.identify("Identify (namespace)", admin::cns::NAMESPACE, nsid)?;
+            let data = match self.identify("Identify (namespace)", admin::cns::NAMESPACE, nsid) {
+                Err(error @ OpenError::Admin { .. }) => {
+                    refused.push((nsid, error.to_string()));
+                    continue;
+                }
+                data => data?,
+            };
             match NamespaceInfo::parse(nsid, &data) {
-                Ok(info) => self.namespaces.push(info),
-                Err(error) => self.refused.push((nsid, error.to_string())),
+                Ok(info) => namespaces.push(info),
+                Err(error) => refused.push((nsid, error.to_string())),
             }
         }
+        (self.namespaces, self.refused) = (namespaces, refused);
         Ok(())
     }
 
@@ -162,9 +173,12 @@ impl Control {
         Ok(())
     }
 
-    /// Doorbell Buffer Config. A controller that refuses goes without: it is only quicker with.
+    /// Doorbell Buffer Config. A controller that refuses goes without, for good: it is only quicker with, and all queues
+    /// ring the same way.
     fn share_doorbells(&mut self, space: &Mutex<DmaSpace>) -> Result<(), OpenError> {
-        if !self.info.shadow_doorbells || !self.options.shadow_doorbells {
+        self.shadowed = false;
+        self.options.shadow_doorbells &= self.info.shadow_doorbells;
+        if !self.options.shadow_doorbells {
             return Ok(());
         }
         if self.shadows.is_none() {
@@ -179,10 +193,13 @@ impl Control {
             Err(OpenError::Admin { status, .. }) => {
                 tracing::warn!(function = self.function.name(), %status, "the controller refuses shadow doorbells");
                 // The pages stay mapped: queues that were made before may hold them.
-                self.info.shadow_doorbells = false;
+                self.options.shadow_doorbells = false;
                 Ok(())
             }
-            other => other.map(|_| ()),
+            other => {
+                self.shadowed = other.is_ok();
+                other.map(|_| ())
+            }
         }
     }
 
@@ -203,8 +220,9 @@ impl Control {
         while self.admin.event_requests() < wanted && self.admin.request_event() {}
     }
 
-    /// Keeps and logs what the controller had to tell, and asks for more.
-    pub(super) fn hear_events(&mut self) {
+    /// Keeps and logs what the controller had to tell, and asks for more. Whether a namespace changed.
+    pub(super) fn hear_events(&mut self) -> bool {
+        let mut changed = false;
         for dword0 in self.admin.take_events() {
             let event = ControllerEvent::parse(dword0);
             self.counters.events += 1;
@@ -220,13 +238,16 @@ impl Control {
             }
             self.events.push_back(event);
             // No further event of the kind comes before its log page was read.
-            let mut page = [0; HEALTH_BYTES];
-            let sqe = admin::get_log_page(event.log_page, HEALTH_BYTES as u32);
-            if let Err(error) = self.admin.fetch("Get Log Page (event)", sqe, &mut page) {
+            let mut page = [0; DATA_BYTES];
+            let bytes = if event.log_page == admin::log::CHANGED_NAMESPACES { DATA_BYTES } else { HEALTH_BYTES };
+            let sqe = admin::get_log_page(event.log_page, bytes as u32);
+            if let Err(error) = self.admin.fetch("Get Log Page (event)", sqe, &mut page[..bytes]) {
                 tracing::warn!(function = self.function.name(), %error, "the event's log page cannot be read");
             }
+            changed |= event.is_namespace_change();
         }
         self.keep_asking();
+        changed
     }
 
     pub(super) fn health(&mut self) -> Result<HealthInfo, OpenError> {

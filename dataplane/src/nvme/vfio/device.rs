@@ -10,6 +10,7 @@ use super::link::Link;
 use super::prp;
 use super::queue::{QueueParts, VfioQueue};
 use super::rings::{Doorbells, Layout};
+use super::terms::Terms;
 use super::{ControllerState, NamespaceInfo, OpenError, lock};
 use crate::nvme::Geometry;
 
@@ -81,14 +82,19 @@ impl VfioDevice {
     /// thread, and the queue handed to its core.
     ///
     /// # Errors
-    /// [`OpenError::NoQueue`] if all that the controller granted are in use, [`OpenError::Depth`], or what the controller
-    /// said.
+    /// [`OpenError::NoQueue`] if all that the controller granted are in use, [`OpenError::Depth`],
+    /// [`OpenError::Changed`] if namespace or controller are not what they were when this was looked up, or what the
+    /// controller said.
     pub fn queue(&self, depth: u32, memory_slots: u16) -> Result<VfioQueue, OpenError> {
         let mut control = lock(&self.shared.control);
         match &control.state {
             ControllerState::Ready => {}
             ControllerState::Removed => return Err(OpenError::Gone),
             state => return Err(OpenError::Failed(format!("{state:?}"))),
+        }
+        let terms = self.terms(&control);
+        if let Some(what) = terms.broken(&control) {
+            return Err(OpenError::Changed { nsid: self.namespace.nsid, what });
         }
         let max_entries = control.capabilities.max_queue_entries();
         let deepest = (max_entries - 1).min(MAX_DEPTH);
@@ -101,8 +107,7 @@ impl VfioDevice {
         let memory = DmaMemory::new(layout.bytes, &self.shared.space).map_err(OpenError::Memory)?;
         let shape = layout.shape(memory.iova());
         let link = Arc::new(Link::new(control.now as u32));
-        let record =
-            |left| QueueRecord { link: Arc::clone(&link), shape, namespace: self.namespace, told_strays: 0, left };
+        let record = |left| QueueRecord { link: Arc::clone(&link), shape, terms, told_strays: 0, left };
         let slot = usize::from(qid) - 1;
         if let Err(error) = control.create_queue(qid, &shape) {
             if control.admin.stuck() {
@@ -124,17 +129,29 @@ impl VfioDevice {
             nsid: self.namespace.nsid,
             qid,
             boundary: self.boundary,
-            sgl: control.info.sgl && self.shared.options.sgl,
+            sgl: terms.sgl,
             timeout: self.shared.options.command_timeout,
             memory_slots,
         };
         Ok(VfioQueue::new(parts))
     }
 
+    /// What a queue that is made now relies on.
+    fn terms(&self, control: &Control) -> Terms {
+        Terms {
+            namespace: self.namespace,
+            max_transfer: self.geometry.max_transfer,
+            volatile_cache: self.geometry.volatile_cache,
+            sgl: control.info.sgl && self.shared.options.sgl,
+            shadows: control.shadowed,
+            stride: control.capabilities.doorbell_stride(),
+        }
+    }
+
     fn doorbells(&self, control: &Control, qid: u16) -> Result<Doorbells, OpenError> {
         let area = self.shared.function.doorbells();
         let stride = control.capabilities.doorbell_stride();
-        let shadows = control.shadows.as_ref().filter(|_| control.info.shadow_doorbells).map(|(pages, _)| pages);
+        let shadows = control.shadows.as_ref().filter(|_| control.shadowed).map(|(pages, _)| pages);
         let doorbell = |index: u64| Doorbell::new(area, index * stride, shadows);
         let beyond = || OpenError::Unusable(format!("the doorbells of queue {qid} lie beyond what can be mapped"));
         let first = 2 * u64::from(qid);

@@ -45,6 +45,14 @@ pub enum OpenError {
         /// Numbers that there are.
         active: Vec<u32>,
     },
+    /// What was found when the namespace was looked up holds no more: it was formatted, or the controller became another.
+    #[error("namespace {nsid} is not what it was any more: {what}; look it up anew")]
+    Changed {
+        /// Number of the namespace.
+        nsid: u32,
+        /// What changed.
+        what: &'static str,
+    },
     /// It did not get where it should in time.
     #[error("the controller did not {what} within {waited:?} (CSTS {csts:#x})")]
     TimedOut {

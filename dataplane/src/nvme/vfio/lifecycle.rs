@@ -120,10 +120,7 @@ impl Control {
         for record in self.queues.iter().flatten() {
             record.link.step(LinkState::Live, LinkState::Stop);
         }
-        let deadline = Instant::now() + PARK_LIMIT;
-        while self.any_link(LinkState::Stop) && Instant::now() < deadline {
-            std::thread::sleep(NAP);
-        }
+        self.await_parking();
         match self.restart(space) {
             Ok(()) => {
                 self.state = ControllerState::Ready;
@@ -167,6 +164,14 @@ impl Control {
         }
     }
 
+    /// Gives queues that are polled the time to notice that they shall stop.
+    fn await_parking(&self) {
+        let deadline = Instant::now() + PARK_LIMIT;
+        while self.any_link(LinkState::Stop) && Instant::now() < deadline {
+            std::thread::sleep(NAP);
+        }
+    }
+
     fn any_link(&self, state: LinkState) -> bool {
         self.queues.iter().flatten().any(|record| record.link.state() == state)
     }
@@ -195,10 +200,14 @@ impl Control {
             if record.link.state() != LinkState::Ready {
                 continue;
             }
-            let (qid, shape, link, known) =
-                (slot as u16 + 1, record.shape, std::sync::Arc::clone(&record.link), record.namespace);
-            let there = self.namespaces.contains(&known) && qid <= self.granted;
-            let made = if there { self.create_queue(qid, &shape) } else { Err(OpenError::Gone) };
+            let (qid, shape, link, terms) =
+                (slot as u16 + 1, record.shape, std::sync::Arc::clone(&record.link), record.terms);
+            let changed = |what| OpenError::Changed { nsid: terms.namespace.nsid, what };
+            let made = match terms.broken(self) {
+                Some(what) => Err(changed(what)),
+                None if qid > self.granted => Err(changed("the controller grants fewer queues")),
+                None => self.create_queue(qid, &shape),
+            };
             match made {
                 Ok(()) => _ = link.step(LinkState::Ready, LinkState::Live),
                 // The controller will be reset, and the queue waits for that.
@@ -210,6 +219,30 @@ impl Control {
                 }
             }
         }
+    }
+
+    /// Looks namespaces up anew, and ends the queues of those that are not what they were.
+    fn follow_namespaces(&mut self) -> Result<(), OpenError> {
+        self.find_namespaces()?;
+        let mut ended = Vec::new();
+        for (record, qid) in self.queues.iter().zip(1_u16..) {
+            let Some(record) = record.as_ref().filter(|record| record.left.is_none()) else { continue };
+            // Those that are on their way back are looked at before they are made.
+            let Some(what) = record.terms.broken(self) else { continue };
+            if record.link.step(LinkState::Live, LinkState::Stop) {
+                tracing::error!(function = self.function.name(), qid, what, "the queue ends");
+                ended.push((qid, std::sync::Arc::clone(&record.link)));
+            }
+        }
+        if !ended.is_empty() {
+            self.await_parking();
+        }
+        for (qid, link) in ended {
+            self.delete_queue(qid)?;
+            // The controller knows the queue no more, and is through with its commands.
+            link.kill();
+        }
+        Ok(())
     }
 
     /// The controller does not come back. Its queues are told only when it can reach no memory any more.
@@ -263,7 +296,12 @@ impl Control {
             let _ = self.reset(space, why);
             return;
         }
-        self.hear_events();
+        if self.hear_events()
+            && let Err(error) = self.follow_namespaces()
+        {
+            let _ = self.reset(space, &format!("namespaces changed: {error}"));
+            return;
+        }
         self.tend_queues();
         self.tell_strays();
     }

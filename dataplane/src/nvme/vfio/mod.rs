@@ -31,6 +31,7 @@ mod queue;
 mod recovery;
 mod registers;
 mod rings;
+mod terms;
 #[cfg(test)]
 mod tests;
 

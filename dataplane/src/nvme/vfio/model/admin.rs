@@ -188,7 +188,7 @@ impl Core {
                 None
             }
             admin::opcode::ASYNC_EVENT => status(Status::AER_LIMIT_EXCEEDED),
-            admin::opcode::DOORBELL_BUFFER_CONFIG if self.options.shadow_doorbells => {
+            admin::opcode::DOORBELL_BUFFER_CONFIG if self.options.shadow_doorbells && !self.lies.refuses_shadows => {
                 self.shadow = Some((sqe.quadword(6), sqe.quadword(8)));
                 status(Status::SUCCESS)
             }
@@ -204,6 +204,12 @@ impl Core {
     }
 
     fn identify(&mut self, sqe: &Sqe) -> Status {
+        if let Some((nsid, status)) = self.lies.refused_namespace
+            && sqe.dword(10) as u8 == admin::cns::NAMESPACE
+            && sqe.nsid() == nsid
+        {
+            return status;
+        }
         let data = match sqe.dword(10) as u8 {
             admin::cns::NAMESPACE => self.identify_namespace(sqe.nsid()),
             admin::cns::CONTROLLER => Some(self.identify_controller()),
@@ -219,6 +225,7 @@ impl Core {
         let data = match sqe.dword(10) as u8 {
             admin::log::HEALTH => self.health_page(),
             admin::log::ERROR => self.error_page(),
+            admin::log::CHANGED_NAMESPACES => [0; 4096],
             _ => return Status::INVALID_LOG_PAGE,
         };
         let bytes = ((dwords as usize + 1) * 4).min(data.len());

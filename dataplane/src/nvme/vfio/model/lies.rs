@@ -36,6 +36,10 @@ pub struct Lies {
     pub refused_queue: Option<(u16, Status)>,
     /// Does not answer admin commands of these opcodes.
     pub unanswered: Vec<u8>,
+    /// Identify of this namespace ends with this status.
+    pub refused_namespace: Option<(u32, Status)>,
+    /// Refuses Doorbell Buffer Config, though it says that it takes it.
+    pub refuses_shadows: bool,
     /// Says of every Abort that it did not abort.
     pub aborts_nothing: bool,
     /// Puts these bytes at these offsets of Identify Controller.

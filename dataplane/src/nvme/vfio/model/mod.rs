@@ -200,6 +200,12 @@ impl Model {
         change(&mut lock(&self.core).lies);
     }
 
+    /// Changes what it is, as new firmware or a format would. Registers and structures follow at once; queues that exist
+    /// keep what they were made with. Blocks stay as they are.
+    pub fn alter(&self, change: impl FnOnce(&mut ModelOptions)) {
+        change(&mut lock(&self.core).options);
+    }
+
     /// Makes the next I/O commands that it fetches end wrongly, one for each call.
     pub fn inject(&self, fault: Fault) {
         lock(&self.core).faults.push_back(fault);

@@ -81,6 +81,21 @@ fn namespaces_that_cannot_be_driven_do_not_hinder_others() {
 }
 
 #[test]
+fn a_namespace_that_cannot_be_identified_does_not_hinder_others() {
+    let model = Model::new(ModelOptions { namespaces: vec![64, 64], ..ModelOptions::default() }).unwrap();
+    model.lie(|lies| lies.refused_namespace = Some((1, Status::INTERNAL_ERROR)));
+    let controller = open(&model);
+    assert_eq!(controller.namespaces().iter().map(|info| info.nsid).collect::<Vec<_>>(), [2]);
+    let error = controller.namespace(1).unwrap_err().to_string();
+    assert!(error.contains("Identify (namespace)"), "{error}");
+    controller.reset().unwrap();
+    model.lie(|lies| lies.refused_namespace = None);
+    controller.reset().unwrap();
+    assert_eq!(controller.namespaces().len(), 2);
+    assert_clean(&model);
+}
+
+#[test]
 fn fewer_queues_than_asked_for() {
     let model = Model::new(ModelOptions { queues: 2, ..ModelOptions::default() }).unwrap();
     let controller = open(&model);
