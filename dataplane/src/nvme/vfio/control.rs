@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::admin::{AdminQueue, DATA_BYTES};
 use super::dma_memory::DmaMemory;
@@ -86,6 +87,7 @@ const UNKNOWN: ControllerInfo = ControllerInfo {
     flexible_placement: false,
     abort_limit: 1,
     event_limit: 1,
+    shutdown_time: Duration::ZERO,
     optional_events: 0,
     error_log_entries: 1,
     namespaces: 0,

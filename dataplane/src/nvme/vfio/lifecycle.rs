@@ -10,10 +10,10 @@ use super::link::LinkState;
 use super::registers::{self, CC_ENABLE, Capabilities, ControllerStatus, offset};
 use super::{ControllerState, OpenError, lock};
 
-/// CAP.TO counts these.
-const TIMEOUT_UNIT: Duration = Duration::from_millis(500);
-/// How long a shutdown may take; the controller is stopped anyhow then.
+/// How long a shutdown may take if the controller does not ask for more; it is stopped anyhow then.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
+/// How long it may take at the most.
+const LONGEST_SHUTDOWN: Duration = Duration::from_secs(60);
 /// How long a reset waits for queues to notice. Those that do not are not polled, and ring no doorbell.
 const PARK_LIMIT: Duration = Duration::from_millis(20);
 /// How long a reset waits for queues to come back before it leaves that to the next turn.
@@ -29,12 +29,7 @@ impl Control {
 
     /// How long a change of readiness may take.
     fn ready_limit(&self) -> Duration {
-        let mut units = self.capabilities.timeout_units();
-        if self.capabilities.has_ready_timeouts() {
-            // CRWMT, ready with media.
-            units = units.max(self.function.read32(offset::CRTO) & 0xFFFF);
-        }
-        TIMEOUT_UNIT * units.max(1)
+        self.capabilities.ready_limit(self.function.read32(offset::CRTO))
     }
 
     fn wait(
@@ -358,9 +353,10 @@ impl Control {
     pub(super) fn shut_down(&mut self) -> bool {
         let status = self.status();
         if !status.gone() && status.ready() && !status.fatal() && self.state == ControllerState::Ready {
+            let limit = self.info.shutdown_time.clamp(SHUTDOWN_LIMIT, LONGEST_SHUTDOWN);
             let configuration = self.function.read32(offset::CC);
             self.function.write32(offset::CC, registers::shutting_down(configuration));
-            if let Err(error) = self.wait("shut down", SHUTDOWN_LIMIT, ControllerStatus::shut_down) {
+            if let Err(error) = self.wait("shut down", limit, ControllerStatus::shut_down) {
                 tracing::warn!(function = self.function.name(), %error, "stopping it without");
             }
         }

@@ -33,6 +33,7 @@ impl Core {
             offset::AQA => registers.admin_attributes,
             offset::ASQ => registers.admin_sq as u32,
             offset::ACQ => registers.admin_cq as u32,
+            offset::CRTO => self.lies.ready_timeouts.unwrap_or(0),
             _ => 0,
         }
     }

@@ -48,6 +48,8 @@ pub struct Lies {
     pub namespace: Vec<(usize, Vec<u8>)>,
     /// Puts these bytes at these offsets of the list of active namespaces.
     pub namespace_list: Vec<(usize, Vec<u8>)>,
+    /// CRTO, which CAP then says that there is.
+    pub ready_timeouts: Option<u32>,
     /// CAP in place of the true one.
     pub capabilities: Option<u64>,
 }

@@ -60,6 +60,15 @@ fn absurd_registers_and_structures() {
 }
 
 #[test]
+fn a_controller_that_asks_for_hours_works_when_it_is_ready() {
+    let model = lying(|lies| lies.ready_timeouts = Some(u32::MAX));
+    let controller = open(&model);
+    assert!(controller.namespace(1).unwrap().queue(4, 1).is_ok());
+    drop(controller);
+    assert_clean(&model);
+}
+
+#[test]
 fn doorbells_beyond_what_is_mapped() {
     // A stride of 128 KiB.
     let model = lying(|lies| lies.capabilities = Some(1 << 37 | 15 << 32 | 63));
