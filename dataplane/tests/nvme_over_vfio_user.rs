@@ -6,7 +6,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -122,7 +123,11 @@ impl Rig {
 }
 
 fn open(folder: &Path) -> Result<Controller, OpenError> {
-    let function = RemoteFunction::connect(folder, &ConnectOptions::default()).unwrap();
+    open_with(folder, ConnectOptions::default())
+}
+
+fn open_with(folder: &Path, options: ConnectOptions) -> Result<Controller, OpenError> {
+    let function = RemoteFunction::connect(folder, &options).unwrap();
     let command_timeout = Duration::from_millis(500);
     Controller::open(function, ControllerOptions { command_timeout, ..ControllerOptions::default() })
 }
@@ -204,45 +209,60 @@ fn memory_that_is_in_no_file_is_refused() {
     assert_eq!(Arc::strong_count(&own), 1);
 }
 
+/// A server that does something before it reads registers.
+struct Hooked<F>(Backend, F);
+
+impl<F: FnMut()> ServerBackend for Hooked<F> {
+    fn region_read(&mut self, region: u32, offset: u64, data: &mut [u8]) -> Result<(), io::Error> {
+        (self.1)();
+        self.0.region_read(region, offset, data)
+    }
+    fn region_write(&mut self, region: u32, offset: u64, data: &[u8]) -> Result<(), io::Error> {
+        self.0.region_write(region, offset, data)
+    }
+    fn dma_map(&mut self, f: DmaMapFlags, o: u64, a: u64, s: u64, fd: Option<File>) -> Result<(), io::Error> {
+        self.0.dma_map(f, o, a, s, fd)
+    }
+    fn dma_unmap(&mut self, flags: DmaUnmapFlags, address: u64, size: u64) -> Result<(), io::Error> {
+        self.0.dma_unmap(flags, address, size)
+    }
+    fn reset(&mut self) -> Result<(), io::Error> {
+        self.0.reset()
+    }
+    fn set_irqs(&mut self, _: u32, _: u32, _: u32, _: u32, _: Vec<File>) -> Result<(), io::Error> {
+        Ok(())
+    }
+}
+
+/// A controller behind a [`Hooked`] server. Nobody works its queues.
+struct HookedRig {
+    folder: tempfile::TempDir,
+    server: JoinHandle<()>,
+    model: Model,
+}
+
+impl HookedRig {
+    fn new(hook: impl FnMut() + Send + 'static) -> Self {
+        let model = Model::new(ModelOptions::default()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let server = Server::new(&folder.path().join("cntrl"), true, Vec::new(), regions(&model)).unwrap();
+        let mut backend = Hooked(Backend(model.clone()), hook);
+        let server = std::thread::spawn(move || _ = server.run(&mut backend));
+        Self { folder, server, model }
+    }
+}
+
 #[test]
 fn a_process_that_dies_is_a_drive_that_was_pulled() {
-    /// Answers until it is told to hang up.
-    struct Mortal(Backend, Arc<std::sync::atomic::AtomicBool>);
-
-    impl ServerBackend for Mortal {
-        fn region_read(&mut self, region: u32, offset: u64, data: &mut [u8]) -> Result<(), io::Error> {
-            // Unwinding closes the connection, as dying does.
-            assert!(!self.1.load(std::sync::atomic::Ordering::Acquire), "told to die");
-            self.0.region_read(region, offset, data)
-        }
-        fn region_write(&mut self, region: u32, offset: u64, data: &[u8]) -> Result<(), io::Error> {
-            self.0.region_write(region, offset, data)
-        }
-        fn dma_map(&mut self, f: DmaMapFlags, o: u64, a: u64, s: u64, fd: Option<File>) -> Result<(), io::Error> {
-            self.0.dma_map(f, o, a, s, fd)
-        }
-        fn dma_unmap(&mut self, flags: DmaUnmapFlags, address: u64, size: u64) -> Result<(), io::Error> {
-            self.0.dma_unmap(flags, address, size)
-        }
-        fn reset(&mut self) -> Result<(), io::Error> {
-            self.0.reset()
-        }
-        fn set_irqs(&mut self, _: u32, _: u32, _: u32, _: u32, _: Vec<File>) -> Result<(), io::Error> {
-            Ok(())
-        }
-    }
-
-    let model = Model::new(ModelOptions::default()).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let server = Server::new(&folder.path().join("cntrl"), true, Vec::new(), regions(&model)).unwrap();
-    let death = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let mut backend = Mortal(Backend(model.clone()), Arc::clone(&death));
-    let server = std::thread::spawn(move || _ = server.run(&mut backend));
-    let controller = open(folder.path()).unwrap();
+    let death = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&death);
+    // Unwinding closes the connection, as dying does.
+    let rig = HookedRig::new(move || assert!(!told.load(Ordering::Acquire), "told to die"));
+    let controller = open(rig.folder.path()).unwrap();
     let mut queue = controller.namespace(1).unwrap().queue(4, 1).unwrap();
     let region = shared(0);
     queue.attach(Arc::clone(&region)).unwrap();
-    death.store(true, std::sync::atomic::Ordering::Release);
+    death.store(true, Ordering::Release);
     // Nobody works the queue any more.
     queue.push(io_of(&region, WRITE, 0, 1)).unwrap();
     queue.ring();
@@ -250,5 +270,38 @@ fn a_process_that_dies_is_a_drive_that_was_pulled() {
     assert_eq!(controller.status().state, ControllerState::Removed);
     queue.detach(RegionSlot(0)).unwrap();
     assert_eq!(Arc::strong_count(&region), 1);
-    assert!(server.join().is_err(), "it died");
+    assert!(rig.server.join().is_err(), "it died");
+}
+
+#[test]
+fn a_process_that_is_stopped_keeps_its_commands_until_it_ends() {
+    let stopped = Arc::new((Mutex::new(false), Condvar::new()));
+    let told = Arc::clone(&stopped);
+    let rig = HookedRig::new(move || {
+        let (stopped, goes_on) = &*told;
+        drop(goes_on.wait_while(stopped.lock().unwrap(), |stopped| *stopped).unwrap());
+    });
+    let controller = open_with(rig.folder.path(), ConnectOptions { timeout: Duration::from_millis(300) }).unwrap();
+    let mut queue = controller.namespace(1).unwrap().queue(4, 1).unwrap();
+    let region = shared(0);
+    queue.attach(Arc::clone(&region)).unwrap();
+    queue.push(io_of(&region, BlockOp::Read, 0, 1)).unwrap();
+    queue.ring();
+    *stopped.0.lock().unwrap() = true;
+    for _ in 0..50 {
+        controller.service(Duration::from_millis(100));
+        let mut done = Burst::new();
+        queue.poll(&mut done);
+        assert!(done.is_empty(), "it has the memory mapped, and may yet write to it: {done:?}");
+    }
+    assert!(matches!(controller.status().state, ControllerState::Failed(_)), "{:?}", controller.status());
+    assert!(matches!(queue.detach(RegionSlot(0)), Err(AttachError::Busy(1))));
+    assert!(rig.model.mappings() > 0);
+    // It goes on, finds that nobody asks it anything any more, and ends.
+    *stopped.0.lock().unwrap() = false;
+    stopped.1.notify_all();
+    assert_eq!(finish(&controller, &mut queue, 1)[0].result, Err(BlockError::Gone));
+    rig.server.join().unwrap();
+    queue.detach(RegionSlot(0)).unwrap();
+    assert_eq!(Arc::strong_count(&region), 1);
 }

@@ -213,7 +213,7 @@ impl AdminQueue {
             }
             let status = ControllerStatus(self.function.read32(offset::CSTS));
             let ended = match () {
-                () if status.gone() => Some(OpenError::Gone),
+                () if status.gone() => Some(OpenError::lost(self.function.as_ref())),
                 () if status.fatal() => Some(OpenError::Fatal),
                 () if Instant::now() > deadline => {
                     let what = "complete an admin command";

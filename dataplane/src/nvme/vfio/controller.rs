@@ -1,6 +1,6 @@
 //! A controller, as a daemon sees it.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::control::Control;
@@ -218,18 +218,10 @@ impl Shared {
 }
 
 impl Drop for Shared {
-    /// Nobody uses the controller any more: it is shut down, and reaches no memory before any is given back.
+    /// Nobody uses the controller any more: it is shut down, and memory that it could reach still is not given back.
     fn drop(&mut self) {
-        let control = self.control.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let stopped = control.shut_down();
-        if stopped {
-            self.space.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner).unmap_all();
-        } else {
-            tracing::error!(
-                function = self.function.name(),
-                "the controller cannot be stopped; its memory is not freed"
-            );
-        }
+        self.control.get_mut().unwrap_or_else(PoisonError::into_inner).shut_down();
+        self.space.get_mut().unwrap_or_else(PoisonError::into_inner).unmap_all();
     }
 }
 

@@ -90,7 +90,8 @@ impl VfioDevice {
         match &control.state {
             ControllerState::Ready => {}
             ControllerState::Removed => return Err(OpenError::Gone),
-            state => return Err(OpenError::Failed(format!("{state:?}"))),
+            ControllerState::Failed(why) => return Err(OpenError::Failed(why.clone())),
+            ControllerState::Resetting => return Err(OpenError::Failed("it is being reset".into())),
         }
         let terms = self.terms(&control);
         if let Some(what) = terms.broken(&control) {

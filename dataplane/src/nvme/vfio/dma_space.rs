@@ -18,6 +18,8 @@ struct Mapping {
     /// Keeps the memory for as long as the device can reach it.
     region: Arc<Region>,
     holders: u32,
+    /// Whether the device can reach it.
+    mapped: bool,
 }
 
 /// The mappings of one controller, shared by its queues: a region is mapped once, however many queues know it.
@@ -29,12 +31,14 @@ pub(super) struct DmaSpace {
     limits: DmaLimits,
     /// By rising address.
     mappings: Vec<Mapping>,
+    /// The device was given up: it is shown no memory any more.
+    revoked: bool,
 }
 
 impl DmaSpace {
     pub(super) fn new(function: Arc<dyn PciFunction>) -> Self {
         let limits = function.dma_limits();
-        Self { function, limits, mappings: Vec::new() }
+        Self { function, limits, mappings: Vec::new(), revoked: false }
     }
 
     /// Maps a region, or counts one more holder of it. Gives its first address.
@@ -56,8 +60,11 @@ impl DmaSpace {
         let bytes = (region.bytes() as u64).next_multiple_of(page);
         let full = || io::Error::new(io::ErrorKind::OutOfMemory, "the device's address space is used up");
         let (at, iova) = self.find(bytes).ok_or_else(full)?;
-        self.function.map(region, iova, bytes).map_err(|error| explain(error, self.mappings.len()))?;
-        self.mappings.insert(at, Mapping { iova, bytes, region: Arc::clone(region), holders: 1 });
+        if !self.revoked {
+            self.function.map(region, iova, bytes).map_err(|error| explain(error, self.mappings.len()))?;
+        }
+        let mapping = Mapping { iova, bytes, region: Arc::clone(region), holders: 1, mapped: !self.revoked };
+        self.mappings.insert(at, mapping);
         Ok(iova)
     }
 
@@ -92,15 +99,29 @@ impl DmaSpace {
             mapping.holders -= 1;
             return Ok(());
         }
-        self.function.unmap(mapping.iova, mapping.bytes)?;
+        if mapping.mapped {
+            self.function.unmap(mapping.iova, mapping.bytes)?;
+        }
         self.mappings.remove(at);
         Ok(())
     }
 
-    /// Unmaps everything and lets go of it. Only for a device that was stopped.
+    /// Takes all memory away from a device that was given up, now and for good; its holders stay. Whether the device can
+    /// reach none any more.
+    pub(super) fn revoke(&mut self) -> bool {
+        self.revoked = true;
+        for mapping in self.mappings.iter_mut().filter(|mapping| mapping.mapped) {
+            mapping.mapped = self.function.unmap(mapping.iova, mapping.bytes).is_err();
+        }
+        !self.mappings.iter().any(|mapping| mapping.mapped)
+    }
+
+    /// Unmaps everything and lets go of it; what stays mapped is leaked.
     pub(super) fn unmap_all(&mut self) {
         for mapping in self.mappings.drain(..) {
-            if let Err(error) = self.function.unmap(mapping.iova, mapping.bytes) {
+            if mapping.mapped
+                && let Err(error) = self.function.unmap(mapping.iova, mapping.bytes)
+            {
                 tracing::error!(function = self.function.name(), %error, "memory stays mapped and is not freed");
                 std::mem::forget(mapping.region);
             }

@@ -42,7 +42,7 @@ impl Control {
         loop {
             let status = self.status();
             if status.gone() {
-                return Err(OpenError::Gone);
+                return Err(OpenError::lost(self.function.as_ref()));
             }
             if until(status) {
                 return Ok(());
@@ -59,7 +59,7 @@ impl Control {
     pub(super) fn stop(&mut self) -> Result<(), OpenError> {
         let capabilities = self.function.read64(offset::CAP);
         if capabilities == u64::MAX || self.status().gone() {
-            return Err(OpenError::Gone);
+            return Err(OpenError::lost(self.function.as_ref()));
         }
         self.capabilities = Capabilities(capabilities);
         let limit = self.ready_limit();
@@ -71,12 +71,11 @@ impl Control {
             self.function.write32(offset::CC, configuration & !CC_ENABLE);
         }
         let Err(error) = self.wait("stop", limit, |status| !status.ready()) else { return Ok(()) };
-        if matches!(error, OpenError::Gone) {
+        if error.is_loss() {
             return Err(error);
         }
         tracing::warn!(function = self.function.name(), %error, "resetting the function");
-        self.function.set_bus_master(false)?;
-        self.function.reset()?;
+        self.reset_function()?;
         self.wait("stop", limit, |status| !status.ready())
     }
 
@@ -123,7 +122,7 @@ impl Control {
                 Ok(())
             }
             Err(error) => {
-                self.give_up(&error);
+                self.give_up(&error, space);
                 Err(error)
             }
         }
@@ -134,15 +133,22 @@ impl Control {
         self.free_left(space);
         let started = self.start().and_then(|()| self.introduce(space));
         let Err(first) = started else { return Ok(()) };
-        if matches!(first, OpenError::Gone) {
+        if first.is_loss() {
             return Err(first);
         }
         tracing::warn!(function = self.function.name(), error = %first, "resetting the function");
-        self.function.set_bus_master(false)?;
-        self.function.reset()?;
+        self.reset_function()?;
         self.stop()?;
         self.start()?;
         self.introduce(space)
+    }
+
+    /// Resets the function, kept from memory meanwhile if the bus lets itself be told.
+    fn reset_function(&self) -> Result<(), OpenError> {
+        if let Err(error) = self.function.set_bus_master(false) {
+            tracing::warn!(function = self.function.name(), %error, "the function keeps its way to memory");
+        }
+        Ok(self.function.reset()?)
     }
 
     /// Gives back the memory of queues that could not be deleted. The controller was stopped.
@@ -241,28 +247,33 @@ impl Control {
     }
 
     /// The controller does not come back. Its queues are told only when it can reach no memory any more.
-    fn give_up(&mut self, error: &OpenError) {
+    fn give_up(&mut self, error: &OpenError, space: &Mutex<DmaSpace>) {
         let gone = matches!(error, OpenError::Gone);
         tracing::error!(function = self.function.name(), %error, "the controller is given up");
         self.state = if gone { ControllerState::Removed } else { ControllerState::Failed(error.to_string()) };
-        self.cut_off();
-    }
-
-    /// Keeps the controller from memory, and tells the queues once that is certain.
-    fn cut_off(&mut self) {
-        if !self.is_cut_off() {
+        if !self.cut_off(space) {
             tracing::error!(function = self.function.name(), "it cannot be kept from memory; its commands stay open");
-            return;
-        }
-        for record in self.queues.iter().flatten() {
-            record.link.kill();
         }
     }
 
-    /// A function whose registers read as ones is not there, and reaches nothing.
-    fn is_cut_off(&self) -> bool {
-        let off = self.function.set_bus_master(false);
-        off.is_ok() || self.status().gone() || self.function.reset().is_ok()
+    /// Keeps the controller from memory, and tells the queues once that is certain; whether it is.
+    fn cut_off(&self, space: &Mutex<DmaSpace>) -> bool {
+        // Nobody's word for it counts: one who does not answer, or writes that change nothing, say nothing.
+        let off = self.function.set_bus_master(false).is_ok();
+        let revoked = lock(space).revoke();
+        let certain = revoked || off || self.function.is_gone() || self.stops_by_reset();
+        if certain {
+            for record in self.queues.iter().flatten() {
+                record.link.kill();
+            }
+        }
+        certain
+    }
+
+    fn stops_by_reset(&self) -> bool {
+        let reset = self.function.reset().is_ok();
+        let status = self.status();
+        reset && !status.gone() && !status.ready()
     }
 
     /// One turn of looking after the controller.
@@ -274,13 +285,13 @@ impl Control {
         if self.state != ControllerState::Ready {
             // Once more, for queues made since and for a bus that refused before.
             if self.queues.iter().flatten().any(|record| record.link.state() != LinkState::Dead) {
-                self.cut_off();
+                self.cut_off(space);
             }
             return;
         }
         let status = self.status();
         let trouble = match () {
-            () if status.gone() => return self.give_up(&OpenError::Gone),
+            () if status.gone() => return self.give_up(&OpenError::lost(self.function.as_ref()), space),
             () if status.fatal() => Some("it says that it failed (CSTS.CFS)"),
             () if !status.ready() => Some("it is not ready any more"),
             () if self.admin.stuck() => Some("an admin command got no answer"),
@@ -349,8 +360,8 @@ impl Control {
         }
     }
 
-    /// Shuts the controller down; whether it can reach no memory any more.
-    pub(super) fn shut_down(&mut self) -> bool {
+    /// Shuts the controller down, and keeps it from memory as far as it lets itself be told.
+    pub(super) fn shut_down(&mut self) {
         let status = self.status();
         if !status.gone() && status.ready() && !status.fatal() && self.state == ControllerState::Ready {
             let limit = self.info.shutdown_time.clamp(SHUTDOWN_LIMIT, LONGEST_SHUTDOWN);
@@ -360,14 +371,15 @@ impl Control {
                 tracing::warn!(function = self.function.name(), %error, "stopping it without");
             }
         }
-        let stopped = match self.stop() {
-            Ok(()) | Err(OpenError::Gone) => true,
-            Err(error) => {
-                tracing::warn!(function = self.function.name(), %error, "the controller did not stop");
-                false
-            }
-        };
-        // Both, for a controller that says that it stopped may be wrong.
-        self.is_cut_off() || stopped
+        match self.stop() {
+            Ok(()) | Err(OpenError::Gone) => {}
+            Err(error) => tracing::warn!(function = self.function.name(), %error, "the controller did not stop"),
+        }
+        // For one that says that it stopped may be wrong.
+        if let Err(error) = self.function.set_bus_master(false)
+            && !self.function.is_gone()
+        {
+            tracing::warn!(function = self.function.name(), %error, "the function keeps its way to memory");
+        }
     }
 }

@@ -61,7 +61,8 @@ impl PciFunction for Model {
     fn config_write(&self, offset: u16, from: &[u8]) -> Result<(), PciError> {
         let mut core = lock(&self.core);
         if let (config::COMMAND, [low, high], false) = (offset, from, core.removed) {
-            core.registers.command = u16::from_le_bytes([*low, *high]);
+            let sticky = if core.lies.keeps_bus_master { core.registers.command & config::COMMAND_BUS_MASTER } else { 0 };
+            core.registers.command = u16::from_le_bytes([*low, *high]) | sticky;
         }
         Ok(())
     }
@@ -97,6 +98,9 @@ impl PciFunction for Model {
 
     fn unmap(&self, iova: u64, bytes: u64) -> Result<(), PciError> {
         let mut core = lock(&self.core);
+        if core.lies.keeps_mappings {
+            return Err(refused("unmapping memory", libc::EIO));
+        }
         core.check_unused(iova, bytes);
         if core.host.unmap(iova, bytes) { Ok(()) } else { Err(refused("unmapping memory", libc::ENOENT)) }
     }

@@ -30,6 +30,10 @@ pub struct Lies {
     pub never_stops: bool,
     /// Stays ready even when the function is reset.
     pub survives_function_reset: bool,
+    /// Its bus mastering cannot be turned off.
+    pub keeps_bus_master: bool,
+    /// Memory that it was shown cannot be taken away.
+    pub keeps_mappings: bool,
     /// Says that it granted this many I/O queues, zero-based, whatever was asked for.
     pub granted: Option<u16>,
     /// Refuses to make this I/O queue.

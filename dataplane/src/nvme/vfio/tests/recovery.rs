@@ -233,6 +233,45 @@ fn a_controller_that_does_not_come_back_is_given_up() {
 }
 
 #[test]
+fn commands_end_only_when_the_controller_reaches_their_memory_no_more() {
+    let mut bench = Bench::new(ModelOptions::default());
+    bench.model.inject(Fault::Lose);
+    bench.push(BlockOp::Read, 1);
+    bench.queue.ring();
+    bench.model.lie(|lies| {
+        (lies.never_stops, lies.survives_function_reset) = (true, true);
+        (lies.keeps_bus_master, lies.keeps_mappings) = (true, true);
+    });
+    assert!(bench.controller.reset().is_err());
+    assert!(matches!(bench.state(), ControllerState::Failed(_)));
+    for _ in 0..5 {
+        bench.controller.service(Duration::from_secs(1));
+        assert!(bench.poll().is_empty());
+    }
+    assert!(matches!(bench.queue.detach(RegionSlot(0)), Err(AttachError::Busy(1))));
+    // Turned off as far as the bus goes, but it is on all the same: only the IOMMU helps.
+    bench.model.lie(|lies| lies.keeps_mappings = false);
+    bench.controller.service(Duration::from_secs(1));
+    assert_eq!(bench.model.mappings(), 0);
+    assert_eq!(bench.pass_time(1)[0].result, Err(BlockError::Gone));
+    bench.queue.detach(RegionSlot(0)).unwrap();
+    // A queue that ends everything still takes memory, which the controller is not shown.
+    bench.region = conformance::attach(&mut bench.queue, 0);
+    assert_eq!((bench.model.mappings(), bench.run(BlockOp::Read, 1)), (0, Err(BlockError::Gone)));
+    bench.queue.detach(RegionSlot(0)).unwrap();
+    assert_eq!(Arc::strong_count(&bench.region), 1);
+}
+
+#[test]
+fn memory_that_cannot_be_taken_away_is_leaked() {
+    let bench = Bench::new(ModelOptions::default());
+    bench.model.lie(|lies| lies.keeps_mappings = true);
+    let Bench { controller, queue, region, .. } = bench;
+    drop((controller, queue));
+    assert!(Arc::strong_count(&region) > 1);
+}
+
+#[test]
 fn removal_is_survived() {
     let mut bench = Bench::new(ModelOptions::default());
     for lba in 0..4 {
