@@ -15,7 +15,7 @@ use super::{ControllerState, NamespaceInfo, OpenError, lock};
 use crate::nvme::Geometry;
 
 /// The most commands that one queue has outstanding.
-pub(super) const MAX_DEPTH: u32 = 4096;
+pub(super) const MAX_DEPTH: u32 = 4095;
 /// A boundary closer than this is not heeded: it is only a hint, and would cut everything into crumbs.
 const MIN_BOUNDARY_BYTES: u64 = 64 << 10;
 /// Blocks of one Read or Write at most.
@@ -77,7 +77,7 @@ impl VfioDevice {
         &self.geometry
     }
 
-    /// A queue for one core, of `depth` (1 to 4096, and less than the entries of the controller's queues) outstanding
+    /// A queue for one core, of `depth` (1 to 4095, and less than the entries of the controller's queues) outstanding
     /// commands, that knows memory slots 0 to `memory_slots - 1`. Waits for the controller: to be called on a control
     /// thread, and the queue handed to its core.
     ///

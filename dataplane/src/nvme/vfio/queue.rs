@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::controller::Shared;
-use super::device::MAX_DEPTH;
 use super::dma_memory::DmaMemory;
 use super::link::{Link, LinkState};
 use super::prp::{self, List, Pages};
@@ -20,12 +19,23 @@ use crate::nvme::attached::AttachedRegions;
 use crate::nvme::spec::{DataPointer, SglDescriptor, Sqe, Status, nvm};
 use crate::nvme::{AttachError, BlockDone, BlockError, BlockIo, BlockOp, BlockQueue, Geometry, QueueFull};
 
-/// Bits of a command identifier that name the slot; those above are a generation, so that a completion that comes late
+/// How a command identifier is divided: the slot below, and above it a generation, so that a completion that comes late
 /// or twice names nothing.
-const INDEX_BITS: u32 = MAX_DEPTH.trailing_zeros();
-const INDEX_MASK: u16 = (1 << INDEX_BITS) - 1;
-/// One generation, in [`Slot::expected`].
-const GENERATION: u32 = 1 << (16 + INDEX_BITS);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Naming {
+    index_mask: u16,
+    /// One generation, in [`Slot::expected`].
+    generation: u32,
+}
+
+impl Naming {
+    /// For a queue of `depth` slots. No slot has the highest index, so no command is called FFFFh, which the error log
+    /// uses for none (base, "Common Command Format").
+    pub(super) const fn new(depth: u32) -> Self {
+        let bits = u32::BITS - depth.leading_zeros();
+        Self { index_mask: ((1_u32 << bits) - 1) as u16, generation: 1 << (16 + bits) }
+    }
+}
 
 /// What a queue did so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,7 +66,7 @@ pub(super) struct Slot {
     pub(super) moved: u32,
     /// Blocks after it.
     rest: u32,
-    /// When it was sent, in the link's ticks.
+    /// When it was sent, in the queue's time.
     pub(super) sent_at: u32,
     /// How often it was sent again.
     pub(super) tries: u8,
@@ -67,11 +77,17 @@ pub(super) struct Slot {
 impl Slot {
     /// Gives the command a fresh identifier: the generation goes up, the index stays.
     #[inline(always)]
-    fn rename(&mut self, qid: u16, rest: u32, now: u32) -> u16 {
-        self.expected = self.expected.wrapping_add(GENERATION) | u32::from(qid);
+    fn rename(&mut self, naming: Naming, qid: u16, rest: u32, now: u32) -> u16 {
+        self.expected = self.expected.wrapping_add(naming.generation) | u32::from(qid);
         self.rest = rest;
         self.sent_at = now;
         (self.expected >> 16) as u16
+    }
+
+    /// Keeps the command, under an identifier that the controller does not know.
+    pub(super) fn hide(&mut self, naming: Naming, now: u32) {
+        self.expected = self.expected.wrapping_add(naming.generation);
+        self.sent_at = now;
     }
 }
 
@@ -121,7 +137,7 @@ pub struct VfioQueue {
     tell_at: u32,
     phase: bool,
     /// Whether the controller knows the queue; otherwise commands wait in their slots.
-    live: bool,
+    pub(super) live: bool,
     /// The queue is live and there are no boundaries: a Read or Write is sent in one part.
     plain: bool,
     sgl: bool,
@@ -129,6 +145,10 @@ pub struct VfioQueue {
     nsid: u32,
     /// Blocks between boundaries that no part crosses; zero for none.
     boundary: u64,
+    pub(super) naming: Naming,
+    /// The link's tick that was seen last.
+    pub(super) tick: u32,
+    /// The queue's own time in milliseconds. It goes with the ticks, but is not made to jump by whoever stalled.
     pub(super) now: u32,
     pub(super) slots: Box<[Slot]>,
     pub(super) free: Vec<u16>,
@@ -140,6 +160,8 @@ pub struct VfioQueue {
     pub(super) ended: VecDeque<BlockDone>,
     pub(super) stats: VfioStats,
     // Cold from here on.
+    /// Slots of commands that are sent again at the next tick.
+    pub(super) later: Vec<u16>,
     pub(super) dead: bool,
     pub(super) timeout: u32,
     pub(super) watched_at: u32,
@@ -197,14 +219,17 @@ impl VfioQueue {
             qid: parts.qid,
             nsid: parts.nsid,
             boundary: parts.boundary,
-            now: parts.link.tick(),
+            naming: Naming::new(geometry.depth),
+            tick: parts.link.tick(),
+            now: 0,
             slots: (0..depth).map(slot).collect(),
             free: (0..depth as u16).rev().collect(),
             memory_slots: parts.memory_slots,
             geometry,
             regions: AttachedRegions::new(parts.memory_slots),
             doorbells: parts.doorbells,
-            watched_at: parts.link.tick(),
+            later: Vec::with_capacity(depth),
+            watched_at: 0,
             link: parts.link,
             ended: VecDeque::with_capacity(depth),
             stats: VfioStats::default(),
@@ -229,8 +254,8 @@ impl VfioQueue {
 
     /// Gives the command in a slot a fresh identifier.
     fn rename(&mut self, index: u16, rest: u32) -> u16 {
-        let (qid, now) = (self.qid, self.now);
-        self.slots.get_mut(usize::from(index)).map_or(index, |slot| slot.rename(qid, rest, now))
+        let (naming, qid, now) = (self.naming, self.qid, self.now);
+        self.slots.get_mut(usize::from(index)).map_or(index, |slot| slot.rename(naming, qid, rest, now))
     }
 
     /// Writes a Read or Write, or the part of it that begins `moved` blocks into it, into the submission ring. `offset` is
@@ -250,7 +275,7 @@ impl VfioQueue {
             Pages::Many if self.sgl => DataPointer::Sgl(SglDescriptor::data_block(iova, bytes)),
             Pages::Many => {
                 // SAFETY: the lists were made for `max_transfer` bytes, and no command that was found valid moves more.
-                let (first, second) = unsafe { prp::write_list(self.list(cid & INDEX_MASK), iova, bytes) };
+                let (first, second) = unsafe { prp::write_list(self.list(cid & self.naming.index_mask), iova, bytes) };
                 DataPointer::Prp { first, second }
             }
         };
@@ -356,7 +381,7 @@ impl VfioQueue {
     /// What a completion's second quadword means for its command.
     #[inline(always)]
     fn complete(&mut self, word: u64, done: &mut Burst<BlockDone>) {
-        let index = (word >> 32) as u16 & INDEX_MASK;
+        let index = (word >> 32) as u16 & self.naming.index_mask;
         let named = (word >> 16) as u32;
         let slot = match self.slots.get_mut(usize::from(index)) {
             // A free slot expects queue 0, which is none of ours.
@@ -392,6 +417,13 @@ impl VfioQueue {
                 slot.expired = false;
                 self.stats.retried += 1;
                 self.send(index);
+            }
+            Sentence::Later => {
+                slot.tries += 1;
+                slot.expired = false;
+                slot.hide(self.naming, self.now);
+                self.stats.retried += 1;
+                self.later.push(index);
             }
             Sentence::Ended(result) => {
                 let io = slot.io;
@@ -482,7 +514,7 @@ impl BlockQueue for VfioQueue {
         slot.tries = 0;
         slot.expired = false;
         if moves && self.plain {
-            let cid = slot.rename(self.qid, 0, self.now);
+            let cid = slot.rename(self.naming, self.qid, 0, self.now);
             self.send_transfer(cid, &io, offset, 0, io.blocks);
         } else if self.live {
             self.send(index);
@@ -502,13 +534,12 @@ impl BlockQueue for VfioQueue {
     #[inline]
     fn poll(&mut self, done: &mut Burst<BlockDone>) {
         let state = self.link.state();
+        let ticks = self.link.tick() != self.tick;
+        if ticks {
+            self.advance();
+        }
         if state != LinkState::Live || !self.live {
             self.follow(state);
-        }
-        let now = self.link.tick();
-        if now != self.now {
-            self.now = now;
-            self.watch();
         }
         while !done.is_full()
             && let Some(ended) = self.ended.pop_front()
@@ -517,6 +548,10 @@ impl BlockQueue for VfioQueue {
         }
         if self.live {
             self.reap(done);
+        }
+        if ticks {
+            // After what came meanwhile was seen.
+            self.watch();
         }
     }
 
@@ -548,6 +583,28 @@ impl Drop for VfioQueue {
         let regions = slots.filter_map(|slot| self.regions.get(slot).map(Arc::clone)).collect();
         if let Some(memory) = self.memory.take() {
             self.shared.retire(self.qid, memory, regions);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identifier_comes_back_late_and_none_is_the_one_for_none() {
+        for (depth, generations) in [(1, 1 << 15), (8, 1 << 12), (63, 1 << 10), (64, 1 << 9), (4095, 16)] {
+            let naming = Naming::new(depth);
+            let mut slot = Slot::for_test(EMPTY, 0);
+            slot.expected = (depth - 1) << 16;
+            let first = slot.rename(naming, 7, 0, 0);
+            for generation in 1..=generations {
+                let cid = slot.rename(naming, 7, 0, 0);
+                assert_eq!(u32::from(cid & naming.index_mask), depth - 1);
+                assert_ne!(cid, 0xFFFF);
+                assert_eq!(cid == first, generation == generations, "depth {depth}, generation {generation}");
+                assert_eq!(slot.expected as u16, 7);
+            }
         }
     }
 }

@@ -324,7 +324,8 @@ impl Core {
         };
         let Some(at) = pair.held.iter().position(|held| held.cid() == cid) else { return false };
         pair.held.swap_remove(at);
-        self.complete(usize::from(sqid) - 1, cid, Status::ABORT_REQUESTED, super::io::Way::Right);
+        let status = self.lies.abort_status.unwrap_or(Status::ABORT_REQUESTED);
+        self.complete(usize::from(sqid) - 1, cid, status, super::io::Way::Right);
         true
     }
 }

@@ -46,6 +46,8 @@ pub struct Lies {
     pub refuses_shadows: bool,
     /// Says of every Abort that it did not abort.
     pub aborts_nothing: bool,
+    /// How an aborted command ends, if not with "abort requested".
+    pub abort_status: Option<Status>,
     /// Puts these bytes at these offsets of Identify Controller.
     pub controller: Vec<(usize, Vec<u8>)>,
     /// Puts these bytes at these offsets of Identify Namespace.

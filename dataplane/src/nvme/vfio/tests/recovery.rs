@@ -2,7 +2,7 @@
 
 use super::super::model::Fault;
 use super::*;
-use crate::nvme::spec::admin;
+use crate::nvme::spec::{Status, admin};
 
 #[test]
 fn a_lost_command_is_aborted_and_sent_again() {
@@ -113,6 +113,94 @@ fn an_abort_without_an_answer_leads_to_a_reset_though_its_command_ended() {
     }
     assert_eq!((bench.controller.status().resets, bench.state()), (1, ControllerState::Ready));
     assert_clean(&bench.model);
+}
+
+#[test]
+fn a_stall_of_the_control_side_is_no_time_of_commands() {
+    let mut bench = Bench::new(ModelOptions::default());
+    // Done already, but not seen yet: looked for before the time is.
+    bench.push(WRITE, 1);
+    bench.queue.ring();
+    for _ in 0..8 {
+        bench.controller.service(Duration::from_secs(10));
+    }
+    assert_eq!(bench.poll()[0].result, Ok(()));
+    // Under way when the control side stalls.
+    bench.model.inject(Fault::Lose);
+    bench.push(BlockOp::Read, 2);
+    bench.queue.ring();
+    bench.controller.service(Duration::from_secs(10));
+    assert!(bench.poll().is_empty());
+    bench.controller.service(Duration::ZERO);
+    assert_eq!(bench.controller.status().aborts, 0);
+    bench.model.release();
+    assert_eq!(bench.poll().len(), 1);
+    bench.controller.service(Duration::ZERO);
+    assert_eq!((bench.controller.status().aborts, bench.controller.status().resets), (0, 0));
+    assert_clean(&bench.model);
+}
+
+#[test]
+fn commands_that_wait_for_a_reset_do_not_cause_another() {
+    let mut bench = Bench::new(ModelOptions::default());
+    bench.push(WRITE, 1);
+    bench.controller.reset().unwrap();
+    // The queue is polled seldom: between any two polls a command's limit goes by.
+    for _ in 0..4 {
+        bench.controller.service(Duration::from_secs(2));
+        let _ = bench.poll();
+    }
+    assert_eq!((bench.queue.queue.stats().resets, bench.queue.in_flight()), (1, 0));
+    bench.controller.service(Duration::from_secs(2));
+    assert_eq!((bench.controller.status().resets, bench.controller.status().aborts), (1, 0));
+    assert_clean(&bench.model);
+}
+
+#[test]
+fn a_command_that_was_aborted_for_its_time_is_sent_again_whatever_the_status_says() {
+    let mut bench = Bench::new(ModelOptions::default());
+    bench.model.lie(|lies| lies.abort_status = Some(Status::ABORT_REQUESTED.do_not_retry()));
+    bench.model.inject(Fault::Lose);
+    bench.push(BlockOp::Read, 3);
+    bench.queue.ring();
+    assert_eq!(bench.pass_time(1)[0].result, Ok(()));
+    assert_eq!((bench.controller.status().aborts, bench.controller.status().resets), (1, 0));
+    // One that nobody asked to abort is final.
+    bench.model.inject(Fault::Status(Status::ABORT_REQUESTED.do_not_retry()));
+    assert_eq!(bench.run(BlockOp::Read, 3), Err(BlockError::Gone));
+    assert_clean(&bench.model);
+}
+
+#[test]
+fn what_is_not_ready_yet_is_asked_again_later() {
+    // Namespace not ready; access state in transition; an internal error with a delay.
+    for status in [0x82, 0x303, 0x06 | 0b01 << 11].map(Status::from_bits) {
+        let mut bench = Bench::new(ModelOptions::default());
+        bench.model.inject(Fault::Status(status));
+        bench.push(BlockOp::Read, 3);
+        bench.queue.ring();
+        for _ in 0..5 {
+            assert!(bench.poll().is_empty());
+        }
+        assert_eq!((bench.model.counters().commands, bench.queue.in_flight()), (1, 1), "{status}");
+        bench.controller.service(Duration::from_millis(100));
+        assert!(bench.poll().is_empty());
+        assert_eq!(bench.poll()[0].result, Ok(()));
+        assert_eq!(bench.queue.queue.stats().retried, 1);
+        // Through a reset, and given up in the end.
+        for round in 0..6 {
+            bench.model.inject(Fault::Status(status));
+            if round == 0 {
+                bench.push(BlockOp::Read, 3);
+                bench.queue.ring();
+                let _ = bench.poll();
+                bench.controller.reset().unwrap();
+            }
+        }
+        assert!(bench.pass_time(1)[0].result.is_err());
+        assert_eq!(bench.queue.in_flight(), 0);
+        assert_clean(&bench.model);
+    }
 }
 
 #[test]
