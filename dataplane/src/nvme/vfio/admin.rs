@@ -11,7 +11,7 @@ use super::dma_memory::DmaMemory;
 use super::dma_space::DmaSpace;
 use super::pci::PciFunction;
 use super::registers::{ControllerStatus, offset};
-use crate::nvme::spec::{Cqe, Sqe, admin};
+use crate::nvme::spec::{Cqe, Sqe, Status, admin};
 
 /// Entries of each of the two rings.
 pub(super) const ENTRIES: u32 = 32;
@@ -46,6 +46,9 @@ pub(super) struct AdminQueue {
     generation: u16,
     answer: Option<Cqe>,
     events: Vec<u32>,
+    /// Event requests that the controller takes, once it refused one, and how it did.
+    event_limit: usize,
+    event_refusal: Option<Status>,
     /// A command got no answer: its memory may still be written to, so nothing is sent before the next reset.
     stuck: bool,
     strays: u64,
@@ -65,6 +68,8 @@ impl AdminQueue {
             generation: 0,
             answer: None,
             events: Vec::new(),
+            event_limit: usize::MAX,
+            event_refusal: None,
             stuck: false,
             strays: 0,
         })
@@ -78,6 +83,7 @@ impl AdminQueue {
         self.outstanding = [None; ENTRIES as usize - 1];
         self.answer = None;
         self.events.clear();
+        (self.event_limit, self.event_refusal) = (usize::MAX, None);
         self.stuck = false;
     }
 
@@ -114,14 +120,20 @@ impl AdminQueue {
         read.map(|()| cqe).ok_or_else(|| OpenError::Unusable("an admin command moves 4096 bytes at most".into()))
     }
 
-    /// Asks to be told of one event.
+    /// Asks to be told of one event, unless the controller refused that before.
     pub(super) fn request_event(&mut self) -> bool {
-        self.submit(Sqe::new(admin::opcode::ASYNC_EVENT, 0), Kind::Event).is_some()
+        self.event_requests() < self.event_limit
+            && self.submit(Sqe::new(admin::opcode::ASYNC_EVENT, 0), Kind::Event).is_some()
     }
 
     /// Asks for a command to be aborted. Whether it was shows in the command's own completion.
     pub(super) fn abort(&mut self, sqid: u16, cid: u16, now: u64) -> bool {
         self.submit(admin::abort(sqid, cid), Kind::Abort(now)).is_some()
+    }
+
+    /// How the controller refused an event request, once.
+    pub(super) fn take_event_refusal(&mut self) -> Option<Status> {
+        self.event_refusal.take()
     }
 
     /// Event requests outstanding.
@@ -189,7 +201,12 @@ impl AdminQueue {
             match held {
                 Some((_, Kind::Waited)) => self.answer = Some(cqe),
                 Some((_, Kind::Event)) if cqe.status.is_success() => self.events.push(cqe.dword0),
-                Some(_) => {}
+                Some((_, Kind::Event)) => {
+                    // It takes as many as it has now. Asking for more would go on for ever.
+                    self.event_limit = self.event_requests();
+                    self.event_refusal = Some(cqe.status);
+                }
+                Some((_, Kind::Abort(_))) => {}
                 None => self.strays += 1,
             }
         }

@@ -5,12 +5,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::admin::{AdminQueue, DATA_BYTES};
+use super::board::Board;
 use super::dma_memory::DmaMemory;
 use super::dma_space::DmaSpace;
 use super::doorbell::ShadowPages;
+use super::events::Heard;
 use super::identify::{ControllerInfo, IDENTIFY_BYTES, IdentifyData, NamespaceInfo, parse_namespace_list};
 use super::link::Link;
-use super::log_pages::{ControllerEvent, ERROR_ENTRY_BYTES, ErrorEntry, HEALTH_BYTES, HealthInfo};
+use super::log_pages::{ERROR_ENTRY_BYTES, ErrorEntry, HEALTH_BYTES, HealthInfo};
 use super::pci::PciFunction;
 use super::registers::Capabilities;
 use super::rings::RingShape;
@@ -19,11 +21,6 @@ use super::{ControllerOptions, ControllerState, OpenError};
 use crate::memory::Region;
 use crate::nvme::spec::{Status, admin};
 
-/// Event requests that are kept outstanding, if the controller takes as many.
-const EVENT_REQUESTS: u16 = 4;
-/// Events that are kept for who asks; older ones are forgotten.
-const KEPT_EVENTS: usize = 64;
-
 /// An I/O queue, as the control side sees it.
 pub(super) struct QueueRecord {
     pub(super) link: Arc<Link>,
@@ -31,8 +28,24 @@ pub(super) struct QueueRecord {
     pub(super) terms: Terms,
     /// Strays that were told to the log already.
     pub(super) told_strays: u64,
+    /// Making it got no answer, or could not be undone: the controller may know it, whatever its link says, until it is
+    /// stopped.
+    pub(super) uncertain: bool,
     /// The core let go of it, but the controller did not: memory that is given back after the next reset.
     pub(super) left: Option<Vec<Arc<Region>>>,
+}
+
+/// A queue that was not made.
+pub(super) struct NotMade {
+    pub(super) error: OpenError,
+    /// The controller may know it all the same, or a part of it.
+    pub(super) uncertain: bool,
+}
+
+impl From<OpenError> for NotMade {
+    fn from(error: OpenError) -> Self {
+        Self { error, uncertain: false }
+    }
 }
 
 /// What happened to a controller.
@@ -64,7 +77,8 @@ pub(super) struct Control {
     /// Milliseconds since the controller was opened.
     pub(super) now: u64,
     pub(super) counters: ControlCounters,
-    pub(super) events: VecDeque<ControllerEvent>,
+    pub(super) heard: Vec<Heard>,
+    pub(super) board: Arc<Mutex<Board>>,
     /// Commands to abort, by queue and command identifier, once the controller takes another abort.
     pub(super) late: VecDeque<(u16, u16)>,
 }
@@ -99,6 +113,7 @@ impl Control {
     pub(super) fn new(
         function: Arc<dyn PciFunction>,
         options: ControllerOptions,
+        capabilities: Capabilities,
         space: &Mutex<DmaSpace>,
     ) -> Result<Self, OpenError> {
         let admin = AdminQueue::new(Arc::clone(&function), options.admin_timeout, space).map_err(OpenError::Memory)?;
@@ -106,7 +121,7 @@ impl Control {
             function,
             options,
             admin,
-            capabilities: Capabilities(0),
+            capabilities,
             info: UNKNOWN,
             namespaces: Vec::new(),
             refused: Vec::new(),
@@ -117,7 +132,8 @@ impl Control {
             state: ControllerState::Ready,
             now: 0,
             counters: ControlCounters::default(),
-            events: VecDeque::new(),
+            heard: Vec::new(),
+            board: Arc::new(Mutex::new(Board::new(UNKNOWN))),
             late: VecDeque::new(),
         })
     }
@@ -129,6 +145,7 @@ impl Control {
         self.find_namespaces()?;
         self.grant_queues()?;
         self.share_doorbells(space)?;
+        self.publish_identity();
         self.ask_for_events();
         Ok(())
     }
@@ -159,6 +176,7 @@ impl Control {
             }
         }
         (self.namespaces, self.refused) = (namespaces, refused);
+        self.publish_identity();
         Ok(())
     }
 
@@ -205,53 +223,6 @@ impl Control {
         }
     }
 
-    /// Tells which events are wanted. What the controller refuses is not worth failing for.
-    fn ask_for_events(&mut self) {
-        // Every critical warning; namespace attributes (bit 8) and firmware activation (bit 9) if there are such.
-        let wanted = 0x1F | (self.info.optional_events & 0x300);
-        let sqe = admin::set_features(admin::feature::ASYNC_EVENT_CONFIGURATION, wanted);
-        if let Err(error) = self.admin.run("Set Features (asynchronous events)", sqe) {
-            tracing::warn!(function = self.function.name(), %error, "the controller tells of no events");
-        }
-        self.keep_asking();
-    }
-
-    /// Keeps event requests outstanding.
-    pub(super) fn keep_asking(&mut self) {
-        let wanted = usize::from(self.info.event_limit.min(EVENT_REQUESTS));
-        while self.admin.event_requests() < wanted && self.admin.request_event() {}
-    }
-
-    /// Keeps and logs what the controller had to tell, and asks for more. Whether a namespace changed.
-    pub(super) fn hear_events(&mut self) -> bool {
-        let mut changed = false;
-        for dword0 in self.admin.take_events() {
-            let event = ControllerEvent::parse(dword0);
-            self.counters.events += 1;
-            tracing::warn!(
-                function = self.function.name(),
-                kind = event.kind,
-                information = event.information,
-                log_page = event.log_page,
-                "the controller sent an event"
-            );
-            if self.events.len() == KEPT_EVENTS {
-                self.events.pop_front();
-            }
-            self.events.push_back(event);
-            // No further event of the kind comes before its log page was read.
-            let mut page = [0; DATA_BYTES];
-            let bytes = if event.log_page == admin::log::CHANGED_NAMESPACES { DATA_BYTES } else { HEALTH_BYTES };
-            let sqe = admin::get_log_page(event.log_page, bytes as u32);
-            if let Err(error) = self.admin.fetch("Get Log Page (event)", sqe, &mut page[..bytes]) {
-                tracing::warn!(function = self.function.name(), %error, "the event's log page cannot be read");
-            }
-            changed |= event.is_namespace_change();
-        }
-        self.keep_asking();
-        changed
-    }
-
     pub(super) fn health(&mut self) -> Result<HealthInfo, OpenError> {
         let mut page = [0; HEALTH_BYTES];
         let sqe = admin::get_log_page(admin::log::HEALTH, HEALTH_BYTES as u32);
@@ -270,15 +241,15 @@ impl Control {
     }
 
     /// Makes a queue pair known to the controller.
-    pub(super) fn create_queue(&mut self, qid: u16, shape: &RingShape) -> Result<(), OpenError> {
-        self.admin.run("Create I/O Completion Queue", admin::create_cq(qid, shape.cq_entries, shape.cq_iova))?;
+    pub(super) fn create_queue(&mut self, qid: u16, shape: &RingShape) -> Result<(), NotMade> {
+        let cq = admin::create_cq(qid, shape.cq_entries, shape.cq_iova);
+        let made = self.admin.run("Create I/O Completion Queue", cq);
+        made.map_err(|error| NotMade { error, uncertain: self.admin.stuck() })?;
         let sq = admin::create_sq(qid, shape.sq_entries, shape.sq_iova);
-        if let Err(error) = self.admin.run("Create I/O Submission Queue", sq) {
-            let delete = admin::delete_queue(admin::opcode::DELETE_CQ, qid);
-            self.admin.run("Delete I/O Completion Queue", delete)?;
-            return Err(error);
-        }
-        Ok(())
+        let Err(error) = self.admin.run("Create I/O Submission Queue", sq) else { return Ok(()) };
+        let delete = admin::delete_queue(admin::opcode::DELETE_CQ, qid);
+        let undone = !self.admin.stuck() && self.admin.run("Delete I/O Completion Queue", delete).is_ok();
+        Err(NotMade { error, uncertain: !undone })
     }
 
     /// Makes the controller forget a queue pair. Afterwards it is through with every command of it.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::control::{Control, QueueRecord};
+use super::control::{Control, NotMade, QueueRecord};
 use super::controller::Shared;
 use super::dma_memory::DmaMemory;
 use super::doorbell::Doorbell;
@@ -11,7 +11,7 @@ use super::prp;
 use super::queue::{QueueParts, VfioQueue};
 use super::rings::{Doorbells, Layout};
 use super::terms::Terms;
-use super::{ControllerState, NamespaceInfo, OpenError, lock};
+use super::{ControllerInfo, NamespaceInfo, OpenError, lock};
 use crate::nvme::Geometry;
 
 /// The most commands that one queue has outstanding.
@@ -37,7 +37,7 @@ impl std::fmt::Debug for VfioDevice {
 }
 
 impl VfioDevice {
-    pub(super) fn new(shared: Arc<Shared>, control: &Control, namespace: NamespaceInfo) -> Result<Self, OpenError> {
+    pub(super) fn new(shared: Arc<Shared>, info: &ControllerInfo, namespace: NamespaceInfo) -> Self {
         let lba_bytes = u64::from(namespace.lba_bytes);
         let mut boundary = u64::from(namespace.optimal_boundary);
         if boundary * lba_bytes < MIN_BOUNDARY_BYTES {
@@ -45,7 +45,7 @@ impl VfioDevice {
         }
         let limits = [
             Some(u64::from(shared.options.max_transfer)),
-            control.info.max_transfer_bytes,
+            info.max_transfer_bytes,
             Some(u64::from(prp::MAX_TRANSFER)),
             Some(MAX_BLOCKS * lba_bytes),
             // So that one that begins on a boundary crosses none.
@@ -58,11 +58,11 @@ impl VfioDevice {
             // Dwords: what PRP entries ask for, and the strictest that SGLs do.
             memory_align: 4,
             max_transfer: ((most / lba_bytes).max(1) * lba_bytes) as u32,
-            volatile_cache: control.info.volatile_cache,
-            deallocate: control.info.dataset_management,
+            volatile_cache: info.volatile_cache,
+            deallocate: info.dataset_management,
             depth: 0,
         };
-        Ok(Self { shared, namespace, geometry, boundary })
+        Self { shared, namespace, geometry, boundary }
     }
 
     /// The namespace.
@@ -87,12 +87,7 @@ impl VfioDevice {
     /// controller said.
     pub fn queue(&self, depth: u32, memory_slots: u16) -> Result<VfioQueue, OpenError> {
         let mut control = lock(&self.shared.control);
-        match &control.state {
-            ControllerState::Ready => {}
-            ControllerState::Removed => return Err(OpenError::Gone),
-            ControllerState::Failed(why) => return Err(OpenError::Failed(why.clone())),
-            ControllerState::Resetting => return Err(OpenError::Failed("it is being reset".into())),
-        }
+        control.state.check()?;
         let terms = self.terms(&control);
         if let Some(what) = terms.broken(&control) {
             return Err(OpenError::Changed { nsid: self.namespace.nsid, what });
@@ -108,10 +103,11 @@ impl VfioDevice {
         let memory = DmaMemory::new(layout.bytes, &self.shared.space).map_err(OpenError::Memory)?;
         let shape = layout.shape(memory.iova());
         let link = Arc::new(Link::new(control.now as u32));
-        let record = |left| QueueRecord { link: Arc::clone(&link), shape, terms, told_strays: 0, left };
+        let record =
+            |left| QueueRecord { link: Arc::clone(&link), shape, terms, told_strays: 0, uncertain: false, left };
         let slot = usize::from(qid) - 1;
-        if let Err(error) = control.create_queue(qid, &shape) {
-            if control.admin.stuck() {
+        if let Err(NotMade { error, uncertain }) = control.create_queue(qid, &shape) {
+            if uncertain {
                 // Nobody knows whether it was made: its memory waits for the next reset.
                 control.queues[slot] = Some(record(Some(vec![Arc::clone(memory.region())])));
             } else {

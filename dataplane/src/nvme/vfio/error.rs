@@ -85,6 +85,9 @@ pub enum OpenError {
     /// A depth of 0, or one that the controller's queues do not hold.
     #[error("a queue's depth must be 1 to {0}")]
     Depth(u32),
+    /// The controller is being reset.
+    #[error("the controller is being reset; try again in a while")]
+    Resetting,
     /// The controller was given up.
     #[error("the controller was given up: {0}")]
     Failed(String),

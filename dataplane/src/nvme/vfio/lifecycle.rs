@@ -4,9 +4,10 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use super::admin::ENTRIES;
-use super::control::Control;
+use super::control::{Control, NotMade};
 use super::dma_space::DmaSpace;
 use super::link::LinkState;
+use super::pci::PciFunction;
 use super::registers::{self, CC_ENABLE, Capabilities, ControllerStatus, offset};
 use super::{ControllerState, OpenError, lock};
 
@@ -22,14 +23,73 @@ const NAP: Duration = Duration::from_micros(100);
 /// Aborts outstanding at the most, whatever the controller takes: the admin queue has room for other commands.
 const MAX_ABORTS: usize = 16;
 
+fn status_of(function: &dyn PciFunction) -> ControllerStatus {
+    ControllerStatus(function.read32(offset::CSTS))
+}
+
+fn wait(
+    function: &dyn PciFunction,
+    what: &'static str,
+    limit: Duration,
+    until: impl Fn(ControllerStatus) -> bool,
+) -> Result<(), OpenError> {
+    let deadline = Instant::now() + limit;
+    loop {
+        let status = status_of(function);
+        if status.gone() {
+            return Err(OpenError::lost(function));
+        }
+        if until(status) {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(OpenError::TimedOut { what, waited: limit, csts: status.0 });
+        }
+        std::thread::sleep(NAP);
+    }
+}
+
+/// Stops a controller: afterwards it takes no commands and touches no memory. One that does not stop by itself is cut off
+/// from memory and reset through the bus. Gives what it can do.
+pub(super) fn stop(function: &dyn PciFunction) -> Result<Capabilities, OpenError> {
+    let capabilities = Capabilities(function.read64(offset::CAP));
+    if capabilities.0 == u64::MAX || status_of(function).gone() {
+        return Err(OpenError::lost(function));
+    }
+    let limit = capabilities.ready_limit(function.read32(offset::CRTO));
+    let configuration = function.read32(offset::CC);
+    if configuration & CC_ENABLE != 0 {
+        // A change of readiness that is under way ends first (base, "Controller Configuration", EN); if it does not,
+        // what follows tells.
+        let _ = wait(function, "get ready", limit, |status| status.ready() || status.fatal());
+        function.write32(offset::CC, configuration & !CC_ENABLE);
+    }
+    let Err(error) = wait(function, "stop", limit, |status| !status.ready()) else { return Ok(capabilities) };
+    if error.is_loss() {
+        return Err(error);
+    }
+    tracing::warn!(function = function.name(), %error, "resetting the function");
+    reset_function(function)?;
+    wait(function, "stop", limit, |status| !status.ready()).map(|()| capabilities)
+}
+
+/// Resets a function, kept from memory meanwhile if the bus lets itself be told.
+fn reset_function(function: &dyn PciFunction) -> Result<(), OpenError> {
+    if let Err(error) = function.set_bus_master(false) {
+        tracing::warn!(function = function.name(), %error, "the function keeps its way to memory");
+    }
+    Ok(function.reset()?)
+}
+
 impl Control {
     fn status(&self) -> ControllerStatus {
-        ControllerStatus(self.function.read32(offset::CSTS))
+        status_of(self.function.as_ref())
     }
 
-    /// How long a change of readiness may take.
-    fn ready_limit(&self) -> Duration {
-        self.capabilities.ready_limit(self.function.read32(offset::CRTO))
+    /// Stops the controller, see [`stop`].
+    fn stop(&mut self) -> Result<(), OpenError> {
+        self.capabilities = stop(self.function.as_ref())?;
+        Ok(())
     }
 
     fn wait(
@@ -38,45 +98,7 @@ impl Control {
         limit: Duration,
         until: impl Fn(ControllerStatus) -> bool,
     ) -> Result<(), OpenError> {
-        let deadline = Instant::now() + limit;
-        loop {
-            let status = self.status();
-            if status.gone() {
-                return Err(OpenError::lost(self.function.as_ref()));
-            }
-            if until(status) {
-                return Ok(());
-            }
-            if Instant::now() > deadline {
-                return Err(OpenError::TimedOut { what, waited: limit, csts: status.0 });
-            }
-            std::thread::sleep(NAP);
-        }
-    }
-
-    /// Stops the controller: afterwards it takes no commands and touches no memory. One that does not stop by itself is
-    /// cut off from memory and reset through the bus.
-    pub(super) fn stop(&mut self) -> Result<(), OpenError> {
-        let capabilities = self.function.read64(offset::CAP);
-        if capabilities == u64::MAX || self.status().gone() {
-            return Err(OpenError::lost(self.function.as_ref()));
-        }
-        self.capabilities = Capabilities(capabilities);
-        let limit = self.ready_limit();
-        let configuration = self.function.read32(offset::CC);
-        if configuration & CC_ENABLE != 0 {
-            // A change of readiness that is under way ends first (base, "Controller Configuration", EN); if it does
-            // not, what follows tells.
-            let _ = self.wait("get ready", limit, |status| status.ready() || status.fatal());
-            self.function.write32(offset::CC, configuration & !CC_ENABLE);
-        }
-        let Err(error) = self.wait("stop", limit, |status| !status.ready()) else { return Ok(()) };
-        if error.is_loss() {
-            return Err(error);
-        }
-        tracing::warn!(function = self.function.name(), %error, "resetting the function");
-        self.reset_function()?;
-        self.wait("stop", limit, |status| !status.ready())
+        wait(self.function.as_ref(), what, limit, until)
     }
 
     /// Enables a controller that was stopped, with empty admin queues.
@@ -97,20 +119,19 @@ impl Control {
         self.function.write64(offset::ASQ, self.admin.sq_iova());
         self.function.write64(offset::ACQ, self.admin.cq_iova());
         self.function.write32(offset::CC, registers::enabling(self.capabilities));
-        let limit = self.ready_limit();
+        let limit = self.capabilities.ready_limit(self.function.read32(offset::CRTO));
         self.wait("get ready", limit, |status| status.ready() || status.fatal())?;
         if self.status().fatal() { Err(OpenError::Fatal) } else { Ok(()) }
     }
 
     /// Resets the controller and brings its queues back.
     pub(super) fn reset(&mut self, space: &Mutex<DmaSpace>, why: &str) -> Result<(), OpenError> {
-        if let ControllerState::Failed(_) | ControllerState::Removed = self.state {
-            return Err(OpenError::Failed(format!("{:?}", self.state)));
-        }
+        self.state.check()?;
         tracing::warn!(function = self.function.name(), why, "resetting the controller");
         self.state = ControllerState::Resetting;
         self.counters.resets += 1;
         self.late.clear();
+        self.publish(space);
         for record in self.queues.iter().flatten() {
             record.link.step(LinkState::Live, LinkState::Stop);
         }
@@ -119,6 +140,7 @@ impl Control {
             Ok(()) => {
                 self.state = ControllerState::Ready;
                 self.await_queues();
+                self.publish(space);
                 Ok(())
             }
             Err(error) => {
@@ -130,31 +152,26 @@ impl Control {
 
     fn restart(&mut self, space: &Mutex<DmaSpace>) -> Result<(), OpenError> {
         self.stop()?;
-        self.free_left(space);
+        self.forget_queues(space);
         let started = self.start().and_then(|()| self.introduce(space));
         let Err(first) = started else { return Ok(()) };
         if first.is_loss() {
             return Err(first);
         }
         tracing::warn!(function = self.function.name(), error = %first, "resetting the function");
-        self.reset_function()?;
+        reset_function(self.function.as_ref())?;
         self.stop()?;
         self.start()?;
         self.introduce(space)
     }
 
-    /// Resets the function, kept from memory meanwhile if the bus lets itself be told.
-    fn reset_function(&self) -> Result<(), OpenError> {
-        if let Err(error) = self.function.set_bus_master(false) {
-            tracing::warn!(function = self.function.name(), %error, "the function keeps its way to memory");
-        }
-        Ok(self.function.reset()?)
-    }
-
-    /// Gives back the memory of queues that could not be deleted. The controller was stopped.
-    fn free_left(&mut self, space: &Mutex<DmaSpace>) {
+    /// Gives back the memory of queues that could not be deleted. The controller was stopped, or cut off.
+    fn forget_queues(&mut self, space: &Mutex<DmaSpace>) {
         let mut space = lock(space);
         for slot in &mut self.queues {
+            if let Some(record) = slot {
+                record.uncertain = false;
+            }
             let Some(regions) = slot.as_mut().and_then(|record| record.left.take()) else { continue };
             *slot = None;
             for region in regions {
@@ -205,17 +222,22 @@ impl Control {
                 (slot as u16 + 1, record.shape, std::sync::Arc::clone(&record.link), record.terms);
             let changed = |what| OpenError::Changed { nsid: terms.namespace.nsid, what };
             let made = match terms.broken(self) {
-                Some(what) => Err(changed(what)),
-                None if qid > self.granted => Err(changed("the controller grants fewer queues")),
+                Some(what) => Err(changed(what).into()),
+                None if qid > self.granted => Err(changed("the controller grants fewer queues").into()),
                 None => self.create_queue(qid, &shape),
             };
             match made {
                 Ok(()) => _ = link.step(LinkState::Ready, LinkState::Live),
-                // The controller will be reset, and the queue waits for that.
-                Err(_) if self.admin.stuck() => return,
-                Err(error) => {
+                Err(NotMade { error, uncertain }) => {
+                    if let Some(record) = &mut self.queues[slot] {
+                        record.uncertain = uncertain;
+                    }
+                    if self.admin.stuck() {
+                        // The controller will be reset, and the queue waits for that.
+                        return;
+                    }
                     tracing::error!(function = self.function.name(), qid, %error, "the queue does not come back");
-                    // Ready: the controller does not know it.
+                    // Ready, and the controller has no submission queue to take commands from.
                     link.kill();
                 }
             }
@@ -254,10 +276,11 @@ impl Control {
         if !self.cut_off(space) {
             tracing::error!(function = self.function.name(), "it cannot be kept from memory; its commands stay open");
         }
+        self.publish(space);
     }
 
     /// Keeps the controller from memory, and tells the queues once that is certain; whether it is.
-    fn cut_off(&self, space: &Mutex<DmaSpace>) -> bool {
+    fn cut_off(&mut self, space: &Mutex<DmaSpace>) -> bool {
         // Nobody's word for it counts: one who does not answer, or writes that change nothing, say nothing.
         let off = self.function.set_bus_master(false).is_ok();
         let revoked = lock(space).revoke();
@@ -266,6 +289,7 @@ impl Control {
             for record in self.queues.iter().flatten() {
                 record.link.kill();
             }
+            self.forget_queues(space);
         }
         certain
     }
@@ -310,6 +334,7 @@ impl Control {
         }
         self.tend_queues();
         self.tell_strays();
+        self.publish(space);
     }
 
     /// Aborts commands that took too long. Why the controller must be reset, if that did not help before.

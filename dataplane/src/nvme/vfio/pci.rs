@@ -149,7 +149,9 @@ pub trait PciFunction: Send + Sync {
             return Ok(());
         }
         let wish = if on { "on" } else { "off" };
-        Err(PciError::Unsupported(format!("bus mastering cannot be turned {wish}: the command register does not take it")))
+        Err(PciError::Unsupported(format!(
+            "bus mastering cannot be turned {wish}: the command register does not take it"
+        )))
     }
 }
 

@@ -169,6 +169,9 @@ mod tests {
         assert_eq!((limit(0, 0), limit(15 << 24, 0), limit(255 << 24, 0)), (500, 7500, 127_500));
         assert_eq!(limit(15 << 24, 100), 7500, "there is no such register");
         assert_eq!((limit(crms | 15 << 24, 100), limit(crms | 255 << 24, 100)), (50_000, 127_500));
-        assert_eq!((limit(crms, 0xFFFF), limit(crms, u32::MAX), limit(u64::MAX, u32::MAX)), (127_500, 127_500, 127_500));
+        assert_eq!(
+            (limit(crms, 0xFFFF), limit(crms, u32::MAX), limit(u64::MAX, u32::MAX)),
+            (127_500, 127_500, 127_500)
+        );
     }
 }

@@ -92,7 +92,9 @@ impl RemoteFunction {
             }
         }
         result.map_err(|error| match error {
-            ChannelError::Refused { error, .. } | ChannelError::System(error) => PciError::System { what, cause: error },
+            ChannelError::Refused { error, .. } | ChannelError::System(error) => {
+                PciError::System { what, cause: error }
+            }
             other => PciError::System { what, cause: io::Error::other(other) },
         })
     }

@@ -94,6 +94,7 @@ impl Core {
             return self.violation(format!("admin tail {tail} of {entries} entries"));
         }
         while self.admin.sq_head != tail {
+            self.counters.admin_commands += 1;
             let address = self.registers.admin_sq + u64::from(self.admin.sq_head) * Sqe::BYTES as u64;
             self.admin.sq_head = (self.admin.sq_head + 1) % entries;
             let Some(words) = self.dma_words::<8>(address) else { return };
@@ -102,7 +103,16 @@ impl Core {
                 self.ignore(&sqe);
                 continue;
             }
-            if let Some((status, dword0)) = self.administer(&sqe) {
+            let refused =
+                self.lies.refused.iter().find(|(opcode, _)| *opcode == sqe.opcode()).map(|(_, status)| *status);
+            let answer = match refused {
+                Some(status) => Some((status, 0)),
+                None => self.administer(&sqe),
+            };
+            if self.lies.mute.contains(&sqe.opcode()) {
+                continue;
+            }
+            if let Some((status, dword0)) = answer {
                 if !status.is_success() {
                     self.log_error(0, &sqe, status);
                 }

@@ -61,7 +61,8 @@ impl PciFunction for Model {
     fn config_write(&self, offset: u16, from: &[u8]) -> Result<(), PciError> {
         let mut core = lock(&self.core);
         if let (config::COMMAND, [low, high], false) = (offset, from, core.removed) {
-            let sticky = if core.lies.keeps_bus_master { core.registers.command & config::COMMAND_BUS_MASTER } else { 0 };
+            let sticky =
+                if core.lies.keeps_bus_master { core.registers.command & config::COMMAND_BUS_MASTER } else { 0 };
             core.registers.command = u16::from_le_bytes([*low, *high]) | sticky;
         }
         Ok(())
@@ -89,7 +90,12 @@ impl PciFunction for Model {
     }
 
     fn map(&self, region: &Arc<Region>, iova: u64, bytes: u64) -> Result<(), PciError> {
-        if lock(&self.core).host.map(region, iova, bytes) {
+        let mut core = lock(&self.core);
+        let runs = core.registers.status & 1 != 0 && core.bus_master() && !core.removed;
+        if runs && core.host.find(core.registers.admin_sq, 64).is_none() {
+            core.violation("memory is shown to it while it runs with addresses of somebody else".into());
+        }
+        if core.host.map(region, iova, bytes) {
             Ok(())
         } else {
             Err(refused("mapping memory for the device", libc::EEXIST))

@@ -44,6 +44,10 @@ pub struct Lies {
     pub refused_namespace: Option<(u32, Status)>,
     /// Refuses Doorbell Buffer Config, though it says that it takes it.
     pub refuses_shadows: bool,
+    /// Carries admin commands of these opcodes out, and does not say so.
+    pub mute: Vec<u8>,
+    /// Ends admin commands of these opcodes so.
+    pub refused: Vec<(u8, Status)>,
     /// Says of every Abort that it did not abort.
     pub aborts_nothing: bool,
     /// How an aborted command ends, if not with "abort requested".

@@ -104,6 +104,8 @@ pub struct ModelCounters {
     pub forced: u64,
     /// Resets of the function.
     pub function_resets: u64,
+    /// Admin commands fetched.
+    pub admin_commands: u64,
     /// Times that the controller was enabled.
     pub enables: u64,
 }
@@ -253,6 +255,12 @@ impl Model {
     #[must_use]
     pub fn mappings(&self) -> usize {
         lock(&self.core).host.len()
+    }
+
+    /// Whether it knows an I/O completion queue of this identifier.
+    #[must_use]
+    pub fn has_completion_queue(&self, qid: u16) -> bool {
+        lock(&self.core).completion_queues.get(usize::from(qid) - 1).is_some_and(Option::is_some)
     }
 
     /// I/O commands that it fetched and neither completed nor aborted.

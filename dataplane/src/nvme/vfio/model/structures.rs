@@ -11,7 +11,8 @@ impl Core {
         let entries = u64::from(self.options.queue_entries.max(2) - 1);
         // CQR, TO of one unit, the NVM command set.
         let crms = u64::from(self.lies.ready_timeouts.is_some()) << 59;
-        let truth = crms | entries | (1 << 16) | (1 << 24) | (u64::from(self.options.doorbell_stride & 0xF) << 32) | (1 << 37);
+        let truth =
+            crms | entries | (1 << 16) | (1 << 24) | (u64::from(self.options.doorbell_stride & 0xF) << 32) | (1 << 37);
         self.lies.capabilities.unwrap_or(truth)
     }
 
