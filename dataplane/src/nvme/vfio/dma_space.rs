@@ -31,6 +31,8 @@ pub(super) struct DmaSpace {
     limits: DmaLimits,
     /// By rising address.
     mappings: Vec<Mapping>,
+    /// Where to look for a free range.
+    next: u64,
     /// The device was given up: it is shown no memory any more.
     revoked: bool,
 }
@@ -38,7 +40,7 @@ pub(super) struct DmaSpace {
 impl DmaSpace {
     pub(super) fn new(function: Arc<dyn PciFunction>) -> Self {
         let limits = function.dma_limits();
-        Self { function, limits, mappings: Vec::new(), revoked: false }
+        Self { function, limits, mappings: Vec::new(), next: FIRST_ADDRESS, revoked: false }
     }
 
     /// Maps a region, or counts one more holder of it. Gives its first address.
@@ -68,14 +70,18 @@ impl DmaSpace {
         Ok(iova)
     }
 
-    /// A free range, and the place in the list that its mapping would take.
-    fn find(&self, bytes: u64) -> Option<(usize, u64)> {
+    /// A free range, and the place in the list that its mapping would take. Beyond the one that was given last if there is
+    /// room: what was taken back is not given again soon, so that a device that writes there late meets nobody's memory.
+    fn find(&mut self, bytes: u64) -> Option<(usize, u64)> {
         let align = if bytes >= LARGE_PAGE { LARGE_PAGE } else { self.limits.page_bytes };
-        self.limits.addresses.iter().find_map(|range| self.find_in(range, bytes, align))
+        let from = |first: u64| self.limits.addresses.iter().find_map(|range| self.find_in(range, first, bytes, align));
+        let found = from(self.next).or_else(|| from(FIRST_ADDRESS))?;
+        self.next = found.1.saturating_add(bytes).saturating_add(self.limits.page_bytes);
+        Some(found)
     }
 
-    fn find_in(&self, range: &RangeInclusive<u64>, bytes: u64, align: u64) -> Option<(usize, u64)> {
-        let mut start = (*range.start()).max(FIRST_ADDRESS).checked_next_multiple_of(align)?;
+    fn find_in(&self, range: &RangeInclusive<u64>, first: u64, bytes: u64, align: u64) -> Option<(usize, u64)> {
+        let mut start = (*range.start()).max(first).checked_next_multiple_of(align)?;
         for (at, mapping) in self.mappings.iter().enumerate() {
             // A page stays free between two, so that running over the end of one is an error.
             let end = start.checked_add(bytes)?.checked_add(self.limits.page_bytes)?;
@@ -158,5 +164,57 @@ fn explain(error: PciError, mappings: usize) -> io::Error {
             "the memory cannot be locked for the device: the memlock limit is reached (ulimit -l, LimitMEMLOCK=)",
         ),
         _ => error.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::model::{Model, ModelOptions};
+    use super::*;
+    use crate::memory::RegionSlot;
+
+    const PAGE: u64 = 4096;
+
+    fn space(addresses: Vec<RangeInclusive<u64>>) -> DmaSpace {
+        let mut space = DmaSpace::new(Arc::new(Model::new(ModelOptions::default()).unwrap()));
+        space.limits.addresses = addresses;
+        space
+    }
+
+    fn region(pages: u64) -> Arc<Region> {
+        Arc::new(Region::anonymous((pages * PAGE) as usize, RegionSlot(0)).unwrap())
+    }
+
+    #[test]
+    fn what_was_taken_back_is_not_given_again_before_the_rest_was() {
+        // Room for eight single pages with one between any two.
+        let mut space = space(vec![FIRST_ADDRESS..=FIRST_ADDRESS + 16 * PAGE - 1]);
+        let mut seen = Vec::new();
+        for _ in 0..8 {
+            let region = region(1);
+            seen.push(space.hold(&region).unwrap());
+            space.release(&region).unwrap();
+        }
+        let mut sorted = seen.clone();
+        sorted.dedup();
+        assert!(sorted.len() == 8 && sorted.is_sorted(), "{seen:x?}");
+        let again = region(1);
+        assert_eq!(space.hold(&again).unwrap(), FIRST_ADDRESS, "round it goes");
+        assert_eq!(space.hold(&again).unwrap(), FIRST_ADDRESS, "the same region has one address");
+    }
+
+    #[test]
+    fn every_gap_is_found_in_the_end() {
+        let mut space = space(vec![FIRST_ADDRESS..=FIRST_ADDRESS + 6 * PAGE - 1, 1 << 30..=(1 << 30) + 4 * PAGE - 1]);
+        let regions = [region(2), region(2), region(3), region(1)];
+        let mut at = |region: &Arc<Region>| space.hold(region).ok();
+        assert_eq!(at(&regions[0]), Some(FIRST_ADDRESS));
+        assert_eq!(at(&regions[1]), Some(FIRST_ADDRESS + 3 * PAGE));
+        assert_eq!(at(&regions[2]), Some(1 << 30));
+        assert_eq!(at(&regions[3]), None, "only the pages between are left");
+        space.release(&regions[1]).unwrap();
+        assert_eq!(space.hold(&regions[3]).unwrap(), FIRST_ADDRESS + 3 * PAGE);
+        assert_eq!(space.len(), 3);
+        space.unmap_all();
     }
 }
