@@ -4,6 +4,8 @@ use super::{Core, IoPair};
 use crate::nvme::spec::{Cqe, Sqe, Status, admin};
 use crate::nvme::vfio::registers::{CC_ENABLE, offset};
 
+/// Times that CSTS is looked at before it has stopped.
+const LOOKS_TO_STOP: u32 = 3;
 /// Event requests that it takes at once.
 const EVENT_REQUESTS: usize = 4;
 
@@ -60,6 +62,10 @@ impl Core {
         let before = std::mem::replace(&mut self.registers.configuration, value);
         if value & CC_ENABLE != 0 && before & CC_ENABLE == 0 {
             self.counters.enables += 1;
+            if self.registers.status & 1 != 0 {
+                self.violation("enabled before it had stopped".into());
+            }
+            self.registers.stopping = 0;
             let right = (value >> 16) & 0xFF == 0x46 && (value >> 7) & 0xF == 0;
             if !right || !self.bus_master() {
                 self.violation(format!(
@@ -75,13 +81,24 @@ impl Core {
                 () => 1,
             };
         } else if value & CC_ENABLE == 0 && before & CC_ENABLE != 0 {
-            if !self.lies.never_stops {
-                self.registers.status = 0;
-            }
-            self.forget_queues();
+            // It works on for a while, as a true one may: only RDY says that it does not.
+            self.registers.stopping = LOOKS_TO_STOP;
         }
         if (value >> 14) & 0b11 != 0 {
             self.registers.status = (self.registers.status & !0b1100) | 0b1000;
+        }
+    }
+
+    /// CSTS is looked at: a controller that is stopping does a little more of its work, and has stopped in the end.
+    pub(super) fn go_on_stopping(&mut self) {
+        if self.registers.stopping == 0 || self.lies.never_stops {
+            return;
+        }
+        let _ = self.step();
+        self.registers.stopping -= 1;
+        if self.registers.stopping == 0 {
+            self.registers.status = 0;
+            self.forget_queues();
         }
     }
 
@@ -299,6 +316,7 @@ impl Core {
         if self.pairs[index].is_some() {
             return Status::INVALID_QUEUE_ID;
         }
+        self.check_silence(index);
         let qid = index as u16 + 1;
         self.pairs[index] = Some(IoPair::new(qid, sqe.quadword(6), entries, cq_address, cq_entries));
         Status::SUCCESS
@@ -307,7 +325,11 @@ impl Core {
     fn delete_sq(&mut self, sqe: &Sqe) -> Status {
         let index = usize::from(sqe.dword(10) as u16).wrapping_sub(1);
         match self.pairs.get_mut(index).and_then(Option::take) {
-            Some(_) => Status::SUCCESS,
+            Some(_) => {
+                // What was rung before is void.
+                self.silence(2 * (index as u64 + 1));
+                Status::SUCCESS
+            }
             None => Status::INVALID_QUEUE_ID,
         }
     }
@@ -318,7 +340,10 @@ impl Core {
             return Status::INVALID_QUEUE_DELETION;
         }
         match self.completion_queues.get_mut(index).and_then(Option::take) {
-            Some(_) => Status::SUCCESS,
+            Some(_) => {
+                self.silence(2 * (index as u64 + 1) + 1);
+                Status::SUCCESS
+            }
             None => Status::INVALID_QUEUE_ID,
         }
     }

@@ -11,6 +11,7 @@ mod function;
 mod host;
 mod io;
 mod lies;
+mod media;
 mod structures;
 mod thread;
 
@@ -27,6 +28,7 @@ use crate::memory::{Region, RegionSlot};
 use admin::AdminSide;
 use host::HostMemory;
 use io::IoPair;
+use media::Media;
 
 /// What no doorbell is ever written with: it stands in the register until the next write.
 const SILENT: u32 = u32::MAX;
@@ -119,6 +121,8 @@ struct Registers {
     admin_attributes: u32,
     admin_sq: u64,
     admin_cq: u64,
+    /// Looks at CSTS until it will have stopped; it goes on working meanwhile.
+    stopping: u32,
 }
 
 struct Core {
@@ -126,7 +130,7 @@ struct Core {
     lies: Lies,
     registers: Registers,
     host: HostMemory,
-    media: Vec<Region>,
+    media: Vec<Media>,
     damaged: Vec<(u64, u64)>,
     admin: AdminSide,
     /// By queue identifier, less one.
@@ -164,7 +168,7 @@ impl Model {
     /// If there is no memory for its blocks.
     pub fn new(options: ModelOptions) -> std_io::Result<Self> {
         let doorbells = Arc::new(Region::shared((FIRST_DOORBELL + Self::DOORBELL_BYTES) as usize, NO_SLOT)?);
-        let media = |blocks: &u64| Region::anonymous((*blocks * u64::from(options.lba_bytes)) as usize, NO_SLOT);
+        let media = |blocks: &u64| Media::new((*blocks * u64::from(options.lba_bytes)) as usize);
         let media = options.namespaces.iter().map(media).collect::<std_io::Result<_>>()?;
         let mut core = Core {
             pairs: (0..options.queues).map(|_| None).collect(),
@@ -228,6 +232,14 @@ impl Model {
         lock(&self.core).registers.status |= 0b10;
     }
 
+    /// Takes its power away for a moment: what it had in its volatile cache is lost, and it is disabled.
+    pub fn lose_power(&self) {
+        let mut core = lock(&self.core);
+        core.registers = Registers::default();
+        core.forget_queues();
+        core.media.iter_mut().for_each(Media::lose_power);
+    }
+
     /// Pulls it: registers read as ones, and it touches no memory any more.
     pub fn remove(&self) {
         lock(&self.core).removed = true;
@@ -257,6 +269,12 @@ impl Model {
         lock(&self.core).host.len()
     }
 
+    /// First address and bytes of each region that it can reach.
+    #[must_use]
+    pub fn windows(&self) -> Vec<(u64, u64)> {
+        lock(&self.core).host.windows()
+    }
+
     /// Whether it knows an I/O completion queue of this identifier.
     #[must_use]
     pub fn has_completion_queue(&self, qid: u16) -> bool {
@@ -272,7 +290,7 @@ impl Model {
     /// Looks at the blocks of a namespace (from 1 on) behind the queues' backs. `None` if they do not lie inside.
     #[must_use]
     pub fn peek(&self, nsid: u32, offset: u64, into: &mut [u8]) -> Option<()> {
-        lock(&self.core).media.get(nsid.checked_sub(1)? as usize)?.read(offset, into)
+        lock(&self.core).media.get(nsid.checked_sub(1)? as usize)?.blocks.read(offset, into)
     }
 }
 

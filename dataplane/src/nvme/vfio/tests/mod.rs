@@ -6,6 +6,7 @@ mod lies;
 mod lifetime;
 mod random;
 mod recovery;
+mod strictness;
 
 use std::sync::Arc;
 use std::time::Duration;
