@@ -33,6 +33,7 @@ mod queue;
 mod recovery;
 mod registers;
 mod rings;
+mod slot;
 mod terms;
 #[cfg(test)]
 mod tests;

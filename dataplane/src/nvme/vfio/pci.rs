@@ -133,7 +133,7 @@ pub trait PciFunction: Send + Sync {
     /// Lets the function reach memory at all, or keeps it from doing so.
     ///
     /// # Errors
-    /// What the system said, or that the function's command register did not take it.
+    /// What the system said, or that it is on still.
     fn set_bus_master(&self, on: bool) -> Result<(), PciError> {
         let mut command = [0; 2];
         self.config_read(config::COMMAND, &mut command)?;
@@ -145,13 +145,11 @@ pub trait PciFunction: Send + Sync {
         }
         self.config_write(config::COMMAND, &bits.to_le_bytes())?;
         self.config_read(config::COMMAND, &mut command)?;
-        if (u16::from_le_bytes(command) & config::COMMAND_BUS_MASTER != 0) == on {
+        if on || u16::from_le_bytes(command) & config::COMMAND_BUS_MASTER == 0 {
             return Ok(());
         }
-        let wish = if on { "on" } else { "off" };
-        Err(PciError::Unsupported(format!(
-            "bus mastering cannot be turned {wish}: the command register does not take it"
-        )))
+        let text = "bus mastering cannot be turned off: the command register does not take it";
+        Err(PciError::Unsupported(text.into()))
     }
 }
 

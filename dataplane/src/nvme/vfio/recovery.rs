@@ -1,7 +1,8 @@
 //! What a queue does when not all is well: statuses that are errors, commands that take too long, resets.
 
 use super::link::{Expired, LinkState};
-use super::queue::{Slot, VfioQueue};
+use super::queue::VfioQueue;
+use super::slot::Slot;
 use crate::nvme::spec::Status;
 use crate::nvme::{BlockDone, BlockError, BlockOp};
 

@@ -1,11 +1,13 @@
 //! The driver against the model.
 
+mod change;
 mod conforms;
 mod device;
 mod lies;
 mod lifetime;
 mod random;
 mod recovery;
+mod report;
 mod strictness;
 
 use std::sync::Arc;
