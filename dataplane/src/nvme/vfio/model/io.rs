@@ -206,6 +206,10 @@ impl Core {
                 }
             }
             Some(Fault::Status(status)) => self.end(index, &sqe, status),
+            Some(Fault::StatusAndSuccess(status)) => {
+                self.end(index, &sqe, status);
+                self.complete(index, cid, Status::SUCCESS, Way::Right);
+            }
             Some(Fault::WrongPhase) => self.carry_out_and(index, &sqe, cid, Way::WrongPhase),
             Some(Fault::WrongCid(bit)) => self.carry_out_and(index, &sqe, cid ^ (1 << (bit & 15)), Way::Right),
             Some(Fault::WrongQueue) => self.carry_out_and(index, &sqe, cid, Way::WrongQueue),

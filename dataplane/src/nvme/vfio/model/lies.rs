@@ -9,6 +9,8 @@ pub enum Fault {
     Lose,
     /// It is not carried out, and ends with this status.
     Status(Status),
+    /// It is not carried out; it ends with this status, and then once more as if all were well.
+    StatusAndSuccess(Status),
     /// It is carried out; its completion has the phase of the ring's last round.
     WrongPhase,
     /// It is carried out; its completion names another command, by an identifier that differs in this bit.

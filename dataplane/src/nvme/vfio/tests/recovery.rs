@@ -93,6 +93,35 @@ fn no_more_aborts_at_once_than_the_controller_takes_and_none_is_forgotten() {
 }
 
 #[test]
+fn queues_take_turns_where_the_controller_takes_one_abort() {
+    let model = Model::new(ModelOptions { abort_limit: 1, ..ModelOptions::default() }).unwrap();
+    let controller = open(&model);
+    let device = controller.namespace(1).unwrap();
+    let mut queues: Vec<_> =
+        (0..3).map(|_| Stepped { queue: device.queue(4, 1).unwrap(), model: model.clone() }).collect();
+    for queue in &mut queues {
+        let region = conformance::attach(queue, 0);
+        let memory = conformance::blocks_of(queue, &region, 0, 1);
+        model.inject(Fault::Lose);
+        queue.push(conformance::io(BlockOp::Read, 1, 1, memory)).unwrap();
+        queue.ring();
+    }
+    let mut ended = 0;
+    for _ in 0..40 {
+        controller.service(Duration::from_millis(100));
+        for queue in &mut queues {
+            let mut done = Burst::new();
+            queue.poll(&mut done);
+            model.step();
+            assert!(done.iter().all(|done| done.result == Ok(())));
+            ended += done.len();
+        }
+    }
+    assert_eq!((ended, controller.status().aborts, controller.status().resets), (3, 3, 0));
+    assert_clean(&model);
+}
+
+#[test]
 fn an_abort_without_an_answer_leads_to_a_reset_though_its_command_ended() {
     let mut bench = Bench::new(ModelOptions::default());
     bench.model.lie(|lies| lies.unanswered.push(admin::opcode::ABORT));
@@ -201,6 +230,24 @@ fn what_is_not_ready_yet_is_asked_again_later() {
         assert_eq!(bench.queue.in_flight(), 0);
         assert_clean(&bench.model);
     }
+}
+
+#[test]
+fn a_command_that_waits_has_no_name_that_the_controller_knows() {
+    let mut bench = Bench::new(ModelOptions::default());
+    bench.region.fill(0, 4096, 0x11).unwrap();
+    bench.model.inject(Fault::StatusAndSuccess(Status::NAMESPACE_NOT_READY));
+    bench.push(WRITE, 0);
+    bench.queue.ring();
+    for _ in 0..3 {
+        assert!(bench.poll().is_empty(), "it was not carried out");
+    }
+    assert_eq!(bench.queue.queue.stats().strays, 1);
+    assert_eq!(bench.pass_time(1)[0].result, Ok(()));
+    let mut seen = [0];
+    bench.model.peek(1, 0, &mut seen).unwrap();
+    assert_eq!(seen, [0x11]);
+    assert_clean(&bench.model);
 }
 
 #[test]
