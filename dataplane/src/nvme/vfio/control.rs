@@ -163,14 +163,7 @@ impl Control {
         let nsids = parse_namespace_list(&list, self.info.namespaces)?;
         let (mut namespaces, mut refused) = (Vec::new(), Vec::new());
         for nsid in nsids {
-            let data = match self.identify("Identify (namespace)", admin::cns::NAMESPACE, nsid) {
-                Err(error @ OpenError::Admin { .. }) => {
-                    refused.push((nsid, error.to_string()));
-                    continue;
-                }
-                data => data?,
-            };
-            match NamespaceInfo::parse(nsid, &data) {
+            match self.identify_namespace(nsid)? {
                 Ok(info) => namespaces.push(info),
                 Err(error) => refused.push((nsid, error.to_string())),
             }
@@ -178,6 +171,29 @@ impl Control {
         (self.namespaces, self.refused) = (namespaces, refused);
         self.publish_identity();
         Ok(())
+    }
+
+    /// Looks one namespace up anew: it may have been formatted since, and not everybody tells.
+    pub(super) fn find_namespace(&mut self, nsid: u32) -> Result<(), OpenError> {
+        let found = self.identify_namespace(nsid)?;
+        self.namespaces.retain(|info| info.nsid != nsid);
+        self.refused.retain(|(refused, _)| *refused != nsid);
+        match found {
+            Ok(info) => self.namespaces.push(info),
+            Err(error) => self.refused.push((nsid, error.to_string())),
+        }
+        self.namespaces.sort_by_key(|info| info.nsid);
+        self.publish_identity();
+        Ok(())
+    }
+
+    /// A namespace, or why it cannot be driven; an error if the controller cannot be asked.
+    fn identify_namespace(&mut self, nsid: u32) -> Result<Result<NamespaceInfo, OpenError>, OpenError> {
+        match self.identify("Identify (namespace)", admin::cns::NAMESPACE, nsid) {
+            Ok(data) => Ok(NamespaceInfo::parse(nsid, &data)),
+            Err(error @ OpenError::Admin { .. }) => Ok(Err(error)),
+            Err(error) => Err(error),
+        }
     }
 
     fn grant_queues(&mut self) -> Result<(), OpenError> {

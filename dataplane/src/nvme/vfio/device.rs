@@ -88,6 +88,7 @@ impl VfioDevice {
     pub fn queue(&self, depth: u32, memory_slots: u16) -> Result<VfioQueue, OpenError> {
         let mut control = lock(&self.shared.control);
         control.state.check()?;
+        control.find_namespace(self.namespace.nsid)?;
         let terms = self.terms(&control);
         if let Some(what) = terms.broken(&control) {
             return Err(OpenError::Changed { nsid: self.namespace.nsid, what });

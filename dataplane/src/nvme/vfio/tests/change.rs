@@ -91,6 +91,22 @@ fn a_queue_is_not_made_upon_what_is_no_more() {
 }
 
 #[test]
+fn a_queue_is_not_made_upon_what_changed_and_was_not_told() {
+    let model =
+        Model::new(ModelOptions { lba_bytes: 512, namespaces: vec![64, 64], ..ModelOptions::default() }).unwrap();
+    let controller = open(&model);
+    let device = controller.namespace(2).unwrap();
+    model.alter(|options| options.lba_bytes = 4096);
+    assert!(matches!(device.queue(4, 1), Err(OpenError::Changed { nsid: 2, .. })));
+    assert_eq!(controller.namespace(2).unwrap().queue(4, 1).unwrap().geometry().lba_bytes, 4096);
+    let device = controller.namespace(2).unwrap();
+    model.alter(|options| options.namespaces.truncate(1));
+    assert!(matches!(device.queue(4, 1), Err(OpenError::Changed { nsid: 2, .. })));
+    assert!(controller.namespace(2).is_err());
+    assert_clean(&model);
+}
+
+#[test]
 fn a_namespace_that_is_formatted_loses_its_queues_and_others_keep_theirs() {
     let model = Model::new(ModelOptions { namespaces: vec![4096, 4096], ..ModelOptions::default() }).unwrap();
     let controller = open(&model);
