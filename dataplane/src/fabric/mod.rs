@@ -8,8 +8,11 @@ pub mod vfio_user;
 
 pub use permit::{Permit, abandoning, is_abandoning, lost_completions};
 
+use std::io;
+use std::sync::Arc;
+
 use crate::Burst;
-use crate::memory::DmaSlice;
+use crate::memory::{DmaSlice, Region};
 use crate::nvme::BlockQueue;
 use crate::nvme::spec::{Sqe, Status};
 
@@ -151,6 +154,21 @@ pub trait CorePort<C>: Send + Sync {
     /// # Errors
     /// The command, if the core has stopped.
     fn send(&self, core: u16, command: C) -> Result<(), C>;
+
+    /// Makes a client's memory known to the devices before the cores attach it: what takes long about that is to hold
+    /// up this client alone, and no core.
+    ///
+    /// # Errors
+    /// Why a device cannot reach it, and what to do. No device knows it then.
+    fn hold_memory(&self, region: &Arc<Region>) -> io::Result<()> {
+        let _ = region;
+        Ok(())
+    }
+
+    /// Takes it from the devices again, after every core let go of it.
+    fn release_memory(&self, region: &Arc<Region>) {
+        let _ = region;
+    }
 }
 
 /// Who is at the other end of a connection, as far as the carrier can tell.

@@ -131,9 +131,27 @@ impl Arena {
         }
     }
 
-    fn ordinary(bytes: usize, slot: RegionSlot, mut note: Option<String>) -> Result<Self, ArenaError> {
+    /// As [`new`](Self::new) in ordinary pages of a file without a name, for devices that are processes themselves and
+    /// must be handed it ([`Region::file`]).
+    ///
+    /// # Errors
+    /// See [`ArenaError`].
+    pub fn shared(bytes: usize, slot: RegionSlot) -> Result<Self, ArenaError> {
+        if bytes == 0 {
+            return Err(ArenaError::Empty);
+        }
+        let region = Region::shared(bytes, slot).map_err(|cause| ArenaError::NoMemory { bytes, cause })?;
+        Self::locked(region, None)
+    }
+
+    fn ordinary(bytes: usize, slot: RegionSlot, note: Option<String>) -> Result<Self, ArenaError> {
         let bytes = bytes.next_multiple_of(page_bytes());
         let region = Region::anonymous(bytes, slot).map_err(|cause| ArenaError::NoMemory { bytes, cause })?;
+        Self::locked(region, note)
+    }
+
+    fn locked(region: Region, mut note: Option<String>) -> Result<Self, ArenaError> {
+        let bytes = region.bytes();
         let start = region.base() as *mut libc::c_void;
         // SAFETY: advice about a mapping that was just made; both kinds keep its contents. Large pages are worth
         // having where the kernel gives them; a child process has no business with memory that devices write to.

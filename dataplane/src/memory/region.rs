@@ -80,8 +80,8 @@ pub struct Region {
     slot: RegionSlot,
     writable: bool,
     guard: Option<Guarded>,
-    /// The file that it maps from offset 0 on, where another process may be handed it.
-    file: Option<OwnedFd>,
+    /// The file that it maps, where another process may be handed it, and from which offset on.
+    file: Option<(OwnedFd, u64)>,
 }
 
 // SAFETY: a region is only an address range; every access goes through raw copies or atomics, which are sound from
@@ -153,14 +153,22 @@ impl Region {
         let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mmap gave address zero"))?;
         // SAFETY: the mapping was just made, is readable and writable, and only the region knows of it.
         let mut region = unsafe { Self::from_mapping(base, bytes, slot) };
-        region.file = Some(file);
+        region.file = Some((file, 0));
         Ok(region)
     }
 
-    /// The file that the region maps from its beginning on; `None` for memory that is this process's alone, or another's.
+    /// The file that the region maps, and from which offset on; `None` for memory that is this process's alone, and for
+    /// a client's whose descriptor was not kept.
     #[must_use]
-    pub fn file(&self) -> Option<BorrowedFd<'_>> {
-        self.file.as_ref().map(OwnedFd::as_fd)
+    pub fn file(&self) -> Option<(BorrowedFd<'_>, u64)> {
+        self.file.as_ref().map(|(file, offset)| (file.as_fd(), *offset))
+    }
+
+    /// The region with the file that it maps from `offset` on, for [`file`](Self::file).
+    #[must_use]
+    pub(crate) fn with_file(mut self, file: OwnedFd, offset: u64) -> Self {
+        self.file = Some((file, offset));
+        self
     }
 
     /// The region with a guard on its range, which ends just before the range is unmapped.
@@ -198,6 +206,7 @@ impl Region {
     }
 
     /// Length in bytes.
+    #[inline]
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
@@ -211,6 +220,7 @@ impl Region {
     }
 
     /// A slice of the region; `None` if it does not lie inside.
+    #[inline]
     #[must_use]
     pub fn slice(&self, offset: u64, bytes: u32) -> Option<DmaSlice> {
         let end = offset.checked_add(u64::from(bytes))?;

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use dataplane::fabric::SessionId;
 
-use super::report::{CoreReport, QueuePairReport, StoreReport, TraceEvent};
+use super::report::{
+    BlockDeviceReport, CoreReport, NvmeControllerReport, NvmeErrorReport, NvmeEventReport, NvmeHealthReport,
+    QueuePairReport, StoreReport, TraceEvent,
+};
 use super::state::ListenAddress;
 use crate::policy::table::PolicyTable;
 
@@ -105,4 +108,33 @@ pub trait Engine: Send + Sync {
 
     /// The stores.
     fn stores(&self) -> Vec<StoreReport>;
+
+    /// The time, in ticks.
+    fn now(&self) -> u64;
+
+    /// The devices under the stores, and what was done on them since the start.
+    fn block_devices(&self) -> Vec<BlockDeviceReport>;
+
+    /// The NVMe controllers that the daemon drives itself.
+    fn nvme_controllers(&self) -> Vec<NvmeControllerReport>;
+
+    /// What a controller says of its health. Waits for the controller, some seconds at most.
+    ///
+    /// # Errors
+    /// If there is no such controller, or what it said.
+    fn nvme_health(&self, controller: &str) -> Result<NvmeHealthReport, EngineError>;
+
+    /// A controller's error log, and the events that it sent since this was last asked. Waits for the controller, some
+    /// seconds at most.
+    ///
+    /// # Errors
+    /// If there is no such controller, or what it said.
+    fn nvme_errors(&self, controller: &str) -> Result<(Vec<NvmeErrorReport>, Vec<NvmeEventReport>), EngineError>;
+
+    /// Resets a controller. What was outstanding on it is sent again. Waits for the controller, as long as it says that it
+    /// needs.
+    ///
+    /// # Errors
+    /// If there is no such controller, or why it did not come back. It was given up then.
+    fn nvme_reset(&self, controller: &str) -> Result<(), EngineError>;
 }

@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use dataplane::fabric::SessionId;
 
-use super::report::{CoreReport, OperationReport, PollerReport, QueuePairReport, StageReport, StoreReport, TraceEvent};
+use super::report::{
+    BlockDeviceReport, CoreReport, NvmeControllerReport, NvmeErrorReport, NvmeEventReport, NvmeHealthReport,
+    OperationReport, PollerReport, QueuePairReport, StageReport, StoreReport, TraceEvent,
+};
 use super::state::ListenAddress;
 use super::{Context, Control, Engine, EngineError, Framework, LogControl, LogLevel, Shape};
 use crate::policy::table::PolicyTable;
@@ -120,6 +123,64 @@ impl Engine for FakeEngine {
     fn stores(&self) -> Vec<StoreReport> {
         vec![StoreReport { name: "null:1G".into(), shards: 2, ..Default::default() }]
     }
+    fn now(&self) -> u64 {
+        77
+    }
+    fn block_devices(&self) -> Vec<BlockDeviceReport> {
+        let plain = BlockDeviceReport {
+            name: "Uring0".into(),
+            product_name: "URING bdev".into(),
+            block_size: 4096,
+            num_blocks: 256,
+            num_read_ops: 3,
+            bytes_read: 12_288,
+            ..Default::default()
+        };
+        let nvme = Some(controller());
+        let id = Some("00112233".to_owned());
+        let namespace = BlockDeviceReport {
+            name: "Nvme0n1".into(),
+            nvme,
+            nsid: Some(1),
+            id,
+            unmap: true,
+            errors: 1,
+            ..plain.clone()
+        };
+        vec![plain, namespace]
+    }
+    fn nvme_controllers(&self) -> Vec<NvmeControllerReport> {
+        vec![controller()]
+    }
+    fn nvme_health(&self, name: &str) -> Result<NvmeHealthReport, EngineError> {
+        known(name)?;
+        Ok(NvmeHealthReport { model_number: "fake".into(), temperature_celsius: 40, ..Default::default() })
+    }
+    fn nvme_errors(&self, name: &str) -> Result<(Vec<NvmeErrorReport>, Vec<NvmeEventReport>), EngineError> {
+        known(name)?;
+        Ok((vec![NvmeErrorReport { count: 1, ..Default::default() }], vec![NvmeEventReport::default()]))
+    }
+    fn nvme_reset(&self, name: &str) -> Result<(), EngineError> {
+        known(name)?;
+        self.resets.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+fn controller() -> NvmeControllerReport {
+    NvmeControllerReport {
+        name: "Nvme0".into(),
+        state: "enabled".into(),
+        trtype: "PCIe".into(),
+        traddr: "0000:01:00.0".into(),
+        resets: 2,
+        ..Default::default()
+    }
+}
+
+fn known(name: &str) -> Result<(), EngineError> {
+    let message = format!("there is no NVMe controller {name:?}");
+    if name == "Nvme0" { Ok(()) } else { Err(EngineError { errno: libc::ENODEV, message }) }
 }
 
 fn report(core: u32) -> CoreReport {

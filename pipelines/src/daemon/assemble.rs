@@ -9,8 +9,8 @@ use dataplane::fabric::Admission;
 use dataplane::memory::{HugePages, PageSize};
 use dataplane::nvme::uring::OpenError;
 
-use super::engine::{EnginePlan, FormatPolicy, PrepareError, StoreKind, StoreSource, prepare};
-use super::{Exit, Format, Options, StartError, StoreOption};
+use super::engine::{DeviceError, EnginePlan, FormatPolicy, PrepareError, StoreKind, StoreSource, prepare};
+use super::{DeviceOption, DeviceOptions, Exit, Format, Options, StartError, StoreOption};
 use crate::control::Engine;
 use crate::store::StoreError;
 
@@ -19,8 +19,9 @@ use crate::store::StoreError;
 /// # Errors
 /// What is wrong, with the exit code that says so.
 pub fn assemble(options: &Options, admission: Arc<dyn Admission>) -> Result<Arc<dyn Engine>, StartError> {
-    let Some(store) = &options.store else {
-        return Err(StartError::new(Exit::Usage, "--store is missing"));
+    let store = match &options.store {
+        Some(store) => source(store),
+        None => devices(&options.device).map_err(|error| StartError::new(Exit::Usage, error))?,
     };
     if !options.disable_cpumask_locks {
         let locks = CoreLock::claim_all(options.cpumask).map_err(|error| StartError::new(Exit::Cores, error))?;
@@ -29,7 +30,7 @@ pub fn assemble(options: &Options, admission: Arc<dyn Admission>) -> Result<Arc<
     }
     let plan = EnginePlan {
         cpus: cpus(options),
-        store: source(store),
+        store,
         huge: if options.no_huge { HugePages::Off } else { HugePages::Prefer(PageSize::Size2M) },
         idle: options.idle,
         index_bytes: options.mem_size.map(|megabytes| megabytes << 20),
@@ -49,16 +50,28 @@ fn source(option: &StoreOption) -> StoreSource {
     match option {
         StoreOption::File { path, size, segment, shards, format } => StoreSource {
             kind: StoreKind::File { path: path.clone(), create_bytes: *size },
-            format: match format {
-                Format::Never => FormatPolicy::Never,
-                Format::IfEmpty => FormatPolicy::IfBlank,
-                Format::Force => FormatPolicy::Force,
-            },
+            format: policy(*format),
             segment_bytes: *segment,
             shards: *shards,
         },
         StoreOption::Ram { size } => fresh(StoreKind::Ram { bytes: *size }),
         StoreOption::Null { size } => fresh(StoreKind::Null { bytes: *size }),
+    }
+}
+
+fn devices(options: &[DeviceOption]) -> Result<StoreSource, String> {
+    let DeviceOptions { addresses, segment, shards, format } = DeviceOptions::of(options)?;
+    if addresses.is_empty() {
+        return Err("--store or --device is missing".to_owned());
+    }
+    Ok(StoreSource { kind: StoreKind::Devices(addresses), format: policy(format), segment_bytes: segment, shards })
+}
+
+fn policy(format: Format) -> FormatPolicy {
+    match format {
+        Format::Never => FormatPolicy::Never,
+        Format::IfEmpty => FormatPolicy::IfBlank,
+        Format::Force => FormatPolicy::Force,
     }
 }
 
@@ -70,7 +83,13 @@ fn exit_of(error: &PrepareError) -> Exit {
     match error {
         PrepareError::Open(OpenError::Locked { .. }) => Exit::Locked,
         PrepareError::Store { cause: StoreError::Setting(_), .. } => Exit::Usage,
-        PrepareError::Open(_) | PrepareError::Store { .. } => Exit::Store,
+        PrepareError::Device { cause, .. } if cause.in_use() => Exit::Locked,
+        PrepareError::Device { cause: DeviceError::TooFewQueues { .. }, .. } => Exit::Cores,
+        PrepareError::Device { cause: DeviceError::Twice, .. } => Exit::Usage,
+        PrepareError::Device { cause: DeviceError::Thread(_), .. } => Exit::Failure,
+        PrepareError::Open(_) | PrepareError::Store { .. } | PrepareError::Device { .. } | PrepareError::Set { .. } => {
+            Exit::Store
+        }
         PrepareError::TooManyCores { .. } => Exit::Cores,
         PrepareError::Memory(_) => Exit::Memory,
         PrepareError::System { .. } | PrepareError::Attach(_) => Exit::Failure,

@@ -9,9 +9,9 @@ pub enum Exit {
     Failure = 1,
     /// The command line is not valid.
     Usage = 2,
-    /// The store is not ours, damaged, of another version or too small. It was not changed.
+    /// The store or its device is not there, not ours, damaged, of another version or too small. It was not changed.
     Store = 3,
-    /// The store is in use by another process.
+    /// The store or its device is in use by another process.
     Locked = 4,
     /// The cores cannot be used.
     Cores = 5,

@@ -2,6 +2,7 @@
 
 mod assemble;
 mod config_file;
+mod device_option;
 pub mod engine;
 mod exit;
 mod logging;
@@ -15,6 +16,7 @@ mod store_option;
 mod tests;
 
 pub use assemble::assemble;
+pub use device_option::{DeviceOption, DeviceOptions};
 pub use exit::{Exit, StartError};
 pub use logging::{LogFormat, Logging};
 pub use options::Options;

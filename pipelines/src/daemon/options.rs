@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Parser};
 use dataplane::core::{CoreMask, IdlePolicy};
 
-use super::{Exit, ListenOption, LogFormat, NamespaceOption, StartError, StoreOption};
+use super::{DeviceOption, DeviceOptions, Exit, ListenOption, LogFormat, NamespaceOption, StartError, StoreOption};
 use crate::control::LogLevel;
 
 const EXAMPLES: &str = "\
@@ -14,13 +14,15 @@ Examples:
     kvplaned -m 0x1 --store file:/var/lib/kvplane/store,size=16G --listen vfio-user:/run/kvplane/tier
   Two cores, and a configuration that was saved with `kvplane rpc save_config`:
     kvplaned -m [0,2] --store file:/dev/nvme0n1 -c /etc/kvplane.json
+  Two NVMe drives that the daemon drives itself, without the kernel on the way:
+    kvplaned -m 0x3 --device vfio:0000:01:00.0 --device vfio:0000:02:00.0 --listen vfio-user:/run/kvplane/tier
   Configure by hand before anything is touched:
     kvplaned --wait-for-rpc --store ram:1G
     kvplane rpc framework_start_init
 
 Exit codes:
-  0 ended by a signal, everything drained   1 failure   2 command line   3 store not ours, damaged, of another
-  version or too small (left unchanged)   4 store in use   5 cores   6 memory   7 RPC socket   8 configuration file
+  0 ended by a signal, everything drained   1 failure   2 command line   3 store not there, not ours, damaged, of
+  another version or too small (left unchanged)   4 store or device in use   5 cores   6 memory   7 RPC socket   8 configuration file
   9 a second signal cut the drain short";
 
 /// Pinned cores serve KV-cache blocks from flash to inference hosts.
@@ -53,6 +55,13 @@ pub struct Options {
     /// block device), ram:SIZE, or null:SIZE (for measuring).
     #[arg(long, value_name = "STORE", help_heading = "Store")]
     pub store: Option<StoreOption>,
+
+    /// Keep values on an NVMe drive that the daemon drives itself, instead of --store: vfio:0000:01:00.0[/NSID] (bind it
+    /// first with scripts/setup.sh bind 0000:01:00.0), or vfio-user:DIR[/NSID] for a controller that is another process,
+    /// then [,segment=64M][,shards=N][,format=never|if-empty|force]. Can be repeated: the drives then hold one store, and
+    /// are to be given together, in any order.
+    #[arg(long, value_name = "DEVICE", conflicts_with = "store", help_heading = "Store")]
+    pub device: Vec<DeviceOption>,
 
     /// Serve processes and VMs of this machine by a controller in this folder (vfio-user:DIR). Makes the subsystem
     /// nqn.2026-01.io.kvplane:tier, to which processes of the starting user are attached. Can be repeated.
@@ -97,11 +106,12 @@ impl Options {
     /// # Errors
     /// What does not fit together, or that this process may not use the cores.
     pub fn check(&self) -> Result<(), StartError> {
-        if self.store.is_none() {
+        if self.store.is_none() && self.device.is_empty() {
             let message = "--store is missing: say what to keep values on, for example --store \
-                           file:/var/lib/kvplane/store,size=16G (see --help)";
+                           file:/var/lib/kvplane/store,size=16G, or --device vfio:0000:01:00.0 (see --help)";
             return Err(StartError::new(Exit::Usage, message));
         }
+        DeviceOptions::of(&self.device).map_err(|error| StartError::new(Exit::Usage, error))?;
         if let Some(core) = self.main_core.filter(|core| !self.cpumask.contains(*core)) {
             let message = format!("-p {core}: the main core must be one of the core mask");
             return Err(StartError::new(Exit::Usage, message));
@@ -136,14 +146,24 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_refused() {
-        for line in
-            ["-m 0", "-m x", "-s 0", "--idle nap", "-L nonsense", "--store tape:x", "--namespace a", "--listen tcp:x"]
-        {
+        for line in [
+            "--store ram:1G --device vfio:01:00.0",
+            "--device nvme0",
+            "-m 0",
+            "-m x",
+            "-s 0",
+            "--idle nap",
+            "-L nonsense",
+            "--store tape:x",
+            "--namespace a",
+            "--listen tcp:x",
+        ] {
             assert!(parse(line).is_err(), "{line}");
         }
         let check = |line| parse(line).unwrap().check().map_err(|error| error.exit);
         assert_eq!(check(""), Err(Exit::Usage));
         assert_eq!(check("--store ram:1G -m 1 -p 1"), Err(Exit::Usage));
+        assert_eq!(check("--device vfio:01:00.0,shards=1 --device vfio:02:00.0,shards=2"), Err(Exit::Usage));
         assert_eq!(check("--store ram:1G -m [127]"), Err(Exit::Cores));
     }
 }

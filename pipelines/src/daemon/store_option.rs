@@ -65,24 +65,51 @@ fn positive(text: &str) -> Result<u64, String> {
     parse_size(text).and_then(|size| if size > 0 { Ok(size) } else { Err("a size must not be zero".to_owned()) })
 }
 
+/// How to format a store, as far as that was said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct FormatSettings {
+    pub(super) segment: Option<u64>,
+    pub(super) shards: Option<u32>,
+    pub(super) format: Option<Format>,
+}
+
+impl FormatSettings {
+    /// Reads one `name=value`.
+    pub(super) fn read(&mut self, part: &str) -> Result<(), String> {
+        let (name, value) = setting(part)?;
+        match name {
+            "segment" => self.segment = Some(positive(value)?),
+            "shards" => {
+                let number = value.parse().ok().filter(|number| (1..=128).contains(number));
+                self.shards = Some(number.ok_or_else(|| format!("shards must be 1 to 128, not {value:?}"))?);
+            }
+            "format" => self.format = Some(parse_format(value)?),
+            other => {
+                return Err(format!(
+                    "unknown setting {other:?}; there are size (of files), segment, shards and format"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn setting(part: &str) -> Result<(&str, &str), String> {
+    part.split_once('=').ok_or_else(|| format!("expected name=value instead of {part:?}"))
+}
+
 fn parse_file(text: &str) -> Result<StoreOption, String> {
     let mut parts = text.split(',');
     let path = parts.next().filter(|path| !path.is_empty()).ok_or("the path after file: is missing")?;
-    let (mut size, mut segment, mut shards, mut format) = (None, None, None, Format::default());
+    let (mut size, mut settings) = (None, FormatSettings::default());
     for part in parts {
-        let (name, value) = part.split_once('=').ok_or_else(|| format!("expected name=value instead of {part:?}"))?;
-        match name {
-            "size" => size = Some(positive(value)?),
-            "segment" => segment = Some(positive(value)?),
-            "shards" => {
-                let number = value.parse().ok().filter(|number| (1..=128).contains(number));
-                shards = Some(number.ok_or_else(|| format!("shards must be 1 to 128, not {value:?}"))?);
-            }
-            "format" => format = parse_format(value)?,
-            other => return Err(format!("unknown setting {other:?}; there are size, segment, shards and format")),
+        match setting(part)? {
+            ("size", value) => size = Some(positive(value)?),
+            _ => settings.read(part)?,
         }
     }
-    Ok(StoreOption::File { path: path.into(), size, segment, shards, format })
+    let FormatSettings { segment, shards, format } = settings;
+    Ok(StoreOption::File { path: path.into(), size, segment, shards, format: format.unwrap_or_default() })
 }
 
 fn parse_format(text: &str) -> Result<Format, String> {

@@ -159,7 +159,7 @@ pub(super) fn load_copy<B: BlockQueue>(
     Superblock::from_bytes(&bytes)
 }
 
-fn block_at<B: BlockQueue>(blocks: &B, staging: &ArenaBuffer, op: BlockOp, byte: u64) -> BlockIo {
+pub(super) fn block_at<B: BlockQueue>(blocks: &B, staging: &ArenaBuffer, op: BlockOp, byte: u64) -> BlockIo {
     let lba_bytes = blocks.geometry().lba_bytes;
     let memory = staging.sub(0, UNIT_BYTES).unwrap_or(dataplane::memory::DmaSlice::EMPTY);
     BlockIo { op, lba: byte / u64::from(lba_bytes), blocks: UNIT_BYTES / lba_bytes, memory, token: 0 }

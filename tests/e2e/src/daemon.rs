@@ -344,6 +344,18 @@ impl Daemon {
         self.start_again();
     }
 
+    /// Stops it in order and starts it with another setup on the same files.
+    pub fn restart_on(&mut self, setup: Setup) {
+        self.stop();
+        self.start_again_with(setup);
+    }
+
+    /// Ends it with SIGTERM and waits until it has ended, in whatever way: a device that is gone leaves work undone.
+    pub fn await_stop(&mut self) {
+        signal(self.child.id(), libc::SIGTERM);
+        self.await_end();
+    }
+
     /// Gives its files up, which stay, and kills it if it still runs.
     #[must_use]
     pub fn into_home(mut self) -> Home {

@@ -11,6 +11,7 @@ pub mod lone_core;
 pub mod memory;
 pub mod message;
 pub mod nvme;
+pub mod nvme_target;
 pub mod rpc;
 pub mod skip;
 pub mod values;

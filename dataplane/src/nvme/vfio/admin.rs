@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::OpenError;
@@ -55,7 +55,7 @@ pub(super) struct AdminQueue {
 }
 
 impl AdminQueue {
-    pub(super) fn new(function: Arc<dyn PciFunction>, timeout: Duration, space: &Mutex<DmaSpace>) -> io::Result<Self> {
+    pub(super) fn new(function: Arc<dyn PciFunction>, timeout: Duration, space: &DmaSpace) -> io::Result<Self> {
         Ok(Self {
             function,
             memory: DmaMemory::new(DATA_OFFSET + DATA_BYTES, space)?,

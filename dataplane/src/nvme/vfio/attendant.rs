@@ -15,17 +15,23 @@ pub struct Attendant {
 }
 
 impl Attendant {
-    /// Starts the thread. A tenth of a second is a good period: time limits of commands are as coarse.
+    /// Starts the thread. A tenth of a second is a good period: time limits of commands are as coarse. `watch` is called
+    /// after each turn, to look at what became of the controller.
     ///
     /// # Errors
     /// If the system has no thread to give.
-    pub fn start(controller: Controller, period: Duration) -> io::Result<Self> {
+    pub fn start(
+        controller: Controller,
+        period: Duration,
+        mut watch: impl FnMut(&Controller) + Send + 'static,
+    ) -> io::Result<Self> {
         let (stop, stopped) = channel();
         let attend = move || {
             let mut last = Instant::now();
             while stopped.recv_timeout(period) == Err(RecvTimeoutError::Timeout) {
                 let now = Instant::now();
                 controller.service(now - last);
+                watch(&controller);
                 last = now;
             }
         };

@@ -1,7 +1,6 @@
 //! What anybody may ask about a controller while the control side is busy with it.
 
 use std::collections::VecDeque;
-use std::sync::Mutex;
 
 use super::control::Control;
 use super::dma_space::DmaSpace;
@@ -51,7 +50,7 @@ impl Board {
 
 impl Control {
     /// Tells how the controller is doing.
-    pub(super) fn publish(&self, space: &Mutex<DmaSpace>) {
+    pub(super) fn publish(&self, space: &DmaSpace) {
         let records = || self.queues.iter().flatten();
         let status = ControllerStatus {
             state: self.state.clone(),
@@ -60,7 +59,7 @@ impl Control {
             events: self.counters.events,
             stray_completions: self.admin.strays() + records().map(|record| record.link.strays()).sum::<u64>(),
             queues: records().filter(|record| record.left.is_none()).count() as u16,
-            mappings: lock(space).len(),
+            mappings: space.len(),
         };
         lock(&self.board).status = status;
     }

@@ -114,7 +114,7 @@ impl Control {
         function: Arc<dyn PciFunction>,
         options: ControllerOptions,
         capabilities: Capabilities,
-        space: &Mutex<DmaSpace>,
+        space: &DmaSpace,
     ) -> Result<Self, OpenError> {
         let admin = AdminQueue::new(Arc::clone(&function), options.admin_timeout, space).map_err(OpenError::Memory)?;
         Ok(Self {
@@ -139,7 +139,7 @@ impl Control {
     }
 
     /// Asks an enabled controller what it is, and sets it up for I/O queues.
-    pub(super) fn introduce(&mut self, space: &Mutex<DmaSpace>) -> Result<(), OpenError> {
+    pub(super) fn introduce(&mut self, space: &DmaSpace) -> Result<(), OpenError> {
         let data = self.identify("Identify (controller)", admin::cns::CONTROLLER, 0)?;
         self.info = ControllerInfo::parse(&data)?;
         self.find_namespaces()?;
@@ -211,7 +211,7 @@ impl Control {
 
     /// Doorbell Buffer Config. A controller that refuses goes without, for good: it is only quicker with, and all queues
     /// ring the same way.
-    fn share_doorbells(&mut self, space: &Mutex<DmaSpace>) -> Result<(), OpenError> {
+    fn share_doorbells(&mut self, space: &DmaSpace) -> Result<(), OpenError> {
         self.shadowed = false;
         self.options.shadow_doorbells &= self.info.shadow_doorbells;
         if !self.options.shadow_doorbells {

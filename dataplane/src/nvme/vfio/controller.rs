@@ -65,7 +65,7 @@ pub(super) struct Shared {
     pub(super) options: ControllerOptions,
     pub(super) control: Mutex<Control>,
     /// Locked after `control`, where both are.
-    pub(super) space: Mutex<DmaSpace>,
+    pub(super) space: DmaSpace,
     /// Locked last.
     pub(super) board: Arc<Mutex<Board>>,
 }
@@ -95,7 +95,7 @@ impl Controller {
         // was stopped. This turns its registers on as well.
         function.set_bus_master(false)?;
         let capabilities = lifecycle::stop(function.as_ref())?;
-        let space = Mutex::new(DmaSpace::new(Arc::clone(&function)));
+        let space = DmaSpace::new(Arc::clone(&function));
         let control = Control::new(Arc::clone(&function), options, capabilities, &space)?;
         let board = Arc::clone(&control.board);
         // From here on the destructor cleans up.
@@ -154,6 +154,12 @@ impl Controller {
         Err(OpenError::NoNamespace { nsid, active })
     }
 
+    /// Whether it works. Does not wait, as [`status`](Self::status).
+    #[must_use]
+    pub fn state(&self) -> ControllerState {
+        lock(&self.shared.board).status.state.clone()
+    }
+
     /// How it is doing. Does not wait: while the control side is busy, in a reset for instance, as it was told last.
     #[must_use]
     pub fn status(&self) -> ControllerStatus {
@@ -161,6 +167,23 @@ impl Controller {
             control.publish(&self.shared.space);
         }
         lock(&self.shared.board).status.clone()
+    }
+
+    /// Maps a region before queues attach it. Pinning memory takes long: whoever does this on a control thread keeps
+    /// the queues' cores from it. To be taken back by [`release_memory`](Self::release_memory).
+    ///
+    /// # Errors
+    /// Why the controller cannot reach it; limits on mappings, addresses and locked memory say how to raise them.
+    pub fn hold_memory(&self, region: &Arc<Region>) -> std::io::Result<()> {
+        self.shared.space.hold(region).map(|_| ())
+    }
+
+    /// Takes back what [`hold_memory`](Self::hold_memory) gave; unmaps the region if no queue knows it any more.
+    ///
+    /// # Errors
+    /// If it could not be unmapped. It is kept then.
+    pub fn release_memory(&self, region: &Arc<Region>) -> std::io::Result<()> {
+        self.shared.space.release(region)
     }
 
     /// Reads the health log page. Waits for the controller, if that is ready.
@@ -227,9 +250,8 @@ impl Shared {
         let ready = control.state == ControllerState::Ready;
         if forgotten || (ready && control.delete_queue(qid).is_ok()) {
             control.queues[slot] = None;
-            let mut space = lock(&self.space);
             for region in held {
-                if let Err(error) = space.release(&region) {
+                if let Err(error) = self.space.release(&region) {
                     tracing::error!(function = self.function.name(), %error, "memory stays mapped");
                 }
             }
@@ -244,7 +266,7 @@ impl Drop for Shared {
     /// Nobody uses the controller any more: it is shut down, and memory that it could reach still is not given back.
     fn drop(&mut self) {
         self.control.get_mut().unwrap_or_else(PoisonError::into_inner).shut_down();
-        self.space.get_mut().unwrap_or_else(PoisonError::into_inner).unmap_all();
+        self.space.unmap_all();
     }
 }
 

@@ -77,6 +77,12 @@ impl VfioDevice {
         &self.geometry
     }
 
+    /// The most commands that a queue may have outstanding.
+    #[must_use]
+    pub fn max_depth(&self) -> u32 {
+        deepest(&lock(&self.shared.control))
+    }
+
     /// A queue for one core, of `depth` (1 to 4095, and less than the entries of the controller's queues) outstanding
     /// commands, that knows memory slots 0 to `memory_slots - 1`. Waits for the controller: to be called on a control
     /// thread, and the queue handed to its core.
@@ -94,7 +100,7 @@ impl VfioDevice {
             return Err(OpenError::Changed { nsid: self.namespace.nsid, what });
         }
         let max_entries = control.capabilities.max_queue_entries();
-        let deepest = (max_entries - 1).min(MAX_DEPTH);
+        let deepest = deepest(&control);
         if depth == 0 || depth > deepest {
             return Err(OpenError::Depth(deepest));
         }
@@ -160,4 +166,9 @@ impl VfioDevice {
         cq_head.restart();
         Ok(Doorbells { sq_tail, cq_head })
     }
+}
+
+/// A ring holds one entry less than it has places.
+fn deepest(control: &Control) -> u32 {
+    (control.capabilities.max_queue_entries() - 1).min(MAX_DEPTH)
 }

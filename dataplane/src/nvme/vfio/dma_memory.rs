@@ -3,10 +3,9 @@
 
 use std::io;
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use super::dma_space::DmaSpace;
-use super::lock;
 use crate::memory::{Region, RegionSlot, populate};
 
 /// The slot of regions that no command names.
@@ -22,10 +21,10 @@ pub(super) struct DmaMemory {
 }
 
 impl DmaMemory {
-    pub(super) fn new(bytes: usize, space: &Mutex<DmaSpace>) -> io::Result<Self> {
+    pub(super) fn new(bytes: usize, space: &DmaSpace) -> io::Result<Self> {
         let region = Arc::new(Region::shared(bytes, NO_SLOT)?);
         populate(&region)?;
-        let iova = lock(space).hold(&region)?;
+        let iova = space.hold(&region)?;
         Ok(Self { region, iova })
     }
 
@@ -50,7 +49,7 @@ impl DmaMemory {
     }
 
     /// Unmaps it. The controller must be through with it.
-    pub(super) fn unmap(self, space: &Mutex<DmaSpace>) -> io::Result<()> {
-        lock(space).release(&self.region)
+    pub(super) fn unmap(self, space: &DmaSpace) -> io::Result<()> {
+        space.release(&self.region)
     }
 }

@@ -1,6 +1,5 @@
 //! Stopping, starting, resetting and giving up a controller: the control side of the state machine.
 
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use super::admin::ENTRIES;
@@ -9,7 +8,7 @@ use super::dma_space::DmaSpace;
 use super::link::LinkState;
 use super::pci::PciFunction;
 use super::registers::{self, CC_ENABLE, Capabilities, ControllerStatus, offset};
-use super::{ControllerState, OpenError, lock};
+use super::{ControllerState, OpenError};
 
 /// How long a shutdown may take if the controller does not ask for more; it is stopped anyhow then.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
@@ -125,7 +124,7 @@ impl Control {
     }
 
     /// Resets the controller and brings its queues back.
-    pub(super) fn reset(&mut self, space: &Mutex<DmaSpace>, why: &str) -> Result<(), OpenError> {
+    pub(super) fn reset(&mut self, space: &DmaSpace, why: &str) -> Result<(), OpenError> {
         self.state.check()?;
         tracing::warn!(function = self.function.name(), why, "resetting the controller");
         self.state = ControllerState::Resetting;
@@ -150,7 +149,7 @@ impl Control {
         }
     }
 
-    fn restart(&mut self, space: &Mutex<DmaSpace>) -> Result<(), OpenError> {
+    fn restart(&mut self, space: &DmaSpace) -> Result<(), OpenError> {
         self.stop()?;
         self.forget_queues(space);
         let started = self.start().and_then(|()| self.introduce(space));
@@ -166,8 +165,7 @@ impl Control {
     }
 
     /// Gives back the memory of queues that could not be deleted. The controller was stopped, or cut off.
-    fn forget_queues(&mut self, space: &Mutex<DmaSpace>) {
-        let mut space = lock(space);
+    fn forget_queues(&mut self, space: &DmaSpace) {
         for slot in &mut self.queues {
             if let Some(record) = slot {
                 record.uncertain = false;
@@ -269,7 +267,7 @@ impl Control {
     }
 
     /// The controller does not come back. Its queues are told only when it can reach no memory any more.
-    fn give_up(&mut self, error: &OpenError, space: &Mutex<DmaSpace>) {
+    fn give_up(&mut self, error: &OpenError, space: &DmaSpace) {
         let gone = matches!(error, OpenError::Gone);
         tracing::error!(function = self.function.name(), %error, "the controller is given up");
         self.state = if gone { ControllerState::Removed } else { ControllerState::Failed(error.to_string()) };
@@ -280,11 +278,11 @@ impl Control {
     }
 
     /// Keeps the controller from memory, and tells the queues once that is certain; whether it is.
-    fn cut_off(&mut self, space: &Mutex<DmaSpace>) -> bool {
+    fn cut_off(&mut self, space: &DmaSpace) -> bool {
         // So that the IOMMU has nothing to complain of. It proves nothing: a register may hold what it was written with and
         // mean nothing by it.
         let _ = self.function.set_bus_master(false);
-        let revoked = lock(space).revoke();
+        let revoked = space.revoke();
         let certain = revoked || self.function.is_gone() || self.stops_by_reset();
         if certain {
             for record in self.queues.iter().flatten() {
@@ -302,7 +300,7 @@ impl Control {
     }
 
     /// One turn of looking after the controller.
-    pub(super) fn service(&mut self, space: &Mutex<DmaSpace>, elapsed: Duration) {
+    pub(super) fn service(&mut self, space: &DmaSpace, elapsed: Duration) {
         self.now = self.now.wrapping_add(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
         for record in self.queues.iter().flatten() {
             record.link.set_tick(self.now as u32);

@@ -18,6 +18,9 @@ pub enum PciError {
         /// What the system said.
         cause: io::Error,
     },
+    /// Somebody else has the function.
+    #[error("{0}")]
+    InUse(String),
     /// The function cannot do it.
     #[error("{0}")]
     Unsupported(String),
@@ -35,6 +38,7 @@ impl From<PciError> for io::Error {
     fn from(error: PciError) -> Self {
         let kind = match &error {
             PciError::System { cause, .. } => cause.kind(),
+            PciError::InUse(_) => io::ErrorKind::ResourceBusy,
             PciError::Unsupported(_) => io::ErrorKind::Unsupported,
         };
         Self::new(kind, error)

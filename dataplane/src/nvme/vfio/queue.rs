@@ -6,6 +6,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::barrier;
 use super::controller::Shared;
 use super::dma_memory::DmaMemory;
 use super::link::{Link, LinkState};
@@ -13,7 +14,6 @@ use super::prp::{self, List, Pages};
 use super::recovery::{Sentence, judge};
 use super::rings::{Doorbells, Layout};
 use super::slot::{EMPTY, Naming, Slot};
-use super::{barrier, lock};
 use crate::Burst;
 use crate::memory::{Region, RegionSlot};
 use crate::nvme::attached::AttachedRegions;
@@ -414,7 +414,7 @@ impl VfioQueue {
     }
 
     fn iova_of(&self, region: &Arc<Region>) -> std::io::Result<u64> {
-        lock(&self.shared.space).hold(region)
+        self.shared.space.hold(region)
     }
 }
 
@@ -503,7 +503,7 @@ impl BlockQueue for VfioQueue {
 
     fn detach(&mut self, slot: RegionSlot) -> Result<(), AttachError> {
         if let Some(region) = self.regions.check_idle(slot)? {
-            lock(&self.shared.space).release(region)?;
+            self.shared.space.release(region)?;
         }
         self.regions.detach(slot)
     }

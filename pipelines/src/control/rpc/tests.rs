@@ -312,6 +312,46 @@ fn answers_have_the_forms_of_spdk() {
 }
 
 #[test]
+fn devices_are_shown_as_spdk_shows_them() {
+    let (context, engine) = ready();
+    let call = |method: &str, params: Value| run(&context, method, &params);
+    let bdevs = call("bdev_get_bdevs", json!({ "timeout": 0 })).unwrap();
+    assert_eq!(
+        (&bdevs[0]["name"], &bdevs[0]["num_blocks"], &bdevs[0]["driver_specific"]),
+        (&json!("Uring0"), &json!(256), &json!({}))
+    );
+    assert_eq!((&bdevs[1]["uuid"], &bdevs[1]["supported_io_types"]["unmap"]), (&json!("00112233"), &json!(true)));
+    assert_eq!(bdevs[1]["driver_specific"]["nvme"][0]["pci_address"], "0000:01:00.0");
+    let one = call("bdev_get_bdevs", json!({ "name": "Nvme0n1" })).unwrap();
+    assert_eq!(one.as_array().map(Vec::len), Some(1));
+    let figures = call("bdev_get_iostat", json!({})).unwrap();
+    assert_eq!((&figures["ticks"], &figures["bdevs"][0]["bytes_read"]), (&json!(77), &json!(12_288)));
+    assert_eq!(
+        (&figures["bdevs"][0]["io_error"], &figures["bdevs"][1]["io_error"]),
+        (&json!({}), &json!({ "total": 1 }))
+    );
+    let controllers = call("bdev_nvme_get_controllers", json!({ "name": "Nvme0" })).unwrap();
+    assert_eq!(controllers[0]["ctrlrs"][0]["trid"], json!({ "trtype": "PCIe", "traddr": "0000:01:00.0" }));
+    let health = call("bdev_nvme_get_controller_health_info", json!({ "name": "Nvme0" })).unwrap();
+    assert_eq!((&health["model_number"], &health["temperature_celsius"]), (&json!("fake"), &json!(40)));
+    let log = call("bdev_nvme_get_error_log", json!({ "name": "Nvme0" })).unwrap();
+    assert_eq!((&log["entries"][0]["count"], &log["events"][0]["kind"]), (&json!(1), &json!(0)));
+    assert_eq!(call("bdev_nvme_reset_controller", json!({ "name": "Nvme0", "cntlid": 0 })), Ok(json!(true)));
+    assert_eq!(engine.resets.load(std::sync::atomic::Ordering::SeqCst), 1);
+    for (method, params) in [
+        ("bdev_get_bdevs", json!({ "name": "Nvme1n1" })),
+        ("bdev_get_iostat", json!({ "name": "Nvme1n1" })),
+        ("bdev_nvme_get_controllers", json!({ "name": "Nvme1" })),
+        ("bdev_nvme_get_controller_health_info", json!({ "name": "Nvme1" })),
+        ("bdev_nvme_get_error_log", json!({ "name": "Nvme1" })),
+        ("bdev_nvme_reset_controller", json!({ "name": "Nvme1" })),
+        ("bdev_nvme_reset_controller", json!({ "name": "Nvme0", "cntlid": 7 })),
+    ] {
+        assert_eq!(call(method, params).unwrap_err().code, -libc::ENODEV, "{method}");
+    }
+}
+
+#[test]
 fn declarations_are_sound() {
     let mut names = std::collections::BTreeSet::new();
     for method in all_methods() {

@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 
 use dataplane::core::{IdlePolicy, Mailbox, Postbox, Reactor, ReactorHandle, SpawnError, TscClock};
 use dataplane::fabric::vfio_user::VfioUserFabric;
-use dataplane::memory::{Arena, ArenaError, HugePages, RegionSlot};
+use dataplane::memory::{ArenaError, HugePages};
+use dataplane::nvme::span::SpanQueue;
 use dataplane::nvme::{AttachError, BlockQueue};
 
 use super::device::QueueSource;
 use super::port::Cores;
+use super::volume::Volume;
 use crate::core_pipeline::{AssemblyError, CorePipeline, CorePlan, Mail, Parts, Wants};
 use crate::dma::pacing::PacingConfig;
 use crate::policy::PolicyTable;
@@ -33,7 +35,7 @@ pub(super) struct Setup {
 pub(super) enum CoreError {
     #[error("{0}")]
     Arena(#[from] ArenaError),
-    #[error("cannot set up its queue on the device: {0}; is io_uring allowed (kernel.io_uring_disabled)?")]
+    #[error("cannot set up its queue on the device: {0}")]
     Queue(#[from] io::Error),
     #[error("cannot register its memory with the device: {0}")]
     Attach(#[from] AttachError),
@@ -43,13 +45,13 @@ pub(super) enum CoreError {
 
 impl Setup {
     /// Starts one reactor a core. If one does not start, those that did are stopped.
-    pub(super) fn spawn<S: QueueSource>(self, device: &S) -> Result<Vec<ReactorHandle>, SpawnError<CoreError>> {
+    pub(super) fn spawn<S: QueueSource>(self, volume: &Volume<S>) -> Result<Vec<ReactorHandle>, SpawnError<CoreError>> {
         let Self { plans, cpus, huge, idle, clock, pacing, mailboxes, postboxes } = self;
         let mut reactors = Vec::new();
         for ((plan, cpu), mailbox) in plans.into_iter().zip(cpus).zip(mailboxes) {
-            let (device, peers) = (device.clone(), postboxes.clone());
+            let (volume, peers) = (volume.clone(), postboxes.clone());
             let name = format!("reactor_{cpu}");
-            let core = move || core_pipeline(&device, plan, huge, clock, pacing, mailbox, peers);
+            let core = move || core_pipeline(&volume, plan, huge, clock, pacing, mailbox, peers);
             reactors.push(Reactor::spawn(cpu, &name, idle, clock, core)?);
         }
         Ok(reactors)
@@ -59,22 +61,22 @@ impl Setup {
 /// Made on the reactor's own thread: a ring belongs to the thread that makes it, and memory that is touched first
 /// there lies on its node.
 fn core_pipeline<S: QueueSource>(
-    device: &S,
+    volume: &Volume<S>,
     plan: CorePlan,
     huge: HugePages,
     clock: TscClock,
     pacing: PacingConfig,
     mailbox: Mailbox<Mail<VfioUserFabric>>,
     peers: Vec<Postbox<Mail<VfioUserFabric>>>,
-) -> Result<CorePipeline<S::Queue, VfioUserFabric, TscClock>, CoreError> {
-    let mut arena = Arena::new(plan.arena_bytes(), huge, RegionSlot(0))?;
+) -> Result<CorePipeline<SpanQueue<S::Queue>, VfioUserFabric, TscClock>, CoreError> {
+    let mut arena = volume.arena(plan.arena_bytes(), huge)?;
     tracing::info!(core = plan.ownership.core, bytes = plan.arena_bytes(), backing = %arena.backing(), "arena");
     if let Some(note) = arena.note() {
         tracing::warn!(core = plan.ownership.core, "{note}");
     }
     let (shards, staging) = plan.assemble(&mut arena)?;
     arena.seal();
-    let mut blocks = device.queue()?;
+    let mut blocks = volume.queue()?;
     blocks.attach(Arc::clone(arena.region()))?;
     Ok(CorePipeline::new(Parts {
         ownership: plan.ownership,

@@ -1,12 +1,15 @@
-//! The back ends a store may lie on. The only place in this crate that knows them by name.
+//! The back ends a store may lie on. With [`nvme`](super::nvme), the only place in this crate that knows them by name.
 
 use std::io;
 use std::path::PathBuf;
 
+use dataplane::memory::{Arena, ArenaError, HugePages, RegionSlot};
 use dataplane::nvme::BlockQueue;
 use dataplane::nvme::null::{NullDevice, NullQueue};
 use dataplane::nvme::ram::{RamDevice, RamOptions, RamQueue};
 use dataplane::nvme::uring::{OpenError, OpenOptions, UringDevice, UringQueue};
+
+use super::nvme::DeviceAddress;
 
 /// Commands that one core may have on a device at once.
 pub(super) const QUEUE_DEPTH: u32 = 1024;
@@ -23,6 +26,8 @@ pub enum StoreKind {
         /// How long to make it.
         create_bytes: Option<u64>,
     },
+    /// Namespaces of NVMe controllers that the daemon drives itself.
+    Devices(Vec<DeviceAddress>),
     /// Memory of the daemon: for tests, and for measuring without a disk.
     Ram {
         /// Its size.
@@ -66,6 +71,9 @@ impl StoreSource {
     pub fn name(&self) -> String {
         match &self.kind {
             StoreKind::File { path, .. } => format!("file:{}", path.display()),
+            StoreKind::Devices(addresses) => {
+                addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
+            }
             StoreKind::Ram { bytes } => format!("ram:{bytes}"),
             StoreKind::Null { bytes } => format!("null:{bytes}"),
         }
@@ -73,19 +81,31 @@ impl StoreSource {
 }
 
 /// An open device from which each core gets its queue.
-pub(super) trait QueueSource: Clone + Send + 'static {
+pub(super) trait QueueSource: Clone + Send + Sync + 'static {
     /// The queue.
     type Queue: BlockQueue + 'static;
 
     /// A queue for the calling thread.
     fn queue(&self) -> io::Result<Self::Queue>;
+
+    /// Whether the device is another process, and reaches only memory that comes from a file.
+    fn needs_files(&self) -> bool {
+        false
+    }
+
+    /// Memory that the device can reach, for one core.
+    fn arena(&self, bytes: usize, huge: HugePages) -> Result<Arena, ArenaError> {
+        Arena::new(bytes, huge, RegionSlot(0))
+    }
 }
 
 impl QueueSource for UringDevice {
     type Queue = UringQueue;
 
     fn queue(&self) -> io::Result<UringQueue> {
-        UringDevice::queue(self, QUEUE_DEPTH, MEMORY_SLOTS)
+        UringDevice::queue(self, QUEUE_DEPTH, MEMORY_SLOTS).map_err(|error| {
+            io::Error::new(error.kind(), format!("{error}; is io_uring allowed (kernel.io_uring_disabled)?"))
+        })
     }
 }
 

@@ -7,13 +7,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use dataplane::core::{ReactorHandle, TscClock};
+use dataplane::core::{Clock, ReactorHandle, TscClock};
 use dataplane::fabric::vfio_user::{Target, TargetOptions};
 use dataplane::fabric::{Admission, SessionId};
 
 use super::port::{Cores, PATIENCE, Silent};
-use super::reports::{self, ReactorFacts, StoreFacts};
-use crate::control::report::{CoreReport, QueuePairReport, StoreReport, TraceEvent};
+use super::reports::{self, DeviceFacts, ReactorFacts, StoreFacts};
+use crate::control::report::{
+    BlockDeviceReport, CoreReport, NvmeControllerReport, NvmeErrorReport, NvmeEventReport, NvmeHealthReport,
+    QueuePairReport, StoreReport, TraceEvent,
+};
 use crate::control::state::ListenAddress;
 use crate::control::{Engine, EngineError, Shape};
 use crate::core_pipeline::{Mail, Snapshot, Wants};
@@ -33,6 +36,7 @@ pub(super) struct LiveEngine {
     shape: Shape,
     clock: TscClock,
     store: StoreFacts,
+    devices: Vec<DeviceFacts>,
     /// The processor of each core of ours, by core.
     cpus: Vec<u32>,
     cores: Arc<Cores>,
@@ -46,10 +50,12 @@ pub(super) struct LiveEngine {
 }
 
 impl LiveEngine {
+    #[expect(clippy::too_many_arguments, reason = "each is one part of the engine, and all are needed")]
     pub(super) fn new(
         shape: Shape,
         clock: TscClock,
         store: StoreFacts,
+        devices: Vec<DeviceFacts>,
         cpus: Vec<u32>,
         cores: Cores,
         admission: Arc<dyn Admission>,
@@ -60,6 +66,7 @@ impl LiveEngine {
             shape,
             clock,
             store,
+            devices,
             cpus,
             cores: Arc::new(cores),
             admission,
@@ -138,7 +145,11 @@ impl Engine for LiveEngine {
 
     fn stop(&self, patience: Duration) -> Result<(), EngineError> {
         let before = std::mem::replace(&mut *self.stage(), Stage::Stopped);
-        let Stage::Running { reactors, listeners } = before else { return Ok(()) };
+        let Stage::Running { reactors, listeners } = before else {
+            drop(before);
+            self.cores.controllers().close();
+            return Ok(());
+        };
         // Clients are disconnected while the cores still run, for it is they that give up queues and memory.
         drop(listeners);
         let ending = std::mem::take(&mut *self.ending.lock().unwrap_or_else(PoisonError::into_inner));
@@ -154,6 +165,8 @@ impl Engine for LiveEngine {
                 Err(panicked) => trouble = Some(panicked.to_string()),
             }
         }
+        // After the queues, which the reactors had.
+        self.cores.controllers().close();
         trouble.map_or(Ok(()), |message| Err(EngineError { errno: libc::EIO, message }))
     }
 
@@ -173,7 +186,8 @@ impl Engine for LiveEngine {
             return Err(EngineError { errno: libc::EADDRINUSE, message });
         }
         // Any user may knock; whom the policy does not know by user id is turned away before a byte is read.
-        let options = TargetOptions { socket_mode: 0o666, ..TargetOptions::default() };
+        let keep_files = self.cores.controllers().any_remote();
+        let options = TargetOptions { socket_mode: 0o666, keep_files, ..TargetOptions::default() };
         let target = Target::listen(
             Path::new(&address.traddr),
             options,
@@ -272,5 +286,30 @@ impl Engine for LiveEngine {
 
     fn stores(&self) -> Vec<StoreReport> {
         vec![reports::store(&self.store, &self.snapshots(Wants::default()))]
+    }
+
+    fn now(&self) -> u64 {
+        self.clock.now().0
+    }
+
+    fn block_devices(&self) -> Vec<BlockDeviceReport> {
+        let controllers = self.nvme_controllers();
+        self.devices.iter().map(|facts| reports::block_device(facts, &controllers)).collect()
+    }
+
+    fn nvme_controllers(&self) -> Vec<NvmeControllerReport> {
+        self.cores.controllers().reports()
+    }
+
+    fn nvme_health(&self, controller: &str) -> Result<NvmeHealthReport, EngineError> {
+        self.cores.controllers().health(controller)
+    }
+
+    fn nvme_errors(&self, controller: &str) -> Result<(Vec<NvmeErrorReport>, Vec<NvmeEventReport>), EngineError> {
+        self.cores.controllers().errors(controller)
+    }
+
+    fn nvme_reset(&self, controller: &str) -> Result<(), EngineError> {
+        self.cores.controllers().reset(controller)
     }
 }

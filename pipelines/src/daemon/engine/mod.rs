@@ -3,9 +3,12 @@
 mod cores;
 mod device;
 mod live;
+mod nvme;
 mod port;
 mod prepare;
 mod reports;
+mod volume;
 
 pub use device::{FormatPolicy, StoreKind, StoreSource};
+pub use nvme::{DeviceAddress, DeviceError};
 pub use prepare::{EnginePlan, PrepareError, prepare};

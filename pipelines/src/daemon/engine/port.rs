@@ -1,20 +1,25 @@
 //! The control threads' way to the cores' mailboxes.
 
+use std::io;
+use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 use dataplane::core::{PostError, Postbox};
 use dataplane::fabric::vfio_user::{CoreCommand, VfioUserFabric};
 use dataplane::fabric::{CorePort, Fabric};
+use dataplane::memory::Region;
 
+use super::nvme::Controllers;
 use crate::core_pipeline::{Mail, Snapshot, Wants};
 
 /// How long a control thread waits for a core before it gives up on it.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Every core's postbox.
+/// Every core's postbox, and the controllers that reach clients' memory.
 pub(super) struct Cores {
     postboxes: Vec<Postbox<Mail<VfioUserFabric>>>,
+    controllers: Arc<Controllers>,
 }
 
 /// A core did not take a message, or did not answer, in time.
@@ -24,8 +29,12 @@ pub(super) struct Silent {
 }
 
 impl Cores {
-    pub(super) fn new(postboxes: Vec<Postbox<Mail<VfioUserFabric>>>) -> Self {
-        Self { postboxes }
+    pub(super) fn new(postboxes: Vec<Postbox<Mail<VfioUserFabric>>>, controllers: Arc<Controllers>) -> Self {
+        Self { postboxes, controllers }
+    }
+
+    pub(super) fn controllers(&self) -> &Controllers {
+        &self.controllers
     }
 
     pub(super) fn count(&self) -> u16 {
@@ -113,5 +122,13 @@ impl CorePort<CoreCommand> for Cores {
             Mail::Fabric(command) => command,
             _ => unreachable!("the same message comes back"),
         })
+    }
+
+    fn hold_memory(&self, region: &Arc<Region>) -> io::Result<()> {
+        self.controllers.hold_memory(region)
+    }
+
+    fn release_memory(&self, region: &Arc<Region>) {
+        self.controllers.release_memory(region);
     }
 }

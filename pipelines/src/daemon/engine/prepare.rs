@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use dataplane::core::{Clock, IdlePolicy, ReactorHandle, SpawnError, TscClock, mailbox};
 use dataplane::fabric::Admission;
-use dataplane::memory::{Arena, ArenaError, HugePages, RegionSlot};
+use dataplane::memory::{ArenaError, HugePages};
+use dataplane::nvme::span::SpanQueue;
 use dataplane::nvme::spec::vendor::OwnerMap;
 use dataplane::nvme::uring::OpenError;
 use dataplane::nvme::{AttachError, BlockQueue};
@@ -13,14 +14,19 @@ use dataplane::nvme::{AttachError, BlockQueue};
 use super::cores::{CoreError, Setup, wait_for_recovery};
 use super::device::{FormatPolicy, QueueSource, StoreKind, StoreSource, open_file, open_null, open_ram};
 use super::live::{Launch, LiveEngine};
+use super::nvme::{self, Controllers, DeviceError};
 use super::port::Cores;
-use super::reports::StoreFacts;
+use super::reports::{DeviceFacts, StoreFacts};
+use super::volume::{Joined, Meters, Opened, Volume, join};
 use crate::control::{EngineError, Shape};
 use crate::core_pipeline::CorePlan;
 use crate::dma::pacing::PacingConfig;
 use crate::placement::Ownership;
 use crate::store::{self, FormatOptions, StoreError, Superblock};
 
+/// How long records of the cache class wait for their commit: what a crash may cost, about twice that, against a flush
+/// that holds up every write.
+const COMMIT_MICROS: u64 = 500_000;
 /// Messages that a core's mailbox holds.
 const MAILBOX: usize = 4096;
 /// Staging buffers of a core.
@@ -53,6 +59,22 @@ pub enum PrepareError {
     /// The file or device could not be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The NVMe controller cannot be driven.
+    #[error("{name}: {cause}")]
+    Device {
+        /// The device.
+        name: String,
+        /// Why not.
+        cause: DeviceError,
+    },
+    /// The devices do not make one store.
+    #[error("{name}: {why}")]
+    Set {
+        /// The device that does not fit.
+        name: String,
+        /// Why, and what to do.
+        why: String,
+    },
     /// What it holds is not a store that can be used.
     #[error("{name}: {cause}")]
     Store {
@@ -105,23 +127,40 @@ pub fn prepare(
                 let settings = format_options(&plan, bytes).superblock(store::UNIT_BYTES, bytes);
                 settings.map_err(|cause| PrepareError::Store { name: plan.store.name(), cause })?;
             }
-            prepare_on(plan, &open_file(&path, create_bytes)?, admission)
+            let device = open_file(&path, create_bytes)?;
+            prepare_on(plan, vec![sole("Uring0", device)], Controllers::default(), admission)
+        }
+        StoreKind::Devices(addresses) => {
+            let opened = nvme::open(&addresses, plan.cpus.len());
+            let (controllers, opened) = opened.map_err(|(name, cause)| PrepareError::Device { name, cause })?;
+            prepare_on(plan, opened, controllers, admission)
         }
         StoreKind::Ram { bytes } => {
             let device =
                 open_ram(bytes).map_err(|cause| PrepareError::System { what: "cannot map the store", cause })?;
-            prepare_on(plan, &device, admission)
+            prepare_on(plan, vec![sole("Malloc0", device)], Controllers::default(), admission)
         }
-        StoreKind::Null { bytes } => prepare_on(plan, &open_null(bytes), admission),
+        StoreKind::Null { bytes } => {
+            prepare_on(plan, vec![sole("Null0", open_null(bytes))], Controllers::default(), admission)
+        }
     }
+}
+
+/// The one device under a store.
+fn sole<S>(name: &str, source: S) -> Opened<S> {
+    Opened { name: name.to_owned(), source, meters: Meters::default() }
 }
 
 fn prepare_on<S: QueueSource>(
     plan: EnginePlan,
-    device: &S,
+    opened: Vec<Opened<S>>,
+    controllers: Controllers,
     admission: Arc<dyn Admission>,
 ) -> Result<Arc<dyn crate::control::Engine>, PrepareError> {
-    let superblock = superblock(&plan, device)?;
+    let joined = join(&plan, opened)?;
+    let superblock = superblock(&plan, &joined)?;
+    let volume = joined.volume;
+    let controllers = Arc::new(controllers);
     let cores = plan.cpus.len() as u32;
     if cores > superblock.shards {
         let name = plan.store.name();
@@ -139,7 +178,7 @@ fn prepare_on<S: QueueSource>(
             ownership: Ownership { map, core },
             seed: plan.seed,
             entries,
-            commit_ticks: clock.ticks_of_micros(100_000),
+            commit_ticks: clock.ticks_of_micros(COMMIT_MICROS),
             staging_buffers: STAGING_BUFFERS,
         })
         .collect();
@@ -161,7 +200,9 @@ fn prepare_on<S: QueueSource>(
         mailboxes,
         postboxes: postboxes.clone(),
     };
-    let launch = launch(setup, device.clone(), Cores::new(postboxes.clone()), superblock.shards);
+    let devices = DeviceFacts::of(&plan.store.kind, &volume, &controllers);
+    let new_port = || Cores::new(postboxes.clone(), Arc::clone(&controllers));
+    let launch = launch(setup, volume, new_port(), superblock.shards);
     let shape = Shape {
         tick_rate: clock.ticks_per_second(),
         cores,
@@ -174,12 +215,12 @@ fn prepare_on<S: QueueSource>(
         granularity: 4096,
     };
     let facts = facts(&plan, &superblock);
-    Ok(Arc::new(LiveEngine::new(shape, clock, facts, plan.cpus, Cores::new(postboxes), admission, launch)))
+    Ok(Arc::new(LiveEngine::new(shape, clock, facts, devices, plan.cpus, new_port(), admission, launch)))
 }
 
-fn launch<S: QueueSource>(setup: Setup, device: S, cores: Cores, shards: u32) -> Launch {
+fn launch<S: QueueSource>(setup: Setup, volume: Volume<S>, cores: Cores, shards: u32) -> Launch {
     Box::new(move || {
-        let reactors: Vec<ReactorHandle> = setup.spawn(&device).map_err(spawn_failed)?;
+        let reactors: Vec<ReactorHandle> = setup.spawn(&volume).map_err(spawn_failed)?;
         wait_for_recovery(&cores, shards).map_err(|message| EngineError { errno: libc::EIO, message })?;
         Ok(reactors)
     })
@@ -206,17 +247,14 @@ fn facts(plan: &EnginePlan, superblock: &Superblock) -> StoreFacts {
 }
 
 /// Reads the superblock, or formats as the plan says.
-fn superblock<S: QueueSource>(plan: &EnginePlan, device: &S) -> Result<Superblock, PrepareError> {
-    let mut arena = Arena::new(store::UNIT_BYTES as usize, HugePages::Off, RegionSlot(0))?;
-    let what = "cannot set up a queue on the device; is io_uring allowed (kernel.io_uring_disabled)?";
-    let mut blocks = device.queue().map_err(|cause| PrepareError::System { what, cause })?;
+fn superblock<S: QueueSource>(plan: &EnginePlan, joined: &Joined<S>) -> Result<Superblock, PrepareError> {
+    let mut arena = joined.volume.arena(store::UNIT_BYTES as usize, HugePages::Off)?;
+    let what = "cannot set up a queue on the device";
+    let mut blocks = joined.volume.queue().map_err(|cause| PrepareError::System { what, cause })?;
     blocks.attach(Arc::clone(arena.region()))?;
     let scratch = arena.alloc(store::UNIT_BYTES as usize, 4096).ok_or(ArenaError::Empty)?;
     let failed = |cause| PrepareError::Store { name: plan.store.name(), cause };
-    let format = |blocks: &mut S::Queue| {
-        let options = format_options(plan, blocks.geometry().bytes());
-        store::format(blocks, &scratch, &options).map_err(failed)
-    };
+    let format = |blocks: &mut SpanQueue<S::Queue>| store::format(blocks, &scratch, &joined.options).map_err(failed);
     // Nothing can be read back from a null device, so its superblock is only ever made.
     let null = matches!(plan.store.kind, StoreKind::Null { .. });
     if null || plan.store.format == FormatPolicy::Force {
@@ -224,13 +262,17 @@ fn superblock<S: QueueSource>(plan: &EnginePlan, device: &S) -> Result<Superbloc
     }
     match store::load(&mut blocks, &scratch) {
         Err(StoreError::Blank) if plan.store.format == FormatPolicy::IfBlank => format(&mut blocks),
+        Ok(found) if joined.uuid.is_some_and(|uuid| uuid != found.uuid) => {
+            let why = "its superblock is of another store than its label; format=force begins anew".to_owned();
+            Err(PrepareError::Set { name: plan.store.name(), why })
+        }
         result => result.map_err(failed),
     }
 }
 
 /// Segments as the plan says, or so large that a shard has at least sixteen; values so long that a segment holds
 /// at least two.
-fn format_options(plan: &EnginePlan, device_bytes: u64) -> FormatOptions {
+pub(super) fn format_options(plan: &EnginePlan, device_bytes: u64) -> FormatOptions {
     let shards = plan.store.shards.unwrap_or(plan.cpus.len() as u32);
     let mut options = FormatOptions::new(new_uuid(plan.seed), shards);
     options.segment_bytes = plan.store.segment_bytes.unwrap_or_else(|| {

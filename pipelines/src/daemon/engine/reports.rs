@@ -6,10 +6,14 @@ use dataplane::core::{Clock, ReactorCounters};
 use dataplane::fabric::QueuePairInfo;
 use serde_json::Value;
 
+use super::device::{QueueSource, StoreKind};
+use super::nvme::Controllers;
+use super::volume::{Meters, Volume};
 use crate::accounting::{OperationCounters, TraceEntry};
 use crate::classify::OperationKind;
 use crate::control::report::{
-    CoreReport, OperationReport, PollerReport, QueuePairReport, StageReport, StoreReport, TraceEvent,
+    BlockDeviceReport, CoreReport, NvmeControllerReport, OperationReport, PollerReport, QueuePairReport, StageReport,
+    StoreReport, TraceEvent,
 };
 use crate::core_pipeline::Snapshot;
 use crate::store::ShardStats;
@@ -155,5 +159,69 @@ pub(super) fn trace(entry: &TraceEntry, cpu: u32) -> TraceEvent {
         event: format!("{}: {}", entry.kind.name(), entry.status),
         session: Some(entry.session.0),
         arguments: [u64::from(entry.bytes), u64::from(entry.ticks)],
+    }
+}
+
+/// What stays the same of a device under a store.
+#[derive(Clone, Debug)]
+pub(super) struct DeviceFacts {
+    name: String,
+    product_name: &'static str,
+    block_size: u32,
+    num_blocks: u64,
+    flush: bool,
+    unmap: bool,
+    /// The controller's name, the namespace's number and its identifier.
+    nvme: Option<(String, u32, Option<String>)>,
+    meters: Meters,
+}
+
+impl DeviceFacts {
+    pub(super) fn of<S: QueueSource>(kind: &StoreKind, volume: &Volume<S>, controllers: &Controllers) -> Vec<Self> {
+        let namespaces = controllers.namespaces();
+        let facts = |(opened, geometry): (&super::volume::Opened<S>, &dataplane::nvme::Geometry)| {
+            let used = namespaces.iter().find(|(_, used)| used.meters.is(&opened.meters));
+            Self {
+                // SPDK's names of namespaces.
+                name: used.map_or_else(|| opened.name.clone(), |(name, used)| format!("{name}n{}", used.nsid)),
+                product_name: match kind {
+                    StoreKind::File { .. } => "URING bdev",
+                    StoreKind::Devices(_) => "NVMe disk",
+                    StoreKind::Ram { .. } => "Malloc disk",
+                    StoreKind::Null { .. } => "Null disk",
+                },
+                block_size: geometry.lba_bytes,
+                num_blocks: geometry.blocks,
+                flush: geometry.volatile_cache,
+                unmap: geometry.deallocate,
+                nvme: used.map(|(name, used)| (name.clone(), used.nsid, used.id.clone())),
+                meters: opened.meters.clone(),
+            }
+        };
+        volume.shapes().map(facts).collect()
+    }
+}
+
+pub(super) fn block_device(facts: &DeviceFacts, controllers: &[NvmeControllerReport]) -> BlockDeviceReport {
+    let controller = facts.nvme.as_ref().and_then(|(name, ..)| controllers.iter().find(|it| it.name == *name));
+    let figures = facts.meters.figures();
+    BlockDeviceReport {
+        name: facts.name.clone(),
+        product_name: facts.product_name.into(),
+        block_size: facts.block_size,
+        num_blocks: facts.num_blocks,
+        flush: facts.flush,
+        unmap: facts.unmap,
+        nvme: controller.cloned(),
+        nsid: facts.nvme.as_ref().map(|(_, nsid, _)| *nsid),
+        id: facts.nvme.as_ref().and_then(|(.., id)| id.clone()),
+        num_read_ops: figures.reads,
+        bytes_read: figures.bytes_read,
+        num_write_ops: figures.writes,
+        bytes_written: figures.bytes_written,
+        num_unmap_ops: figures.deallocations,
+        bytes_unmapped: figures.bytes_deallocated,
+        num_flush_ops: figures.flushes,
+        errors: figures.errors,
     }
 }

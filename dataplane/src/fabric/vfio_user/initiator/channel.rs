@@ -204,8 +204,10 @@ impl Channel {
         offset: u64,
         iova: u64,
         bytes: u64,
+        writable: bool,
     ) -> Result<(), ChannelError> {
-        let message = self.message(command::DMA_MAP).u32(32).u32(DMA_READABLE | DMA_WRITABLE);
+        let flags = if writable { DMA_READABLE | DMA_WRITABLE } else { DMA_READABLE };
+        let message = self.message(command::DMA_MAP).u32(32).u32(flags);
         let message = message.u64(offset).u64(iova).u64(bytes);
         self.request(command::DMA_MAP, message, &[fd]).map(|_| ())
     }

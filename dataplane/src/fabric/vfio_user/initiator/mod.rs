@@ -249,7 +249,7 @@ impl Initiator {
         let end = iova.checked_add(bytes).and_then(|end| end.checked_add(IOVA_ALIGN));
         let next = end.and_then(|end| end.checked_next_multiple_of(IOVA_ALIGN));
         self.next_iova = next.ok_or(ConnectError::Invalid("the I/O address space is used up"))?;
-        self.channel.dma_map(memory.fd(), 0, iova, bytes).map_err(|error| match error {
+        self.channel.dma_map(memory.fd(), 0, iova, bytes, true).map_err(|error| match error {
             ChannelError::Refused { error, .. } if error.raw_os_error() == Some(libc::ENOSPC) => ConnectError::NoRoom,
             error => error.into(),
         })?;

@@ -113,6 +113,10 @@ pub(super) enum DmaError {
     TooMany { have: usize, need: u64, most: usize },
     #[error("the client would map more than the {0} bytes that one client may; map less memory")]
     TooMuch(u64),
+    #[error("a device cannot reach it: {0}")]
+    Device(std::io::Error),
+    #[error("its descriptor cannot be kept for a device that is another process: {0}")]
+    Descriptor(std::io::Error),
     #[error(transparent)]
     NoSlot(#[from] NoSlot),
     #[error("nothing is mapped at exactly this address and size")]
@@ -133,9 +137,12 @@ impl DmaError {
             Self::Kept => libc::EIO,
             Self::Overlap => libc::EEXIST,
             Self::TooMany { .. } | Self::TooMuch(_) | Self::NoSlot(_) => libc::ENOSPC,
+            Self::Device(cause) if cause.kind() == std::io::ErrorKind::StorageFull => libc::ENOSPC,
             Self::NotMapped => libc::ENOENT,
             Self::Core(AskError::Stopped) => libc::ESHUTDOWN,
-            Self::Populate(_) | Self::Core(AskError::Refused(_)) => libc::ENOMEM,
+            Self::Populate(_) | Self::Device(_) | Self::Descriptor(_) | Self::Core(AskError::Refused(_)) => {
+                libc::ENOMEM
+            }
         };
         errno as u32
     }
@@ -161,6 +168,8 @@ pub(super) struct DmaLimits {
     /// Whose regions they are, and how many this user may have over all clients.
     pub account: SlotAccount,
     pub bytes: u64,
+    /// Whether regions keep their descriptor.
+    pub keep_files: bool,
 }
 
 /// Everything that one client registered.
@@ -261,9 +270,14 @@ impl ClientMemoryMap {
         (offset, iova, bytes): (u64, u64, u64),
     ) -> Result<Piece, DmaError> {
         let lease = SlotLease::take(self.limits.account)?;
-        let region = Arc::new(map_client(fd.as_fd(), offset, bytes, lease.slot(), access)?);
+        let mut region = map_client(fd.as_fd(), offset, bytes, lease.slot(), access)?;
+        if self.limits.keep_files {
+            region = region.with_file(fd.try_clone().map_err(DmaError::Descriptor)?, offset);
+        }
+        let region = Arc::new(region);
         // Here, where it holds up this client alone, and not on the cores.
         populate(&region).map_err(DmaError::Populate)?;
+        cores.port.hold_memory(&region).map_err(DmaError::Device)?;
         let range = IovaRange { iova, region };
         let attached = cores.ask_all(|| Order::Attach(range.clone()));
         if self.table.insert(range).is_err() {
@@ -286,6 +300,9 @@ impl ClientMemoryMap {
         for piece in pieces {
             let detached = cores.ask_all(|| Order::Detach(piece.iova));
             let Some(range) = self.table.remove(piece.iova) else { continue };
+            if detached.is_ok() {
+                cores.port.release_memory(&range.region);
+            }
             let sole = Arc::strong_count(&range.region) == 1;
             if detached.is_err() || !sole {
                 // A core that has stopped may still hold it. Its number must never name other memory.

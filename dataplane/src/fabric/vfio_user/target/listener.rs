@@ -49,6 +49,8 @@ pub struct TargetOptions {
     pub max_bytes: u64,
     /// Entries of the longest queue, 2 to 65,536.
     pub max_queue_entries: u32,
+    /// Whether to keep the descriptors of clients' memory, for devices that are processes themselves: one a region.
+    pub keep_files: bool,
 }
 
 impl Default for TargetOptions {
@@ -61,6 +63,7 @@ impl Default for TargetOptions {
             max_regions_per_uid: 768,
             max_bytes: 64 << 30,
             max_queue_entries: 4096,
+            keep_files: false,
         }
     }
 }
@@ -277,6 +280,7 @@ impl Door {
             cores: Arc::clone(&self.cores),
             max_queue_entries: self.options.max_queue_entries,
             dma: DmaLimits {
+                keep_files: self.options.keep_files,
                 regions: self.options.max_regions,
                 account: SlotAccount { uid: credentials.uid, most: self.options.max_regions_per_uid },
                 bytes: self.options.max_bytes,

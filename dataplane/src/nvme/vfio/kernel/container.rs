@@ -107,7 +107,7 @@ fn explain_group(address: BusAddress, number: &str, cause: io::Error) -> PciErro
         io::ErrorKind::NotFound => {
             unsupported(format!("{address} is not bound to vfio-pci; bind it first (scripts/setup.sh bind {address})"))
         }
-        io::ErrorKind::ResourceBusy => unsupported(group_in_use(address, number)),
+        io::ErrorKind::ResourceBusy => PciError::InUse(group_in_use(address, number)),
         _ => explain_open(&format!("/dev/vfio/{number}"), cause),
     }
 }

@@ -38,7 +38,7 @@ pub(super) fn enter(address: BusAddress) -> Result<(Iommufd, File), PciError> {
 /// Both the function and its group have one owner.
 fn explain(address: BusAddress, what: &'static str, cause: io::Error) -> PciError {
     match (cause.raw_os_error(), container::group_number(address)) {
-        (Some(libc::EBUSY | libc::EPERM), Ok(number)) => unsupported(container::group_in_use(address, &number)),
+        (Some(libc::EBUSY | libc::EPERM), Ok(number)) => PciError::InUse(container::group_in_use(address, &number)),
         _ => PciError::System { what, cause },
     }
 }

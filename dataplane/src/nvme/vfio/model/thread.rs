@@ -4,8 +4,13 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use super::Model;
+
+/// Steps in vain before it begins to sleep between them.
+const EAGER_STEPS: u32 = 200;
+const NAP: Duration = Duration::from_micros(50);
 
 /// Steps a model until it is dropped.
 #[derive(Debug)]
@@ -23,9 +28,18 @@ impl ModelThread {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let work = move || {
+            let mut idle = 0;
             while !stopped.load(Ordering::Relaxed) {
-                if model.step() == 0 {
+                if model.step() > 0 {
+                    idle = 0;
+                    continue;
+                }
+                idle += 1;
+                if idle < EAGER_STEPS {
                     std::thread::yield_now();
+                } else {
+                    // Whoever waits for it may need the processor.
+                    std::thread::sleep(NAP);
                 }
             }
         };

@@ -3,6 +3,7 @@
 
 use super::super::model::{Fault, Lies};
 use super::*;
+use crate::memory::DmaSlice;
 use crate::nvme::spec::{Status, admin};
 
 #[test]
@@ -159,4 +160,20 @@ fn queue_identifiers_are_used_again() {
         assert_eq!((one.qid(), two.qid()), (1, 2));
     }
     assert_clean(&model);
+}
+
+#[test]
+fn a_new_queue_begins_at_zero_whatever_the_last_one_of_its_identifier_rang() {
+    let model = Model::new(ModelOptions { queue_entries: 8, ..ModelOptions::default() }).unwrap();
+    let device = open(&model).namespace(1).unwrap();
+    for _ in 0..3 {
+        let mut queue = device.queue(7, 1).unwrap();
+        queue.push(BlockIo { op: BlockOp::Flush, lba: 0, blocks: 0, memory: DmaSlice::EMPTY, token: 0 }).unwrap();
+        queue.ring();
+        model.step();
+        let mut done = Burst::new();
+        queue.poll(&mut done);
+        // Its last doorbell is that of the completion, at which the controller never looked.
+        assert_eq!(done.len(), 1);
+    }
 }

@@ -429,7 +429,7 @@ fn removal_is_survived() {
 #[test]
 fn a_thread_of_its_own_looks_after_it() {
     let mut bench = Bench::new(ModelOptions::default());
-    let attendant = Attendant::start(bench.controller.clone(), Duration::from_millis(1)).unwrap();
+    let attendant = Attendant::start(bench.controller.clone(), Duration::from_millis(1), |_| ()).unwrap();
     bench.model.fail();
     bench.push(WRITE, 1);
     let done = conformance::finish(&mut bench.queue);

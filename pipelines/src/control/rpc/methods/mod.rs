@@ -1,5 +1,6 @@
 //! The methods, by what they are about.
 
+mod bdev;
 mod framework;
 mod log;
 mod namespaces;
@@ -8,7 +9,8 @@ mod statistics;
 
 use super::Method;
 
-const ALL: &[&[Method]] = &[framework::METHODS, log::METHODS, nvmf::METHODS, namespaces::METHODS, statistics::METHODS];
+const ALL: &[&[Method]] =
+    &[bdev::METHODS, framework::METHODS, log::METHODS, nvmf::METHODS, namespaces::METHODS, statistics::METHODS];
 
 /// Every method.
 pub fn all_methods() -> impl Iterator<Item = &'static Method> {
