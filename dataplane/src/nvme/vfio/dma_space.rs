@@ -275,7 +275,7 @@ mod tests {
     fn every_gap_is_found_in_the_end() {
         let space = space(vec![FIRST_ADDRESS..=FIRST_ADDRESS + 6 * PAGE - 1, 1 << 30..=(1 << 30) + 4 * PAGE - 1]);
         let regions = [region(2), region(2), region(3), region(1)];
-        let mut at = |region: &Arc<Region>| space.hold(region).ok();
+        let at = |region: &Arc<Region>| space.hold(region).ok();
         assert_eq!(at(&regions[0]), Some(FIRST_ADDRESS));
         assert_eq!(at(&regions[1]), Some(FIRST_ADDRESS + 3 * PAGE));
         assert_eq!(at(&regions[2]), Some(1 << 30));
@@ -283,6 +283,5 @@ mod tests {
         space.release(&regions[1]).unwrap();
         assert_eq!(space.hold(&regions[3]).unwrap(), FIRST_ADDRESS + 3 * PAGE);
         assert_eq!(space.len(), 3);
-        drop(at);
     }
 }
