@@ -94,9 +94,10 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    /// Why the registers of a function read as ones.
+    /// Why the registers of a function read as ones. That it is gone may be a process's word only: it does not prove that
+    /// memory is out of its reach.
     pub(super) fn lost(function: &dyn PciFunction) -> Self {
-        if function.is_gone() { Self::Gone } else { Self::Silent }
+        if function.is_gone() || function.is_absent() { Self::Gone } else { Self::Silent }
     }
 
     /// Whether it says that registers read as ones.

@@ -129,9 +129,13 @@ pub trait PciFunction: Send + Sync {
     /// Whether the function is certainly not there any more, and so reaches no memory: not even configuration space
     /// answers. One that is merely silent is not gone.
     fn is_gone(&self) -> bool {
+        self.read32(offset::CSTS) == registers::GONE && self.is_absent()
+    }
+
+    /// Whether configuration space says that there is no function.
+    fn is_absent(&self) -> bool {
         let mut vendor = [0; 2];
-        let read = self.config_read(config::VENDOR, &mut vendor);
-        self.read32(offset::CSTS) == registers::GONE && read.is_ok() && vendor == [0xFF; 2]
+        self.config_read(config::VENDOR, &mut vendor).is_ok() && vendor == [0xFF; 2]
     }
 
     /// Lets the function reach memory at all, or keeps it from doing so.
@@ -149,7 +153,9 @@ pub trait PciFunction: Send + Sync {
         }
         self.config_write(config::COMMAND, &bits.to_le_bytes())?;
         self.config_read(config::COMMAND, &mut command)?;
-        if on || u16::from_le_bytes(command) & config::COMMAND_BUS_MASTER == 0 {
+        let found = u16::from_le_bytes(command);
+        // All ones: there is nobody to turn off.
+        if on || found & config::COMMAND_BUS_MASTER == 0 || found == u16::MAX {
             return Ok(());
         }
         let text = "bus mastering cannot be turned off: the command register does not take it";
