@@ -111,6 +111,7 @@ left_out() {
 }
 mkdir -p "$CARGO_TARGET"
 left_out nvme::uring::tests "qemu-user does not emulate io_uring"
+left_out eventfd::tests::by_ring "qemu-user does not emulate io_uring"
 left_out memory::client::tests::a_populated_region_is_all_there "qemu-user takes madvise(MADV_POPULATE_WRITE) and does nothing"
 left_out memory::guard::tests::an_unrelated_sigbus_still_kills "it starts itself, which needs an aarch64 kernel or binfmt_misc"
 

@@ -27,6 +27,12 @@ pub struct Ended {
 }
 
 impl Origin {
+    /// Takes it out of a command that is given up where it lies.
+    #[inline]
+    pub(crate) fn take(&mut self) -> Self {
+        Self { permit: self.permit.take(), session: self.session, kind: self.kind, received: self.received }
+    }
+
     /// Ends the command with a completion that moved no value.
     #[inline]
     pub fn end(self, completion: Completion) -> Ended {

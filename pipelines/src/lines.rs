@@ -11,7 +11,7 @@ use dataplane::nvme::spec::Status;
 use dataplane::{BURST, Burst};
 
 use crate::classify::{Ended, OperationKind, Origin};
-use crate::placement::Placed;
+use crate::placement::{PlacedErasure, PlacedLoad, PlacedSave};
 use crate::policy::Grant;
 
 /// A set of the burst's commands, a bit each.
@@ -94,9 +94,11 @@ pub(crate) struct Lines {
     pub open: Lanes,
     /// Commands whose answer stands in their note.
     pub ended: Lanes,
-    /// Where placement sent the others: to the dma stage (in `placed`), to another core, among the lists, or to
-    /// wait for room.
-    pub placed: Burst<Placed>,
+    /// Where placement sent the others: to the dma stage, each kind by itself and with no more to carry than it needs,
+    /// to another core, among the lists, or to wait for room.
+    pub loads: Burst<PlacedLoad>,
+    pub saves: Burst<PlacedSave>,
+    pub erasures: Burst<PlacedErasure>,
     pub elsewhere: Lanes,
     pub lists: Lanes,
     pub waiting: Lanes,
@@ -109,11 +111,19 @@ impl Lines {
             notes: [BLANK; BURST],
             open: Lanes::default(),
             ended: Lanes::default(),
-            placed: Burst::new(),
+            loads: Burst::new(),
+            saves: Burst::new(),
+            erasures: Burst::new(),
             elsewhere: Lanes::default(),
             lists: Lanes::default(),
             waiting: Lanes::default(),
         })
+    }
+
+    /// Commands for the dma stage.
+    #[inline]
+    pub fn placed(&self) -> usize {
+        self.loads.len() + self.saves.len() + self.erasures.len()
     }
 
     /// Gives a command its answer: it goes no further.

@@ -206,6 +206,7 @@ impl Region {
     }
 
     /// Length in bytes.
+    #[inline]
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
@@ -219,6 +220,7 @@ impl Region {
     }
 
     /// A slice of the region; `None` if it does not lie inside.
+    #[inline]
     #[must_use]
     pub fn slice(&self, offset: u64, bytes: u32) -> Option<DmaSlice> {
         let end = offset.checked_add(u64::from(bytes))?;

@@ -71,11 +71,20 @@ impl<T> SlotPool<T> {
     /// The value, when every slot is in use.
     #[inline]
     pub fn insert(&mut self, value: T) -> Result<SlotId, T> {
+        self.insert_mut(value).map(|(id, _)| id)
+    }
+
+    /// As [`insert`](Self::insert), for those who go on with the value where it lies.
+    ///
+    /// # Errors
+    /// The value, when every slot is in use.
+    #[inline]
+    pub fn insert_mut(&mut self, value: T) -> Result<(SlotId, &mut T), T> {
         let Some(index) = self.free.pop() else { return Err(value) };
         let slot = &mut self.slots[index as usize];
         debug_assert!(slot.value.is_none());
-        slot.value = Some(value);
-        Ok(SlotId { index, generation: slot.generation })
+        let id = SlotId { index, generation: slot.generation };
+        Ok((id, slot.value.insert(value)))
     }
 
     /// The value that `id` names; `None` for a name that is no longer, or never was, in use.
@@ -112,17 +121,19 @@ impl<T> SlotPool<T> {
         Some(value)
     }
 
-    /// Ends the use of a slot where its value lies; nothing happens for a name that is not in use.
+    /// Works on the value that `id` names, and frees its slot if that ends its use: if `work` has a result. `None` as
+    /// well for a name that is not in use.
     #[inline]
-    pub fn free(&mut self, id: SlotId) {
-        if let Some(slot) = self.slots.get_mut(id.index as usize)
-            && slot.generation == id.generation
-            && slot.value.is_some()
-        {
-            slot.value = None;
-            slot.generation = (slot.generation + 1) & GENERATION_MASK;
-            self.free.push(id.index);
+    pub fn free_with<R>(&mut self, id: SlotId, work: impl FnOnce(&mut T) -> Option<R>) -> Option<R> {
+        let slot = self.slots.get_mut(id.index as usize)?;
+        if slot.generation != id.generation {
+            return None;
         }
+        let result = work(slot.value.as_mut()?)?;
+        slot.value = None;
+        slot.generation = (slot.generation + 1) & GENERATION_MASK;
+        self.free.push(id.index);
+        Some(result)
     }
 
     /// The names in use, in no particular order. Not for the hot path.
@@ -149,10 +160,10 @@ mod tests {
         assert_eq!(pool.get_mut(first), None);
         assert_eq!(pool.remove(first), None);
         assert_eq!(pool.get_mut(SlotId::from_bits(second.to_bits())), Some(&mut "b"));
-        pool.free(first);
+        pool.free_with(first, |_| Some(()));
         assert_eq!(pool.in_use(), 1);
-        pool.free(second);
-        pool.free(second);
+        pool.free_with(second, |_| Some(()));
+        pool.free_with(second, |_| Some(()));
         assert_eq!((pool.in_use(), pool.available()), (0, 2));
     }
 

@@ -180,6 +180,8 @@ impl Stages {
                 "--tool=callgrind",
                 "--collect-atstart=no",
                 "--toggle-collect=*measured_turn*",
+                // Counting stops while the device works.
+                "--toggle-collect=*uncounted_device*",
                 "--fair-sched=yes",
                 "-q",
             ])

@@ -3,6 +3,7 @@
 
 mod nvme;
 mod rig;
+mod uncounted;
 
 pub use nvme::NvmeRig;
 pub use rig::{Load, Rig, RigError};

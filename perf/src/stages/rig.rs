@@ -1,4 +1,5 @@
-//! A core's pipeline with a real vfio-user client in front of it and a null device behind it, in one process.
+//! A core's pipeline with a real vfio-user client in front of it and a null device behind it, in one process. The device
+//! is not counted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +15,7 @@ use dataplane::fabric::vfio_user::{
 use dataplane::fabric::{Admission, ControllerIdentity, CorePort, NamespaceInfo, Peer, Refused, Session, SessionId};
 use dataplane::memory::{Arena, HugePages, RegionSlot};
 use dataplane::nvme::BlockQueue;
-use dataplane::nvme::null::{NullDevice, NullQueue};
+use dataplane::nvme::null::NullDevice;
 use dataplane::nvme::spec::Sqe;
 use dataplane::nvme::spec::kv::{self, KeyFields};
 use dataplane::nvme::spec::vendor::OwnerMap;
@@ -25,6 +26,8 @@ use pipelines::placement::Ownership;
 use pipelines::policy::{Durability, Grant, PolicyTable};
 use pipelines::store::{self, FormatOptions};
 
+use super::uncounted::Uncounted;
+
 /// The map of one core with one shard.
 const ALONE: OwnerMap = OwnerMap { shards: 1, cores: 1 };
 /// Bytes of the null device: enough that nothing is evicted while it is filled once.
@@ -34,7 +37,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(120);
 /// Commands in a burst: what the pipeline takes at once.
 const BURST: usize = dataplane::BURST;
 
-type Pipeline = CorePipeline<NullQueue, VfioUserFabric, TscClock>;
+type Pipeline = CorePipeline<Uncounted, VfioUserFabric, TscClock>;
 
 /// What could not be set up.
 pub type RigError = Box<dyn std::error::Error + Send + Sync>;
@@ -250,7 +253,7 @@ fn pipeline(
     keys: usize,
 ) -> Result<Pipeline, RigError> {
     let device = NullDevice::new(DEVICE_BYTES / 4096);
-    let mut blocks = device.queue(1024, 1024);
+    let mut blocks = Uncounted(device.queue(1024, 1024));
     let mut scratch = Arena::new(store::UNIT_BYTES as usize, HugePages::Off, RegionSlot(0))?;
     blocks.attach(Arc::clone(scratch.region()))?;
     let buffer = scratch.alloc(store::UNIT_BYTES as usize, 4096).ok_or("no scratch memory")?;

@@ -127,7 +127,7 @@ impl<B: BlockQueue, F: Fabric, C: Clock> CorePipeline<B, F, C> {
         let mut burst = place(self.ownership, &mut self.shards, admitted);
         self.meter.charge(Stage::Placement, items, &self.clock);
         self.send_on(&mut burst);
-        let items = burst.lines().placed.len();
+        let items = burst.lines().placed();
         if items > 0 {
             let mut around =
                 Surroundings { blocks: &mut self.blocks, fabric: &mut self.fabric, shards: &mut self.shards, now };

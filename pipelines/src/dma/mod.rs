@@ -5,16 +5,20 @@
 //! the client's memory and the length allow it; what is not aligned to the device's blocks goes through a staging
 //! buffer. Reads are issued before writes, and writes are paced while reads are about ([`pacing`]).
 
-mod moving;
+mod erasure;
+mod load;
 pub mod pacing;
+mod pieces;
+mod save;
 mod staging;
+mod token;
 
 pub use staging::{STAGING_BYTES, Staging, StagingBuffers};
 
 use std::collections::VecDeque;
 
 use dataplane::core::Ticks;
-use dataplane::fabric::{Completion, Fabric};
+use dataplane::fabric::Fabric;
 use dataplane::memory::{SlotId, SlotPool};
 use dataplane::nvme::spec::Status;
 use dataplane::nvme::{BlockDone, BlockQueue};
@@ -22,10 +26,14 @@ use dataplane::{BURST, Burst};
 
 use crate::classify::Ended;
 use crate::lines::Lines;
-use crate::placement::{Placed, PlacedBurst, Transfer};
-use crate::store::{Deleted, Published, Shard};
-use moving::{Moving, Step};
+use crate::placement::{PlacedBurst, PlacedErasure, PlacedLoad, PlacedSave};
+use crate::store::Shard;
+use erasure::{Erased, Erasure};
+use load::Load;
 use pacing::Pacing;
+use pieces::Step;
+use save::Save;
+use token::Ticket;
 
 /// What the stage needs to know of the device and the core it works on, for one call.
 pub struct Surroundings<'a, B, F> {
@@ -41,13 +49,16 @@ pub struct Surroundings<'a, B, F> {
 
 /// The transfers of one core.
 pub struct Dma<D> {
-    moving: SlotPool<Moving<D>>,
+    loads: SlotPool<Load<D>>,
+    saves: SlotPool<Save<D>>,
+    erasures: SlotPool<Erasure>,
+    capacity: usize,
     staging: Staging<D>,
     /// Loads and saves with pieces still to issue, in order of arrival.
-    loads: VecDeque<SlotId>,
-    saves: VecDeque<SlotId>,
-    /// Deletes that the store has not taken yet.
-    erasures: VecDeque<SlotId>,
+    loads_to_issue: VecDeque<SlotId>,
+    saves_to_issue: VecDeque<SlotId>,
+    /// Erasures that the store has not taken yet.
+    erasures_to_make: VecDeque<SlotId>,
     pacing: Pacing,
 }
 
@@ -55,12 +66,16 @@ impl<D: Clone> Dma<D> {
     /// A stage that holds at most `capacity` commands at once.
     #[must_use]
     pub fn new(capacity: u16, staging: StagingBuffers, pacing: Pacing) -> Self {
+        let line = || VecDeque::with_capacity(usize::from(capacity));
         Self {
-            moving: SlotPool::new(capacity),
+            loads: SlotPool::new(capacity),
+            saves: SlotPool::new(capacity),
+            erasures: SlotPool::new(capacity),
+            capacity: usize::from(capacity),
             staging: Staging::new(staging),
-            loads: VecDeque::with_capacity(usize::from(capacity)),
-            saves: VecDeque::with_capacity(usize::from(capacity)),
-            erasures: VecDeque::with_capacity(usize::from(capacity)),
+            loads_to_issue: line(),
+            saves_to_issue: line(),
+            erasures_to_make: line(),
             pacing,
         }
     }
@@ -68,13 +83,13 @@ impl<D: Clone> Dma<D> {
     /// Commands it could still take.
     #[must_use]
     pub fn room(&self) -> usize {
-        self.moving.available()
+        self.capacity.saturating_sub(self.in_use())
     }
 
     /// Commands in it.
     #[must_use]
     pub fn in_use(&self) -> usize {
-        self.moving.in_use()
+        self.loads.in_use() + self.saves.in_use() + self.erasures.in_use()
     }
 
     /// Bytes that went through staging buffers because they were not aligned.
@@ -83,37 +98,66 @@ impl<D: Clone> Dma<D> {
         self.staging.staged_bytes()
     }
 
-    /// Takes a burst of placed commands; there is room for it, because the caller looked at [`room`](Self::room).
+    /// Takes a burst of placed commands; there is room for it, because the caller looked at [`room`](Self::room). Loads
+    /// begin at once.
     pub fn start<B: BlockQueue, F: Fabric<Data = D>>(
         &mut self,
         burst: &mut PlacedBurst,
         around: &mut Surroundings<'_, B, F>,
         ended: &mut Burst<Ended>,
     ) {
-        let Lines { capsules, notes, placed, .. } = burst.lines();
-        for Placed { lane, shard, transfer, .. } in placed.drain(..) {
+        let Lines { capsules, notes, loads, saves, erasures, .. } = burst.lines();
+        for placed in loads.drain(..) {
+            let PlacedLoad { lane, .. } = placed;
             let capsule = &mut capsules[lane];
             let (data, origin) = (around.fabric.data(capsule), notes[lane].take_origin(capsule));
-            let direction = match transfer {
-                Transfer::Load { .. } => Some(Direction::Load),
-                Transfer::Save { .. } => Some(Direction::Save),
-                Transfer::Erase { .. } => None,
-            };
-            let id = match self.moving.insert(Moving::new(origin, data, shard, transfer)) {
-                Ok(id) => id,
-                Err(moving) => {
-                    ended.push(moving.refuse(around.shards));
-                    continue;
-                }
-            };
-            match direction {
-                Some(Direction::Load) => self.loads.push_back(id),
-                Some(Direction::Save) => self.saves.push_back(id),
-                // Nothing has to move: only a deletion that the store cannot take now stands in line.
-                None if self.erase(id, around, ended) => {}
-                None => self.erasures.push_back(id),
+            ended.extend(self.start_load(Load::new(origin, data, placed), around));
+        }
+        for placed in saves.drain(..) {
+            let PlacedSave { lane, .. } = placed;
+            let capsule = &mut capsules[lane];
+            let (data, origin) = (around.fabric.data(capsule), notes[lane].take_origin(capsule));
+            match self.saves.insert(Save::new(origin, data, placed)) {
+                Ok(id) => self.saves_to_issue.push_back(id),
+                Err(mut save) => ended.push(save.refuse(around.shards)),
             }
         }
+        for placed in erasures.drain(..) {
+            let PlacedErasure { lane, .. } = placed;
+            let origin = notes[lane].take_origin(&mut capsules[lane]);
+            match self.erasures.insert(Erasure::new(origin, placed)) {
+                // Nothing has to move: only an erasure that the store cannot take now stands in line.
+                Ok(id) if self.erase(id, around.shards, ended) => {}
+                Ok(id) => self.erasures_to_make.push_back(id),
+                Err(mut erasure) => ended.push(erasure.end(Err(Status::INTERNAL_ERROR))),
+            }
+        }
+    }
+
+    #[inline]
+    fn start_load<B: BlockQueue, F: Fabric<Data = D>>(
+        &mut self,
+        load: Load<D>,
+        around: &mut Surroundings<'_, B, F>,
+    ) -> Option<Ended> {
+        let (id, load) = match self.loads.insert_mut(load) {
+            Ok(taken) => taken,
+            Err(mut load) => return Some(load.end(Err(Status::INTERNAL_ERROR), around.shards)),
+        };
+        // Behind those that wait already.
+        let step = if self.loads_to_issue.is_empty() {
+            load.pieces.issue(Direction::Load, id, &mut self.staging, &mut self.pacing, around)
+        } else {
+            Step::Blocked
+        };
+        if step == Step::Blocked {
+            self.loads_to_issue.push_back(id);
+            return None;
+        }
+        if load.pieces.is_under_way() {
+            return None;
+        }
+        self.loads.free_with(id, |load| load.finish(around.shards))
     }
 
     /// Issues pieces: those of loads first, then those of saves within the budget that pacing allows. Commands
@@ -123,99 +167,115 @@ impl<D: Clone> Dma<D> {
         around: &mut Surroundings<'_, B, F>,
         ended: &mut Burst<Ended>,
     ) -> usize {
-        if self.loads.is_empty() && self.saves.is_empty() && self.erasures.is_empty() {
+        if self.loads_to_issue.is_empty() && self.saves_to_issue.is_empty() && self.erasures_to_make.is_empty() {
             return 0;
         }
-        let mut moved = self.issue_queue(Direction::Load, around, ended);
-        moved += self.issue_queue(Direction::Save, around, ended);
+        let mut moved = self.issue_loads(around, ended);
+        moved += self.issue_saves(around, ended);
         // Last, for each takes a place in `ended`, which loads and saves hardly need.
         let mut erased = 0;
         while !ended.is_full()
             && erased < BURST
-            && let Some(&id) = self.erasures.front()
-            && self.erase(id, around, ended)
+            && let Some(&id) = self.erasures_to_make.front()
+            && self.erase(id, around.shards, ended)
         {
-            self.erasures.pop_front();
+            self.erasures_to_make.pop_front();
             erased += 1;
         }
         moved + erased
     }
 
-    fn issue_queue<B: BlockQueue, F: Fabric<Data = D>>(
+    fn issue_loads<B: BlockQueue, F: Fabric<Data = D>>(
         &mut self,
-        direction: Direction,
         around: &mut Surroundings<'_, B, F>,
         ended: &mut Burst<Ended>,
     ) -> usize {
         let mut moved = 0;
-        while !ended.is_full() && moved < BURST {
-            let queue = match direction {
-                Direction::Load => &mut self.loads,
-                Direction::Save => &mut self.saves,
-            };
-            let Some(&id) = queue.front() else { break };
-            let Some(moving) = self.moving.get_mut(id) else {
-                queue.pop_front();
-                continue;
-            };
-            let allowance = self.pacing.allowance(direction, around.now);
-            let step = moving.issue(id, allowance, &mut self.staging, around.blocks, around.fabric);
-            self.pacing.issued(direction, moving.take_issued(), around.now);
-            match step {
-                Step::Blocked => break,
-                Step::Issued => {}
+        while !ended.is_full()
+            && moved < BURST
+            && let Some(&id) = self.loads_to_issue.front()
+        {
+            if let Some(load) = self.loads.get_mut(id)
+                && load.pieces.issue(Direction::Load, id, &mut self.staging, &mut self.pacing, around) == Step::Blocked
+            {
+                break;
             }
-            queue.pop_front();
+            self.loads_to_issue.pop_front();
             moved += 1;
-            if let Some(command) = moving.finish(id, around.shards) {
-                ended.push(command);
-                self.moving.free(id);
+            ended.extend(self.loads.free_with(id, |load| load.finish(around.shards)));
+        }
+        moved
+    }
+
+    fn issue_saves<B: BlockQueue, F: Fabric<Data = D>>(
+        &mut self,
+        around: &mut Surroundings<'_, B, F>,
+        ended: &mut Burst<Ended>,
+    ) -> usize {
+        let mut moved = 0;
+        while !ended.is_full()
+            && moved < BURST
+            && let Some(&id) = self.saves_to_issue.front()
+        {
+            if let Some(save) = self.saves.get_mut(id)
+                && save.pieces.issue(Direction::Save, id, &mut self.staging, &mut self.pacing, around) == Step::Blocked
+            {
+                break;
             }
+            self.saves_to_issue.pop_front();
+            moved += 1;
+            let ticket = Ticket::Save(id).to_bits();
+            ended.extend(self.saves.free_with(id, |save| save.finish(ticket, around.shards)));
         }
         moved
     }
 
     /// Takes one completion of the device that carries this stage's token.
+    #[inline]
     pub fn done<B: BlockQueue, F: Fabric<Data = D>>(
         &mut self,
         done: BlockDone,
         around: &mut Surroundings<'_, B, F>,
         ended: &mut Burst<Ended>,
     ) {
-        let (id, staged) = moving::parse_token(done.token);
-        let Some(moving) = self.moving.get_mut(id) else { return };
-        let direction = moving.direction();
-        let bytes = moving.piece_done(done.result, staged, &mut self.staging, around.fabric);
-        self.pacing.finished(direction, bytes, around.now);
-        if let Some(command) = moving.finish(id, around.shards) {
-            ended.push(command);
-            self.moving.free(id);
-        }
+        let Self { loads, saves, staging, pacing, .. } = self;
+        let (direction, id, staged) = token::parse_piece(done.token);
+        ended.extend(match direction {
+            Direction::Load => loads.free_with(id, |load| {
+                let bytes = load.pieces.came_back(direction, done.result, staged, staging, around.fabric);
+                pacing.finished(direction, bytes, around.now);
+                load.finish(around.shards)
+            }),
+            Direction::Save => saves.free_with(id, |save| {
+                let bytes = save.pieces.came_back(direction, done.result, staged, staging, around.fabric);
+                pacing.finished(direction, bytes, around.now);
+                save.finish(Ticket::Save(id).to_bits(), around.shards)
+            }),
+        });
     }
 
     /// Takes the outcome of a commit that a durable Store or Delete waited for.
     pub fn committed(&mut self, ticket: u64, durable: bool, ended: &mut Burst<Ended>) {
-        let id = SlotId::from_bits(ticket);
-        if let Some(moving) = self.moving.get_mut(id) {
-            ended.push(moving.committed(durable));
-            self.moving.free(id);
-        }
+        let outcome = if durable { Ok(()) } else { Err(Status::INTERNAL_ERROR) };
+        ended.extend(match Ticket::from_bits(ticket) {
+            Ticket::Save(id) => self.saves.free_with(id, |save| Some(save.end(outcome))),
+            Ticket::Erasure(id) => self.erasures.free_with(id, |erasure| Some(erasure.end(outcome))),
+        });
     }
 
-    /// False if the store cannot take the deletion now.
-    fn erase<B, F>(&mut self, id: SlotId, around: &mut Surroundings<'_, B, F>, ended: &mut Burst<Ended>) -> bool {
-        let Some(moving) = self.moving.get_mut(id) else { return true };
-        let shard = &mut around.shards[moving.shard()];
-        let Some((hash, block, class)) = moving.erasure() else { return true };
-        let completion = match shard.delete(hash, &block, class, id.to_bits()) {
-            Deleted::Wait => return false,
-            Deleted::Pending => return true,
-            Deleted::Done => Completion::success(0, 0),
-            Deleted::Missing => Completion::failed(Status::KEY_DOES_NOT_EXIST),
-        };
-        ended.push(moving.end(completion));
-        self.moving.free(id);
-        true
+    /// False if the store cannot take the erasure now.
+    fn erase(&mut self, id: SlotId, shards: &mut [Shard], ended: &mut Burst<Ended>) -> bool {
+        let mut taken = true;
+        let ticket = Ticket::Erasure(id).to_bits();
+        ended.extend(self.erasures.free_with(id, |erasure| match erasure.carry_out(ticket, shards) {
+            Erased::Wait => {
+                taken = false;
+                None
+            }
+            Erased::Pending => None,
+            Erased::Done(command) => Some(command),
+        }));
+        taken
     }
 }
 
@@ -226,23 +286,4 @@ pub enum Direction {
     Load,
     /// Client to device.
     Save,
-}
-
-/// What became of a command whose pieces have all come back.
-enum Settled {
-    /// A commit has to become durable first.
-    Waiting,
-    Completed(Completion),
-}
-
-impl From<Published> for Settled {
-    fn from(published: Published) -> Self {
-        Self::Completed(match published {
-            Published::Pending => return Self::Waiting,
-            Published::Visible => Completion::success(0, 0),
-            Published::KeyExists => Completion::failed(Status::KEY_EXISTS),
-            Published::KeyMissing => Completion::failed(Status::KEY_DOES_NOT_EXIST),
-            Published::IndexFull => Completion::failed(Status::CAPACITY_EXCEEDED),
-        })
-    }
 }

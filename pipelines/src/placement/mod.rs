@@ -34,38 +34,46 @@ impl PlacedBurst {
     }
 }
 
-/// The place of one command of a [`PlacedBurst`] on flash. Made only here.
+/// A value that goes from flash to the client. Made only here, as are its likes.
 #[derive(Debug)]
-pub struct Placed {
+pub(crate) struct PlacedLoad {
     /// Which command of the burst.
-    pub(crate) lane: usize,
-    pub(crate) shard: usize,
-    pub(crate) transfer: Transfer,
+    pub lane: usize,
+    pub shard: usize,
+    pub hold: Hold,
+    pub lba: u64,
+    /// The value's length, or the client's room if that is less.
+    pub bytes: u32,
+    /// The value's length.
+    pub value_bytes: u32,
+    /// The low half of the value's checksum: what a completion has room for.
+    pub checksum: u32,
+    _made_here: Seal,
+}
+
+/// A value that goes from the client to flash, then into the index.
+#[derive(Debug)]
+pub(crate) struct PlacedSave {
+    pub lane: usize,
+    pub shard: usize,
+    pub extent: Extent,
+    pub block: NewBlock,
+    _made_here: Seal,
+}
+
+/// A value that goes out of the index and the log.
+#[derive(Debug)]
+pub(crate) struct PlacedErasure {
+    pub lane: usize,
+    pub shard: usize,
+    pub hash: u64,
+    pub id: BlockId,
+    pub class: Class,
     _made_here: Seal,
 }
 
 #[derive(Debug)]
 struct Seal;
-
-/// What has to move.
-#[derive(Debug)]
-pub(crate) enum Transfer {
-    /// Flash to client.
-    Load {
-        hold: Hold,
-        lba: u64,
-        /// The value's length, or the client's room if that is less.
-        bytes: u32,
-        /// The value's length.
-        value_bytes: u32,
-        /// The low half of the value's checksum: what a completion has room for.
-        checksum: u32,
-    },
-    /// Client to flash, then into the index.
-    Save { extent: Extent, block: NewBlock },
-    /// Out of the index and the log.
-    Erase { hash: u64, id: BlockId, class: Class },
-}
 
 /// Which core and which of its shards a key belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,43 +195,47 @@ fn way(ownership: Ownership, shards: &[Shard], lane: usize, lines: &mut Lines) -
 #[inline]
 fn place_one(shard: &mut Shard, way: &Way, lane: usize, lines: &mut Lines) {
     let Way { hash, id, .. } = way;
-    let transfer = match lines.notes[lane].kind {
+    match lines.notes[lane].kind {
         OperationKind::Exist => {
             let found = shard.find(*hash, id).is_some();
             lines.end(lane, if found { Completion::success(0, 0) } else { MISS });
-            return;
         }
-        OperationKind::Retrieve => {
-            let Some(found) = shard.find(*hash, id) else {
-                lines.end(lane, MISS);
-                return;
-            };
-            shard.touch(&found);
-            let bytes = found.bytes.min(lines.capsules[lane].sqe.buffer_bytes());
-            Transfer::Load {
-                hold: shard.hold(&found),
-                lba: found.lba(),
-                bytes,
-                value_bytes: found.bytes,
-                checksum: found.checksum as u32,
-            }
+        OperationKind::Retrieve => load(shard, way, lane, lines),
+        OperationKind::Delete => {
+            let class = lines.notes[lane].grant.class.into();
+            let (shard, hash, id) = (way.shard, *hash, *id);
+            lines.erasures.push(PlacedErasure { lane, shard, hash, id, class, _made_here: Seal });
         }
-        OperationKind::Delete => Transfer::Erase { hash: *hash, id: *id, class: lines.notes[lane].grant.class.into() },
-        _ => match save(shard, way, lane, lines) {
-            Some(transfer) => transfer,
-            None => return,
-        },
-    };
-    lines.placed.push(Placed { lane, shard: way.shard, transfer, _made_here: Seal });
+        _ => save(shard, way, lane, lines),
+    }
 }
 
 const MISS: Completion = Completion::failed(Status::KEY_DOES_NOT_EXIST);
 
-/// Room for a Store's value; `None` if it has to wait for it or was refused.
-fn save(shard: &mut Shard, way: &Way, lane: usize, lines: &mut Lines) -> Option<Transfer> {
+#[inline]
+fn load(shard: &mut Shard, way: &Way, lane: usize, lines: &mut Lines) {
+    let Some(found) = shard.find(way.hash, &way.id) else {
+        lines.end(lane, MISS);
+        return;
+    };
+    shard.touch(&found);
+    lines.loads.push(PlacedLoad {
+        lane,
+        shard: way.shard,
+        hold: shard.hold(&found),
+        lba: found.lba(),
+        bytes: found.bytes.min(lines.capsules[lane].sqe.buffer_bytes()),
+        value_bytes: found.bytes,
+        checksum: found.checksum as u32,
+        _made_here: Seal,
+    });
+}
+
+/// Finds room for a Store's value, unless it has to wait for it or is refused.
+fn save(shard: &mut Shard, way: &Way, lane: usize, lines: &mut Lines) {
     let Ok(Operation::Store(request)) = decode(&lines.capsules[lane].sqe) else {
         lines.end(lane, Completion::failed(Status::INTERNAL_ERROR));
-        return None;
+        return;
     };
     let grant = lines.notes[lane].grant;
     match reserve(shard, way.hash, &way.id, &grant, &request) {
@@ -237,16 +249,10 @@ fn save(shard: &mut Shard, way: &Way, lane: usize, lines: &mut Lines) -> Option<
                 class: grant.class.into(),
                 condition: request.options,
             };
-            Some(Transfer::Save { extent, block })
+            lines.saves.push(PlacedSave { lane, shard: way.shard, extent, block, _made_here: Seal });
         }
-        Err(Some(status)) => {
-            lines.end(lane, Completion::failed(status));
-            None
-        }
-        Err(None) => {
-            lines.waiting.insert(lane);
-            None
-        }
+        Err(Some(status)) => lines.end(lane, Completion::failed(status)),
+        Err(None) => lines.waiting.insert(lane),
     }
 }
 

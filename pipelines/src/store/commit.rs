@@ -1,11 +1,14 @@
 //! Group commit: records reach the device page by page, never before the values they speak of.
 //!
-//! One commit runs at a time, for one segment: header (once in the segment's life), flush if anything was written
-//! that a power cut could take back, pages, tickets. What arrives meanwhile makes up the next one.
+//! One commit runs at a time, for one segment: header (once in the segment's life), flush if anything that the pages
+//! build on could be taken back by a power cut, pages, tickets. What arrives meanwhile makes up the next one.
 //!
 //! A full page goes to its home, which is written once. A partial one goes to one of two drafts, in turn, so the
-//! version before it stays whole if the write is torn. The flush in front of each commit makes that earlier version
-//! durable before the other draft, or the draft of the page before, is written over.
+//! version before it stays whole if the write is torn.
+//!
+//! Flushes are what commits cost, and hold up the values that are on their way. So records of the cache class wait for
+//! the interval, also in segments that are full, and one flush backs the commits of every segment. Headers are written
+//! ahead of it for the same reason.
 
 use dataplane::nvme::BlockOp;
 
@@ -16,7 +19,7 @@ use super::page::{PageHeader, PageKind, put_record};
 use super::record::{RECORDS_PER_PAGE, Record};
 use super::segment::State;
 use super::shard::{Facts, Shard};
-use super::tail::Tail;
+use super::tail::{OpenHeader, Tail};
 
 /// How often a command is repeated before the device is taken at its word.
 pub(super) const ATTEMPTS: u32 = 3;
@@ -103,23 +106,52 @@ impl<P> Shard<P> {
             && (tail.urgent > tail.committed
                 || self.commit.demand
                 || self.draining
-                || tail.closing
-                || waiting >= self.config.commit_pages * RECORDS_PER_PAGE
+                || (tail.closing && self.tails_run_short())
                 || self.now.since(tail.since) >= self.config.commit_ticks)
     }
 
-    fn begin_commit(&mut self, facts: Facts) -> bool {
+    /// Whether segments must be closed soon: to open others, or to evict them.
+    fn tails_run_short(&self) -> bool {
+        let unused = self.tails.iter().filter(|tail| tail.segment.is_none()).count();
+        unused <= 1 || (self.table.free.len() as u64) < u64::from(self.low_water())
+    }
+
+    /// The tail to commit next, and the records it shall have written down: none if it is only to get its header.
+    fn next_commit(&self, facts: Facts) -> Option<(usize, u32)> {
         let now = self.now;
-        let urgent = |tail: &Tail| tail.segment.is_some() && tail.urgent > tail.committed && tail.not_before <= now;
-        let Some(at) =
-            self.tails.iter().position(urgent).or_else(|| self.tails.iter().position(|tail| self.is_due(tail)))
-        else {
-            return false;
-        };
+        let in_use = |tail: &Tail| tail.segment.is_some() && tail.not_before <= now;
+        let urgent = |tail: &Tail| in_use(tail) && tail.urgent > tail.committed;
+        let bare = |tail: &Tail| in_use(tail) && tail.header == OpenHeader::Missing && tail.uncommitted() > 0;
+        if let Some(at) = self.tails.iter().position(urgent) {
+            return Some((at, self.commit_goal(at, facts)));
+        }
+        if let Some(at) = self.tails.iter().position(bare) {
+            return Some((at, 0));
+        }
+        let at = self.tails.iter().position(|tail| self.is_due(tail))?;
+        Some((at, self.commit_goal(at, facts)))
+    }
+
+    /// What is backed by a flush already, if that is worth a commit; else all there is.
+    fn commit_goal(&self, at: usize, facts: Facts) -> u32 {
         let tail = &self.tails[at];
-        let first_page = tail.committed / RECORDS_PER_PAGE;
-        let upto = tail.len().min((first_page + COMMIT_PAGES as u32) * RECORDS_PER_PAGE);
-        let fua = facts.volatile && tail.urgent > tail.committed;
+        let most = (tail.committed / RECORDS_PER_PAGE + COMMIT_PAGES as u32) * RECORDS_PER_PAGE;
+        let all = tail.len().min(most);
+        let backed = tail.backed(facts.volatile && self.dirty).min(most);
+        let enough = backed > tail.committed && backed >= tail.urgent.min(most);
+        if enough && !self.must_flush(at, backed, facts) { backed } else { all }
+    }
+
+    fn must_flush(&self, at: usize, upto: u32, facts: Facts) -> bool {
+        // An orderly end leaves nothing behind that a power cut could take back.
+        let last = self.draining && self.unflushed_pages;
+        facts.volatile && !CANARY && (last || self.tails[at].needs_flush(upto, self.dirty))
+    }
+
+    fn begin_commit(&mut self, facts: Facts) -> bool {
+        let Some((at, upto)) = self.next_commit(facts) else { return false };
+        let tail = &self.tails[at];
+        let fua = facts.volatile && (tail.urgent > tail.committed || self.draining);
         let demand = self.commit.demand;
         self.commit =
             Commit { stage: Stage::Idle, tail: at, upto, waiting: 0, failed: false, attempts: 0, fua, demand };
@@ -129,19 +161,26 @@ impl<P> Shard<P> {
 
     /// Starts whatever must come next of header, flush and pages.
     fn next_stage(&mut self, facts: Facts) {
-        let tail = &self.tails[self.commit.tail];
+        let at = self.commit.tail;
+        let tail = &self.tails[at];
         let Some(segment) = tail.segment else { return };
-        if !tail.has_header {
-            let (stage, kind, slot, generation) = if self.table.at(segment).has_free_header {
-                (Stage::OpenHeader, PageKind::Open, HEADER_OPEN, tail.generation)
+        if tail.header == OpenHeader::Missing {
+            let (generation, op, place) = (tail.generation, Op::COMMIT_HEADER, Self::COMMIT_HEADER_AT);
+            if self.table.at(segment).has_free_header {
+                self.commit.stage = Stage::OpenHeader;
+                // The flush before the first pages makes it durable.
+                let facts = Facts { volatile: false, ..facts };
+                self.write_header(op, place, segment, HEADER_OPEN, PageKind::Open, generation, facts);
             } else {
-                (Stage::FreeHeader, PageKind::Free, HEADER_FREE, tail.generation - 1)
-            };
-            self.commit.stage = stage;
-            self.write_header(Op::COMMIT_HEADER, Self::COMMIT_HEADER_AT, segment, slot, kind, generation, facts);
-        } else if facts.volatile && self.dirty && !CANARY {
+                self.commit.stage = Stage::FreeHeader;
+                self.write_header(op, place, segment, HEADER_FREE, PageKind::Free, generation - 1, facts);
+            }
+        } else if self.commit.upto <= tail.committed {
+            self.commit.stage = Stage::Idle;
+        } else if self.must_flush(at, self.commit.upto, facts) {
             self.commit.stage = Stage::Flush;
-            self.dirty = false;
+            (self.dirty, self.unflushed_pages) = (false, false);
+            self.tails.iter_mut().for_each(Tail::flush_begins);
             self.ops.start(Op::COMMIT_FLUSH, BlockOp::Flush, 0, 0, dataplane::memory::DmaSlice::EMPTY);
         } else {
             self.commit.stage = Stage::Pages;
@@ -183,7 +222,8 @@ impl<P> Shard<P> {
         let tail = &mut self.tails[self.commit.tail];
         match (self.commit.stage, tail.segment) {
             (Stage::FreeHeader, Some(segment)) => self.table.at_mut(segment).has_free_header = true,
-            _ => tail.has_header = true,
+            _ if facts.volatile => tail.header = OpenHeader::Written,
+            _ => tail.header = OpenHeader::Durable,
         }
         self.commit.attempts = 0;
         self.next_stage(facts);
@@ -193,10 +233,11 @@ impl<P> Shard<P> {
     fn flush_ended(&mut self, facts: Facts) -> bool {
         let Some(result) = self.ops.take(Op::COMMIT_FLUSH) else { return false };
         if result.is_err() {
-            self.dirty = true;
+            (self.dirty, self.unflushed_pages) = (true, true);
             return self.retry(facts);
         }
         self.stats.flushes += 1;
+        self.tails.iter_mut().for_each(Tail::flush_ended);
         self.commit.attempts = 0;
         // Values that completed since the flush was sent belong to later records: this commit goes on.
         let Some(segment) = self.tails[self.commit.tail].segment else { return false };
@@ -248,17 +289,13 @@ impl<P> Shard<P> {
         if std::mem::take(&mut self.commit.failed) {
             return self.retry(facts);
         }
-        self.dirty |= facts.volatile && !self.commit.fua;
         self.stats.commits += 1;
         let at = self.commit.tail;
         let upto = self.commit.upto;
         self.commit.stage = Stage::Idle;
-        let tail = &mut self.tails[at];
-        tail.committed = upto;
-        tail.since = self.now;
-        if !upto.is_multiple_of(RECORDS_PER_PAGE) {
-            tail.draft ^= 1;
-        }
+        let volatile = facts.volatile && !self.commit.fua;
+        self.unflushed_pages |= volatile;
+        self.tails[at].note_pages(upto, volatile, self.now);
         while let Some(ticket) = self.tails[at].pop_ticket(upto) {
             self.ended.push_back((ticket, true));
         }

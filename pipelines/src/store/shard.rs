@@ -45,10 +45,8 @@ pub struct ShardConfig {
     pub seed: u64,
     /// The most blocks. Each takes 48 bytes, and 8 more during recovery.
     pub entries: u32,
-    /// How long a record of the cache class may wait for its commit, in ticks.
+    /// How long a record of the cache class waits for its commit, in ticks; twice that where commits share a flush.
     pub commit_ticks: u64,
-    /// Pages of records of the cache class that are committed at once without waiting.
-    pub commit_pages: u32,
     /// Pairs of lease and block.
     pub max_leases: u32,
     /// Durable commands that may wait for their commit without an allocation.
@@ -58,7 +56,7 @@ pub struct ShardConfig {
 }
 
 impl ShardConfig {
-    /// The usual settings. A tick is taken to be a nanosecond for `commit_ticks` (100 ms).
+    /// The usual settings. A tick is taken to be a nanosecond for `commit_ticks` (500 ms).
     #[must_use]
     pub fn new(superblock: Superblock, shard: u32, token_base: u64, seed: u64) -> Self {
         let blocks = superblock.data_bytes() / u64::from(superblock.mean_value_bytes.max(UNIT_BYTES))
@@ -69,8 +67,7 @@ impl ShardConfig {
             token_base,
             seed,
             entries: blocks.clamp(1024, u64::from(u32::MAX - 1)) as u32,
-            commit_ticks: 100_000_000,
-            commit_pages: 4,
+            commit_ticks: 500_000_000,
             max_leases: 4096,
             max_tickets: 4096,
             move_percent: 25,
@@ -120,8 +117,10 @@ pub struct Shard<P = KeepHot> {
     pub(super) leases: Leases,
     pub(super) purges: Purges,
     pub(super) commit: Commit,
-    /// Values or pages were written that no flush has followed.
+    /// Values were written that no flush has followed.
     pub(super) dirty: bool,
+    /// Pages likewise.
+    pub(super) unflushed_pages: bool,
     pub(super) evict: Evict,
     pub(super) moves: Moves,
     /// Evictions in a row that won next to nothing.
@@ -175,6 +174,7 @@ impl<P> Shard<P> {
             purges: Purges::default(),
             commit: Commit::default(),
             dirty: false,
+            unflushed_pages: false,
             evict: Evict::default(),
             moves: Moves::default(),
             barren: 0,

@@ -5,11 +5,29 @@ use std::collections::VecDeque;
 use dataplane::core::Ticks;
 
 use super::publish::Class;
-use super::record::Record;
+use super::record::{RECORDS_PER_PAGE, Record};
 use super::undo::Undo;
 
 /// Segments whose records may be under way at once: the open one, and some that wait for their last values.
-pub(super) const TAILS: usize = 4;
+pub(super) const TAILS: usize = 8;
+
+/// The open header of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OpenHeader {
+    Missing,
+    /// Written, but a power cut could take it back.
+    Written,
+    Durable,
+}
+
+/// What a power cut could take back of a tail, on a device with a volatile cache.
+#[derive(Clone, Copy, Debug, Default)]
+struct Unflushed {
+    /// Full pages.
+    homes: bool,
+    /// The partial page written last, or full pages before it.
+    draft: bool,
+}
 
 /// One segment's records since it was opened.
 pub(super) struct Tail {
@@ -20,9 +38,13 @@ pub(super) struct Tail {
     pub closing: bool,
     /// The device would not take its pages: nothing more is written.
     pub failed: bool,
-    /// Whether the open header stands on the device.
-    pub has_header: bool,
+    pub header: OpenHeader,
     pub records: Vec<Record>,
+    /// Records before this speak of values that survive a power cut.
+    flushed: u32,
+    unflushed: Unflushed,
+    /// What `flushed` and `header` become when the flush that runs succeeds.
+    flushing: (u32, OpenHeader),
     /// Records written down.
     pub committed: u32,
     /// One past the last record that somebody waits for.
@@ -46,8 +68,11 @@ impl Tail {
             generation: 0,
             closing: false,
             failed: false,
-            has_header: false,
+            header: OpenHeader::Missing,
             records: Vec::with_capacity(max_records as usize),
+            flushed: 0,
+            unflushed: Unflushed::default(),
+            flushing: (0, OpenHeader::Missing),
             committed: 0,
             urgent: 0,
             draft: 0,
@@ -63,7 +88,9 @@ impl Tail {
         debug_assert!(self.segment.is_none() && self.tickets.is_empty() && self.undos.is_empty());
         self.segment = Some(segment);
         self.generation = generation;
-        (self.closing, self.failed, self.has_header) = (false, false, false);
+        (self.closing, self.failed) = (false, false);
+        (self.header, self.flushing) = (OpenHeader::Missing, (0, OpenHeader::Missing));
+        (self.flushed, self.unflushed) = (0, Unflushed::default());
         self.records.clear();
         self.not_before = Ticks(0);
         (self.committed, self.urgent, self.draft) = (0, 0, 0);
@@ -90,6 +117,50 @@ impl Tail {
         if record.class == Class::Durable {
             self.urgent = at + 1;
         }
+    }
+
+    /// Records of which pages may be written without a flush; `dirty` says whether values ended since the last one.
+    pub fn backed(&self, dirty: bool) -> u32 {
+        match self.header {
+            OpenHeader::Durable if dirty => self.flushed,
+            OpenHeader::Durable => self.len(),
+            OpenHeader::Missing | OpenHeader::Written => 0,
+        }
+    }
+
+    /// Whether a flush has to come before the pages up to `upto`.
+    ///
+    /// A partial page is written over the draft before last, which may be the only durable version of its page until
+    /// the last draft, and the full pages before that, are durable.
+    pub fn needs_flush(&self, upto: u32, dirty: bool) -> bool {
+        upto > self.backed(dirty) || (self.unflushed.draft && !upto.is_multiple_of(RECORDS_PER_PAGE))
+    }
+
+    /// A flush goes to the device: it covers what has ended by now.
+    pub fn flush_begins(&mut self) {
+        self.flushing = (self.len(), self.header);
+    }
+
+    /// The flush that began last has ended. No page or header was written meanwhile.
+    pub fn flush_ended(&mut self) {
+        let (flushed, header) = self.flushing;
+        self.flushed = self.flushed.max(flushed);
+        if header == OpenHeader::Written {
+            self.header = OpenHeader::Durable;
+        }
+        self.unflushed = Unflushed::default();
+    }
+
+    /// The pages up to `upto` stand on the device; `volatile` if a power cut could take them back.
+    pub fn note_pages(&mut self, upto: u32, volatile: bool, now: Ticks) {
+        let full = upto / RECORDS_PER_PAGE > self.committed / RECORDS_PER_PAGE;
+        self.unflushed.homes |= volatile && full;
+        if !upto.is_multiple_of(RECORDS_PER_PAGE) {
+            self.draft ^= 1;
+            self.unflushed.draft = volatile || self.unflushed.homes;
+        }
+        self.committed = upto;
+        self.since = now;
     }
 
     /// Records before `upto` are written down: what they supersede is of the past.

@@ -24,6 +24,9 @@ use crate::dma::pacing::PacingConfig;
 use crate::placement::Ownership;
 use crate::store::{self, FormatOptions, StoreError, Superblock};
 
+/// How long records of the cache class wait for their commit: what a crash may cost, about twice that, against a flush
+/// that holds up every write.
+const COMMIT_MICROS: u64 = 500_000;
 /// Messages that a core's mailbox holds.
 const MAILBOX: usize = 4096;
 /// Staging buffers of a core.
@@ -175,7 +178,7 @@ fn prepare_on<S: QueueSource>(
             ownership: Ownership { map, core },
             seed: plan.seed,
             entries,
-            commit_ticks: clock.ticks_of_micros(100_000),
+            commit_ticks: clock.ticks_of_micros(COMMIT_MICROS),
             staging_buffers: STAGING_BUFFERS,
         })
         .collect();

@@ -2,6 +2,7 @@
 
 mod basics;
 mod device;
+mod drafts;
 mod faults;
 mod full;
 mod model;

@@ -1,0 +1,50 @@
+//! A value on its way from flash to the client.
+
+use dataplane::fabric::Completion;
+use dataplane::nvme::spec::Status;
+
+use super::pieces::Pieces;
+use crate::classify::{Ended, Origin};
+use crate::placement::PlacedLoad;
+use crate::store::{Hold, Shard};
+
+pub(super) struct Load<D> {
+    origin: Origin,
+    pub(super) pieces: Pieces<D>,
+    /// Taken when the value has moved.
+    hold: Option<Hold>,
+    shard: usize,
+    bytes: u32,
+    value_bytes: u32,
+    checksum: u32,
+}
+
+impl<D: Clone> Load<D> {
+    #[inline]
+    pub(super) fn new(origin: Origin, data: D, placed: PlacedLoad) -> Self {
+        let PlacedLoad { shard, hold, lba, bytes, value_bytes, checksum, .. } = placed;
+        Self { origin, pieces: Pieces::new(data, lba, bytes), hold: Some(hold), shard, bytes, value_bytes, checksum }
+    }
+
+    /// Ends the command if all its pieces are back.
+    #[inline]
+    pub(super) fn finish(&mut self, shards: &mut [Shard]) -> Option<Ended> {
+        self.pieces.outcome().map(|outcome| self.end(outcome, shards))
+    }
+
+    /// Ends the command. What is left is an empty shell.
+    #[inline]
+    pub(super) fn end(&mut self, outcome: Result<(), Status>, shards: &mut [Shard]) -> Ended {
+        if let Some(hold) = self.hold.take() {
+            shards[self.shard].release(hold);
+        }
+        let origin = self.origin.take();
+        match outcome {
+            Ok(()) => {
+                let completion = Completion::success(self.value_bytes, self.checksum);
+                Ended { origin, completion, value_bytes: self.bytes }
+            }
+            Err(status) => origin.fail(status),
+        }
+    }
+}
