@@ -39,6 +39,7 @@ vfio_qd1_p50                        us              <= 0.8   vfio
 callgrind_exist                     instructions    <= 400   callgrind
 callgrind_retrieve                  instructions    <= 800   callgrind
 callgrind_nvme_read                 instructions    <= 250   callgrind
+nvme_over_kernel_reads              ratio           >= 3.0   guest
 restart_read_fraction               %               <= 0.3   restart
 restart_records_per_s               M/s             >= 3.0   restart
 hot_path_allocations                allocations     <= 0     allocations
@@ -210,6 +211,23 @@ measure_callgrind() {
     sample callgrind_exist "$(json "$out/stages.json" '[c["instructions"] for c in j["costs"] if c["op"] == "exist"][0]')"
     sample callgrind_retrieve "$(json "$out/stages.json" '[c["instructions"] for c in j["costs"] if c["op"] == "retrieve"][0]')"
     sample callgrind_nvme_read "$(json "$out/stages.json" '[c["instructions"] for c in j["costs"] if c["op"] == "nvme-read"][0]')"
+}
+
+# Inside the virtual machine with an emulated SSD, which takes turns by itself: one guest has as many rounds as asked for,
+# at least four, so that either order comes up twice.
+measure_guest() {
+    [ "$round" -eq 1 ] || return 0
+    local rounds=$((repeat < 4 ? 4 : repeat)) driver kernel
+    if ! tests/testbed/setup.sh --check >/dev/null 2>&1; then
+        note nvme_over_kernel_reads "the VM test bed is not set up (tests/testbed/setup.sh)"
+        return 0
+    fi
+    tests/testbed/run.sh --iommu on --nvme size=256M,block=4096 --time-limit $((60 + rounds * (2 * seconds + 15))) -- \
+        tests/testbed/fio.sh "$BIN/kvperf" "$rounds" "$seconds" >"$out/guest.txt" 2>"$out/guest.log" ||
+        { tail -n 5 "$out/guest.log" >&2; return 1; }
+    while read -r driver kernel; do
+        sample nvme_over_kernel_reads "$(ratio "$driver" "$kernel")"
+    done <"$out/guest.txt"
 }
 
 # What a restart reads of a store full of 64 KiB blocks, and how fast it takes in one full of small ones. The second file

@@ -8,6 +8,7 @@ pub mod command;
 pub mod limit;
 pub mod load;
 pub mod measure;
+pub mod nvme;
 pub mod random;
 pub mod replay;
 pub mod report;

@@ -5,7 +5,7 @@
 # For LAYOUT see run.sh.
 nvme_controller() {
     local number=$1 layout=$2 folder=$3 setting sizes=256M blocks=512 image='' count nsid size block
-    local device fail_read='' fail_write=''
+    local device fail_read='' fail_write='' rate=''
     local -a size_list block_list
     printf -v device 'nvme,id=nvme%s,serial=KVPLANE%s,addr=%x' "$number" "$number" $((16 + number))
     for setting in ${layout//,/ }; do
@@ -15,6 +15,7 @@ nvme_controller() {
             cmb=*) device+=,cmb_size_mb=${setting#*=} ;;
             fail-read=*) fail_read=${setting#*=} ;;
             fail-write=*) fail_write=${setting#*=} ;;
+            rate=*) rate=${setting#*=} ;;
             image=*) image=$(realpath -m "${setting#*=}") ;;
             *=*) device+=,$setting ;;
             *) die 2 "--nvme $layout: '$setting' is no setting (see --help)" ;;
@@ -35,16 +36,22 @@ nvme_controller() {
 
 # nvme_namespace CONTROLLER NSID SIZE BLOCK FILE; the settings for failures are nvme_controller's.
 nvme_namespace() {
-    local name=nvme$1n$2 block=$4 file=$5 node
+    local name=nvme$1n$2 block=$4 file=$5 node below
     [ -e "$file" ] || truncate -s "$3" "$file" || die 2 "--nvme: '$3' is no size"
-    node=driver=raw,node-name=$name,cache.no-flush=on,discard=unmap,file.driver=file,file.filename=$file
+    below=$name${rate:+-unlimited}
+    node=driver=raw,node-name=$below,cache.no-flush=on,discard=unmap,file.driver=file,file.filename=$file
     if [ "$2" = 1 ] && [ -n "$fail_read$fail_write" ]; then
-        node=driver=blkdebug,node-name=$name,discard=unmap,image.driver=file,image.filename=$file
+        node=driver=blkdebug,node-name=$below,discard=unmap,image.driver=file,image.filename=$file
         [ -z "$fail_read" ] || node+=$(nvme_failure 0 read "$fail_read" "$block")
         [ -z "$fail_write" ] || node+=$(nvme_failure 1 write "$fail_write" "$block")
     fi
-    nvme_options+=(-blockdev "$node"
-        -device "nvme-ns,bus=nvme$1,nsid=$2,drive=$name,logical_block_size=$block,physical_block_size=$block")
+    nvme_options+=(-blockdev "$node")
+    if [ -n "$rate" ]; then
+        [[ $rate =~ ^[0-9]+$ ]] || die 2 "--nvme: rate takes a number of MiB per second, not '$rate'"
+        nvme_options+=(-object "throttle-group,id=$name-rate,x-bps-total=$((rate << 20))"
+            -blockdev "driver=throttle,node-name=$name,discard=unmap,throttle-group=$name-rate,file=$below")
+    fi
+    nvme_options+=(-device "nvme-ns,bus=nvme$1,nsid=$2,drive=$name,logical_block_size=$block,physical_block_size=$block")
 }
 
 # nvme_failure RULE read|write LBA BLOCK: every access that touches the block fails with EIO. blkdebug counts sectors of

@@ -12,6 +12,7 @@
 #           cmb=64         with a controller memory buffer of so many MiB
 #           fail-read=LBA  reads of this block of namespace 1 end with a media error
 #           fail-write=LBA writes likewise
+#           rate=64        of each namespace, in MiB per second at the most
 #           image=FILE     keep namespace N in FILE.N, which is made if it is missing, for a later run
 #           KEY=VALUE      anything else is a property of QEMU's device nvme, such as mdts=3 or max_ioqpairs=1
 #   --iommu MODE         on: translated, with lazy flushes [default]; strict; pt: the kernel's own drivers pass through;

@@ -9,6 +9,7 @@ set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$HERE/../../scripts/lib.sh"
 . "$HERE/../checks.sh"
+. "$HERE/disks.sh"
 cd "$ROOT"
 
 # In the guest this same file is run with the name of a part.
@@ -18,30 +19,29 @@ guest_bind() {
 import json, sys
 print(*next(c["users"] for c in json.load(sys.stdin)["controllers"] if c["address"] == sys.argv[1]), sep="; ")' "$1"; }
     driver() { basename "$(readlink "/sys/bus/pci/devices/$1/driver")"; }
-    disk() { basename "/sys/bus/pci/devices/$1/nvme/nvme"*/nvme*n"$2"; }
 
     check "nobody uses the drives of a fresh machine" "$(users $a)$(users $b)" ''
-    check_match "status shows the drive" "$(scripts/setup.sh status)" "$a +1b36:0010 +- +nvme +[0-9]+ +$(disk $a 1)"
+    check_match "status shows the drive" "$(scripts/setup.sh status)" "$a +1b36:0010 +- +nvme +[0-9]+ +$(disk_of $a 1)"
 
     # In use in every way: mounted, swap, device mapper, open.
-    mkfs.ext4 -q "/dev/$(disk $a 1)"
+    mkfs.ext4 -q "/dev/$(disk_of $a 1)"
     mkdir -p "/mnt/a place"
-    mount "/dev/$(disk $a 1)" "/mnt/a place"
-    mkswap "/dev/$(disk $b 1)" >/dev/null
-    swapon "/dev/$(disk $b 1)"
+    mount "/dev/$(disk_of $a 1)" "/mnt/a place"
+    mkswap "/dev/$(disk_of $b 1)" >/dev/null
+    swapon "/dev/$(disk_of $b 1)"
     modprobe dm-mod
-    dmsetup create joined --table "0 2048 linear /dev/$(disk $b 2) 0"
-    check_match "a mounted drive" "$(users $a)" "$(disk $a 1) mounted on /mnt/a"
-    check_match "a drive with swap" "$(users $b)" "$(disk $b 1) is swap space"
-    check_match "a drive in the device mapper" "$(users $b)" "$(disk $b 2) belongs to the device mapper's joined \(dm-0\)"
+    dmsetup create joined --table "0 2048 linear /dev/$(disk_of $b 2) 0"
+    check_match "a mounted drive" "$(users $a)" "$(disk_of $a 1) mounted on /mnt/a"
+    check_match "a drive with swap" "$(users $b)" "$(disk_of $b 1) is swap space"
+    check_match "a drive in the device mapper" "$(users $b)" "$(disk_of $b 2) belongs to the device mapper's joined \(dm-0\)"
     text=$(scripts/setup.sh bind $a 2>&1) || code=$?
     check "a mounted drive is not taken" "$code $(driver $a)" "1 nvme"
     check_match "and who uses it is said" "$text" 'mounted on /mnt/a'
     umount "/mnt/a place"
-    swapoff "/dev/$(disk $b 1)"
+    swapoff "/dev/$(disk_of $b 1)"
     dmsetup remove joined
-    exec 8<"/dev/$(disk $b 2)"
-    check_match "an open drive" "$(users $b)" "/dev/$(disk $b 2) is open in bash \(process $$\)"
+    exec 8<"/dev/$(disk_of $b 2)"
+    check_match "an open drive" "$(users $b)" "/dev/$(disk_of $b 2) is open in bash \(process $$\)"
     exec 8<&-
     check "all is free again" "$(users $a)$(users $b)" ''
 
@@ -63,21 +63,11 @@ print(*next(c["users"] for c in json.load(sys.stdin)["controllers"] if c["addres
     for address in $a $b; do
         check "no override is left on $address" "$(cat "/sys/bus/pci/devices/$address/driver_override")" '(null)'
     done
-    check "the file system is as it was" "$(await_disk $a && blkid -p -o value -s TYPE "/dev/$(disk $a 1)")" ext4
+    check "the file system is as it was" "$(await_disk $a && blkid -p -o value -s TYPE "/dev/$(disk_of $a 1)")" ext4
     scripts/setup.sh bind $a $b >/dev/null
     scripts/setup.sh reset >/dev/null
     check "reset gives back all" "$(driver $a) $(driver $b)" "nvme nvme"
     checks_end
-}
-
-# await_disk ADDRESS: until the kernel's driver shows the first namespace.
-await_disk() {
-    local tries
-    for ((tries = 0; tries < 200; tries++)); do
-        if compgen -G "/sys/bus/pci/devices/$1/nvme/nvme*/nvme*n1" >/dev/null; then return; fi
-        sleep 0.05
-    done
-    return 1
 }
 
 guest_no_iommu() {
@@ -129,7 +119,6 @@ guest_layouts() {
     echo "kept" >"$KVPLANE_SMOKE/from-guest"
     checks_end
 }
-disk_of() { basename "/sys/bus/pci/devices/$1/nvme/nvme"*/nvme*n"$2"; }
 lbads() { blockdev --getss "/dev/$(disk_of "$1" "$2")"; }
 size() { blockdev --getsize64 "/dev/$(disk_of "$1" "$2")"; }
 read_block() { dd if="/dev/$(disk_of "$1" 1)" of=/dev/null bs=512 count=1 skip="$2" iflag=direct 2>/dev/null && echo 0 || echo 1; }

@@ -42,26 +42,30 @@ impl Connection {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_with(&self, depth: u32, hugepages: bool) -> anyhow::Result<AnyTarget> {
-        self.pin()?;
+        pin(self.cpu)?;
         if self.connect == "memory" {
             return Ok(AnyTarget::Memory(MemoryTarget::new()));
         }
         let address = Address::parse(&self.connect).context("--connect")?;
         Ok(AnyTarget::Client(Box::new(ClientTarget::connect(&address, self.namespace, depth, hugepages)?)))
     }
+}
 
-    fn pin(&self) -> anyhow::Result<()> {
-        let Some(core) = self.cpu else { return Ok(()) };
-        let cores = core_affinity::get_core_ids().unwrap_or_default();
-        let Some(id) = cores.iter().find(|id| id.id == core) else {
-            let known: Vec<usize> = cores.iter().map(|id| id.id).collect();
-            bail!("--cpu {core}: no such core; this process may use {known:?}");
-        };
-        if !core_affinity::set_for_current(*id) {
-            bail!("--cpu {core}: the system refused to pin this thread");
-        }
-        Ok(())
+/// Pins this thread to a core, if one is named.
+///
+/// # Errors
+/// If there is no such core for this process.
+pub(super) fn pin(core: Option<usize>) -> anyhow::Result<()> {
+    let Some(core) = core else { return Ok(()) };
+    let cores = core_affinity::get_core_ids().unwrap_or_default();
+    let Some(id) = cores.iter().find(|id| id.id == core) else {
+        let known: Vec<usize> = cores.iter().map(|id| id.id).collect();
+        bail!("--cpu {core}: no such core; this process may use {known:?}");
+    };
+    if !core_affinity::set_for_current(*id) {
+        bail!("--cpu {core}: the system refused to pin this thread");
     }
+    Ok(())
 }
 
 /// Runs an expression with whichever target it is, so that the loop is compiled for each of them.

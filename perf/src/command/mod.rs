@@ -4,6 +4,7 @@ pub mod checking;
 pub mod connection;
 pub mod generate;
 pub mod limit;
+pub mod nvme;
 pub mod replay;
 pub mod run;
 pub mod stages;

@@ -1,6 +1,7 @@
 //! A value on its way from flash to the client.
 
 use dataplane::fabric::Completion;
+use dataplane::nvme::BlockOp;
 use dataplane::nvme::spec::Status;
 
 use super::pieces::Pieces;
@@ -23,7 +24,15 @@ impl<D: Clone> Load<D> {
     #[inline]
     pub(super) fn new(origin: Origin, data: D, placed: PlacedLoad) -> Self {
         let PlacedLoad { shard, hold, lba, bytes, value_bytes, checksum, .. } = placed;
-        Self { origin, pieces: Pieces::new(data, lba, bytes), hold: Some(hold), shard, bytes, value_bytes, checksum }
+        Self {
+            origin,
+            pieces: Pieces::new(BlockOp::Read, data, lba, bytes),
+            hold: Some(hold),
+            shard,
+            bytes,
+            value_bytes,
+            checksum,
+        }
     }
 
     /// Ends the command if all its pieces are back.

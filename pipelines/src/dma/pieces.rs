@@ -4,7 +4,7 @@
 use dataplane::fabric::Fabric;
 use dataplane::memory::{DmaSlice, SlotId};
 use dataplane::nvme::spec::Status;
-use dataplane::nvme::{BlockError, BlockIo, BlockOp, BlockQueue, Geometry, WriteHint};
+use dataplane::nvme::{BlockError, BlockIo, BlockOp, BlockQueue, Geometry};
 
 use super::pacing::Pacing;
 use super::staging::{STAGING_BYTES, Staging, StagingId};
@@ -19,6 +19,8 @@ pub(super) enum Step {
 }
 
 pub(super) struct Pieces<D> {
+    /// What the device does with each.
+    op: BlockOp,
     data: D,
     /// Bytes still to issue, and the block where they begin.
     remaining: u32,
@@ -27,22 +29,13 @@ pub(super) struct Pieces<D> {
     under_way: u32,
     bytes: u64,
     failed: Option<Status>,
-    /// What the device is told of a value that is saved.
-    hint: WriteHint,
 }
 
 impl<D: Clone> Pieces<D> {
     /// A value of `bytes`, from block `lba` on.
     #[inline]
-    pub(super) fn new(data: D, lba: u64, bytes: u32) -> Self {
-        Self { data, remaining: bytes, lba, under_way: 0, bytes: 0, failed: None, hint: WriteHint::NONE }
-    }
-
-    /// The same, with what the device is told of it.
-    #[inline]
-    pub(super) fn hinted(mut self, hint: WriteHint) -> Self {
-        self.hint = hint;
-        self
+    pub(super) fn new(op: BlockOp, data: D, lba: u64, bytes: u32) -> Self {
+        Self { op, data, remaining: bytes, lba, under_way: 0, bytes: 0, failed: None }
     }
 
     /// How it went, once all pieces are back and none is left to issue.
@@ -162,12 +155,8 @@ impl<D: Clone> Pieces<D> {
         around: &mut Surroundings<'_, B, F>,
     ) {
         let blocks = piece.memory.bytes() >> around.blocks.geometry().lba_bytes.trailing_zeros();
-        let op = match direction {
-            Direction::Load => BlockOp::Read,
-            Direction::Save => BlockOp::Write { fua: false, hint: self.hint },
-        };
         let token = token::of_piece(direction, id, piece.staged);
-        if around.blocks.push(BlockIo { op, lba: self.lba, blocks, memory: piece.memory, token }).is_err() {
+        if around.blocks.push(BlockIo { op: self.op, lba: self.lba, blocks, memory: piece.memory, token }).is_err() {
             // There was room a moment ago; a queue that says otherwise is broken, and the command must still end and
             // give back what it holds.
             self.failed = Some(Status::INTERNAL_ERROR);

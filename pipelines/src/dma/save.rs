@@ -1,6 +1,7 @@
 //! A value on its way from the client to flash, and then into the index.
 
 use dataplane::fabric::Completion;
+use dataplane::nvme::BlockOp;
 use dataplane::nvme::spec::Status;
 
 use super::pieces::Pieces;
@@ -22,8 +23,8 @@ impl<D: Clone> Save<D> {
     pub(super) fn new(origin: Origin, data: D, placed: PlacedSave) -> Self {
         let PlacedSave { shard, extent, block, .. } = placed;
         let bytes = block.bytes;
-        let pieces = Pieces::new(data, extent.lba(), bytes).hinted(hint::of_class(block.class));
-        Self { origin, pieces, place: Some((extent, block)), shard, bytes }
+        let op = BlockOp::Write { fua: false, hint: hint::of_class(block.class) };
+        Self { origin, pieces: Pieces::new(op, data, extent.lba(), bytes), place: Some((extent, block)), shard, bytes }
     }
 
     /// Ends the command if all its pieces are back; `None` as well if it has to wait for the commit `ticket`.

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use kvplane::{Address, Client, ConnectOptions};
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::rpc::{Rpc, RpcError};
-use crate::{PATIENCE, binaries};
+use crate::{PATIENCE, binaries, device};
 
 /// NQN of the subsystem that `--listen` and `--namespace` make.
 pub const DEFAULT_NQN: &str = "nqn.2026-01.io.kvplane:tier";
@@ -22,7 +23,8 @@ pub const DEFAULT_NQN: &str = "nqn.2026-01.io.kvplane:tier";
 pub struct Setup {
     /// Core mask.
     pub cpumask: String,
-    /// `--store`, in which `{store}` stands for the path of the store file; `None` leaves the option out.
+    /// `--store`, in which `{store}` stands for the path of the store file; `None` leaves the option out. Devices take the
+    /// file's place where [`device`] is told so.
     pub store: Option<String>,
     /// Values of `--namespace`. With at least one, `--listen` is given too.
     pub namespaces: Vec<String>,
@@ -83,6 +85,8 @@ pub struct Ended {
 pub struct Home {
     sockets: TempDir,
     data: TempDir,
+    /// Whether no daemon has been started on it yet.
+    fresh: AtomicBool,
 }
 
 impl Default for Home {
@@ -101,6 +105,7 @@ impl Home {
         Self {
             sockets: tempfile::Builder::new().prefix("kvp").tempdir().unwrap(),
             data: tempfile::Builder::new().prefix("store").tempdir_in(data).unwrap(),
+            fresh: AtomicBool::new(true),
         }
     }
 
@@ -140,7 +145,10 @@ impl Home {
         command.args(["--no-huge", "--idle", "adaptive", "--disable-cpumask-locks", "-m", &setup.cpumask]);
         command.arg("-r").arg(self.rpc_socket());
         if let Some(store) = &setup.store {
-            command.arg("--store").arg(store.replace("{store}", self.store().to_str().unwrap()));
+            match device::instead_of(store, self.fresh.swap(false, Ordering::Relaxed)) {
+                Some(devices) => command.args(devices),
+                None => command.arg("--store").arg(store.replace("{store}", self.store().to_str().unwrap())),
+            };
         }
         if !setup.namespaces.is_empty() {
             command.arg("--listen").arg(format!("vfio-user:{}", self.listen().display()));

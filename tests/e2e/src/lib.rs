@@ -7,6 +7,7 @@
 
 pub mod binaries;
 pub mod daemon;
+pub mod device;
 pub mod lone_core;
 pub mod memory;
 pub mod message;

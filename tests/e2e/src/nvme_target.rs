@@ -10,8 +10,8 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 
 use dataplane::memory::{Access, RegionSlot, map_client};
@@ -30,6 +30,7 @@ struct Backend {
     model: Model,
     most: Arc<AtomicUsize>,
     death: Arc<AtomicBool>,
+    frozen: Arc<(Mutex<bool>, Condvar)>,
     /// What the driver mapped: address and length.
     mapped: Vec<(u64, u64)>,
 }
@@ -51,6 +52,8 @@ impl ServerBackend for Backend {
             // Unwinding closes the connection, as dying does.
             resume_unwind(Box::new("told to die"));
         }
+        let (frozen, thawed) = &*self.frozen;
+        drop(thawed.wait_while(frozen.lock().unwrap(), |frozen| *frozen).unwrap());
         match region {
             BAR0 => {
                 for (word, at) in data.chunks_mut(4).zip((offset as u32..).step_by(4)) {
@@ -134,6 +137,7 @@ pub struct NvmeTarget {
     folder: TempDir,
     most: Arc<AtomicUsize>,
     death: Arc<AtomicBool>,
+    frozen: Arc<(Mutex<bool>, Condvar)>,
     stop: Arc<AtomicBool>,
     server: Option<JoinHandle<()>>,
     _work: ModelThread,
@@ -148,8 +152,14 @@ impl NvmeTarget {
         let server = Server::new(&folder.path().join("cntrl"), true, Vec::new(), regions(&model)).unwrap();
         let (stop, most) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(usize::MAX)));
         let (stopped, death) = (Arc::clone(&stop), Arc::new(AtomicBool::new(false)));
-        let mut backend =
-            Backend { model: model.clone(), most: Arc::clone(&most), death: Arc::clone(&death), mapped: Vec::new() };
+        let frozen = Arc::new((Mutex::new(false), Condvar::new()));
+        let mut backend = Backend {
+            model: model.clone(),
+            most: Arc::clone(&most),
+            death: Arc::clone(&death),
+            frozen: Arc::clone(&frozen),
+            mapped: Vec::new(),
+        };
         let serve = move || {
             while !stopped.load(Ordering::Acquire) {
                 // However the driver ended: by hanging up, or cut off in the middle of a message.
@@ -162,7 +172,7 @@ impl NvmeTarget {
         };
         let server = Some(std::thread::spawn(serve));
         let work = ModelThread::start(model.clone()).unwrap();
-        Self { model, folder, most, death, stop, server, _work: work }
+        Self { model, folder, most, death, frozen, stop, server, _work: work }
     }
 
     /// The folder of its socket.
@@ -176,6 +186,17 @@ impl NvmeTarget {
         self.death.store(true, Ordering::Release);
     }
 
+    /// Answers nothing more until [`thaw`](Self::thaw), as a process does that was stopped. Its queues are worked on.
+    pub fn freeze(&self) {
+        *self.frozen.0.lock().unwrap() = true;
+    }
+
+    /// Goes on where it was.
+    pub fn thaw(&self) {
+        *self.frozen.0.lock().unwrap() = false;
+        self.frozen.1.notify_all();
+    }
+
     /// Refuses to be shown more than so many regions of memory from now on.
     pub fn limit_mappings(&self, most: usize) {
         self.most.store(most, Ordering::Release);
@@ -185,6 +206,7 @@ impl NvmeTarget {
 impl Drop for NvmeTarget {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
+        self.thaw();
         // A server that waits for a driver sees the flag after this one; one that has a driver, after that.
         let waker = UnixStream::connect(self.folder.path().join("cntrl"));
         drop(waker);

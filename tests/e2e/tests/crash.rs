@@ -2,6 +2,8 @@
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests have no better way to fail")]
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use e2e::values::{Dice, fill, version_of};
@@ -11,6 +13,8 @@ use kvplane::{Burst, Client, ConnectOptions, Memory, Outcome, Request, RetryPoli
 const KEYS: u64 = 160;
 const DEPTH: u64 = 24;
 const PLACE: u64 = 128 << 10;
+/// Commands that are acknowledged in each round, at the least.
+const ACKNOWLEDGED: u64 = 40;
 
 /// What a key may hold after a crash.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +31,8 @@ struct Model {
     keys: HashMap<u64, Held>,
     ever: HashSet<(u64, u64)>,
     version: u64,
+    /// Commands that were acknowledged.
+    acknowledged: Arc<AtomicU64>,
 }
 
 /// Loads the daemon until it dies, which another thread brings about after some time.
@@ -55,6 +61,7 @@ fn load(client: &mut Client, memory: &Memory, model: &mut Model, dice: &mut Dice
             match event.outcome {
                 Outcome::Stored | Outcome::Deleted(_) => {
                     model.keys.insert(number, Held { acknowledged: asked, asked: None });
+                    model.acknowledged.fetch_add(1, Ordering::Relaxed);
                 }
                 Outcome::Failed(kvplane::Error::Disconnected | kvplane::Error::TimedOut) => return,
                 other => panic!("{other:?}"),
@@ -121,10 +128,9 @@ fn options() -> ConnectOptions {
     ConnectOptions { retry: RetryPolicy::NEVER, ..ConnectOptions::default() }
 }
 
-/// Rounds to go, or as many as `KVPLANE_KILL_ROUNDS` asks for if that is more.
-fn rounds(least: u64) -> u64 {
-    std::env::var("KVPLANE_KILL_ROUNDS")
-        .map_or(least, |rounds| rounds.parse::<u64>().expect("a number of rounds").max(least))
+/// As many rounds as `KVPLANE_KILL_ROUNDS` asks for.
+fn rounds(default: u64) -> u64 {
+    std::env::var("KVPLANE_KILL_ROUNDS").map_or(default, |rounds| rounds.parse().expect("a number of rounds"))
 }
 
 fn crash_rounds(setup: Setup, rounds: u64, seed: u64, budget: u64, may_forget: bool) -> u64 {
@@ -135,9 +141,15 @@ fn crash_rounds(setup: Setup, rounds: u64, seed: u64, budget: u64, may_forget: b
         let mut client = daemon.client_with(options());
         let memory = client.register((DEPTH * PLACE) as usize).unwrap();
         let pid = daemon.pid();
-        let delay = Duration::from_millis(20 + dice.below(200));
+        let delay = Duration::from_millis(dice.below(200));
+        let acknowledged = Arc::clone(&model.acknowledged);
+        let enough = acknowledged.load(Ordering::Relaxed) + ACKNOWLEDGED;
         let killer = std::thread::spawn(move || {
-            // The moment of the crash: any will do, so that nothing is awaited here.
+            let deadline = Instant::now() + e2e::PATIENCE;
+            while acknowledged.load(Ordering::Relaxed) < enough && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            // The moment of the crash: any will do from here on.
             std::thread::sleep(delay);
             e2e::memory::send_signal(pid, 9);
         });
@@ -166,7 +178,7 @@ fn every_acknowledged_durable_value_survives_kill_9() {
 #[test]
 fn a_small_store_of_the_cache_class_never_serves_torn_values_after_kill_9() {
     let setup = Setup::default().store("file:{store},size=128M,segment=4M");
-    crash_rounds(setup, 6, 12, 512 << 20, true);
+    crash_rounds(setup, rounds(6).min(6), 12, 512 << 20, true);
 }
 
 /// The crash comes while the daemon still recovers from the one before.

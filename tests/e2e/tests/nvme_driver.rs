@@ -30,7 +30,11 @@ impl Rig {
 }
 
 fn open(folder: &Path) -> Result<Controller, OpenError> {
-    let function = RemoteFunction::connect(folder, &ConnectOptions::default()).unwrap();
+    open_with(folder, ConnectOptions::default())
+}
+
+fn open_with(folder: &Path, options: ConnectOptions) -> Result<Controller, OpenError> {
+    let function = RemoteFunction::connect(folder, &options).unwrap();
     let command_timeout = Duration::from_millis(500);
     Controller::open(function, ControllerOptions { command_timeout, ..ControllerOptions::default() })
 }
@@ -125,6 +129,34 @@ fn a_process_that_dies_is_a_drive_that_was_pulled() {
     queue.ring();
     assert_eq!(finish(&controller, &mut queue, 1)[0].result, Err(BlockError::Gone));
     assert_eq!(controller.status().state, ControllerState::Removed);
+    queue.detach(RegionSlot(0)).unwrap();
+    assert_eq!(Arc::strong_count(&region), 1);
+}
+
+#[test]
+fn a_process_that_is_stopped_keeps_its_commands_until_it_ends() {
+    let rig = Rig::new(ModelOptions::default());
+    let timeout = Duration::from_millis(300);
+    let controller = open_with(rig.target.folder(), ConnectOptions { timeout }).unwrap();
+    let mut queue = controller.namespace(1).unwrap().queue(4, 1).unwrap();
+    let region = shared(0);
+    queue.attach(Arc::clone(&region)).unwrap();
+    rig.target.model.inject(Fault::Lose);
+    queue.push(io_of(&region, BlockOp::Read, 0, 1)).unwrap();
+    queue.ring();
+    rig.target.freeze();
+    for _ in 0..50 {
+        controller.service(Duration::from_millis(100));
+        let mut done = Burst::new();
+        queue.poll(&mut done);
+        assert!(done.is_empty(), "it has the memory mapped, and may yet write to it: {done:?}");
+    }
+    assert!(matches!(controller.status().state, ControllerState::Failed(_)), "{:?}", controller.status());
+    assert!(matches!(queue.detach(RegionSlot(0)), Err(AttachError::Busy(1))));
+    assert!(rig.target.model.mappings() > 0);
+    // It goes on, finds that nobody asks it anything any more, and hangs up.
+    rig.target.thaw();
+    assert_eq!(finish(&controller, &mut queue, 1)[0].result, Err(BlockError::Gone));
     queue.detach(RegionSlot(0)).unwrap();
     assert_eq!(Arc::strong_count(&region), 1);
 }

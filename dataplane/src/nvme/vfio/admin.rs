@@ -11,7 +11,7 @@ use super::dma_memory::DmaMemory;
 use super::dma_space::DmaSpace;
 use super::pci::PciFunction;
 use super::registers::{ControllerStatus, offset};
-use crate::nvme::spec::{Cqe, Sqe, admin};
+use crate::nvme::spec::{Cqe, Sqe, Status, admin};
 
 /// Entries of each of the two rings.
 pub(super) const ENTRIES: u32 = 32;
@@ -29,7 +29,8 @@ const NAP: Duration = Duration::from_micros(50);
 enum Kind {
     Waited,
     Event,
-    Abort,
+    /// Sent when, in the control side's milliseconds.
+    Abort(u64),
 }
 
 pub(super) struct AdminQueue {
@@ -45,6 +46,9 @@ pub(super) struct AdminQueue {
     generation: u16,
     answer: Option<Cqe>,
     events: Vec<u32>,
+    /// Event requests that the controller takes, once it refused one, and how it did.
+    event_limit: usize,
+    event_refusal: Option<Status>,
     /// A command got no answer: its memory may still be written to, so nothing is sent before the next reset.
     stuck: bool,
     strays: u64,
@@ -64,6 +68,8 @@ impl AdminQueue {
             generation: 0,
             answer: None,
             events: Vec::new(),
+            event_limit: usize::MAX,
+            event_refusal: None,
             stuck: false,
             strays: 0,
         })
@@ -77,6 +83,7 @@ impl AdminQueue {
         self.outstanding = [None; ENTRIES as usize - 1];
         self.answer = None;
         self.events.clear();
+        (self.event_limit, self.event_refusal) = (usize::MAX, None);
         self.stuck = false;
     }
 
@@ -113,28 +120,34 @@ impl AdminQueue {
         read.map(|()| cqe).ok_or_else(|| OpenError::Unusable("an admin command moves 4096 bytes at most".into()))
     }
 
-    /// Asks to be told of one event.
+    /// Asks to be told of one event, unless the controller refused that before.
     pub(super) fn request_event(&mut self) -> bool {
-        self.submit(Sqe::new(admin::opcode::ASYNC_EVENT, 0), Kind::Event).is_some()
+        self.event_requests() < self.event_limit
+            && self.submit(Sqe::new(admin::opcode::ASYNC_EVENT, 0), Kind::Event).is_some()
     }
 
     /// Asks for a command to be aborted. Whether it was shows in the command's own completion.
-    pub(super) fn abort(&mut self, sqid: u16, cid: u16) -> bool {
-        self.submit(admin::abort(sqid, cid), Kind::Abort).is_some()
+    pub(super) fn abort(&mut self, sqid: u16, cid: u16, now: u64) -> bool {
+        self.submit(admin::abort(sqid, cid), Kind::Abort(now)).is_some()
+    }
+
+    /// How the controller refused an event request, once.
+    pub(super) fn take_event_refusal(&mut self) -> Option<Status> {
+        self.event_refusal.take()
     }
 
     /// Event requests outstanding.
     pub(super) fn event_requests(&self) -> usize {
-        self.count(Kind::Event)
+        self.kinds().filter(|kind| *kind == Kind::Event).count()
     }
 
-    /// Aborts outstanding.
-    pub(super) fn aborts(&self) -> usize {
-        self.count(Kind::Abort)
+    /// When each abort that is outstanding was sent.
+    pub(super) fn aborts(&self) -> impl Iterator<Item = u64> {
+        self.kinds().filter_map(|kind| if let Kind::Abort(sent) = kind { Some(sent) } else { None })
     }
 
-    fn count(&self, kind: Kind) -> usize {
-        self.outstanding.iter().flatten().filter(|(_, other)| *other == kind).count()
+    fn kinds(&self) -> impl Iterator<Item = Kind> {
+        self.outstanding.iter().flatten().map(|(_, kind)| *kind)
     }
 
     /// Takes the events that came.
@@ -180,7 +193,7 @@ impl AdminQueue {
     }
 
     /// Sorts what came. Not more than a ring full at once, whatever the controller writes.
-    fn gather(&mut self) {
+    pub(super) fn gather(&mut self) {
         for _ in 0..ENTRIES {
             let Some(cqe) = self.take() else { return };
             let index = usize::from(cqe.cid & ((1 << INDEX_BITS) - 1));
@@ -188,7 +201,12 @@ impl AdminQueue {
             match held {
                 Some((_, Kind::Waited)) => self.answer = Some(cqe),
                 Some((_, Kind::Event)) if cqe.status.is_success() => self.events.push(cqe.dword0),
-                Some(_) => {}
+                Some((_, Kind::Event)) => {
+                    // It takes as many as it has now. Asking for more would go on for ever.
+                    self.event_limit = self.event_requests();
+                    self.event_refusal = Some(cqe.status);
+                }
+                Some((_, Kind::Abort(_))) => {}
                 None => self.strays += 1,
             }
         }
@@ -212,7 +230,7 @@ impl AdminQueue {
             }
             let status = ControllerStatus(self.function.read32(offset::CSTS));
             let ended = match () {
-                () if status.gone() => Some(OpenError::Gone),
+                () if status.gone() => Some(OpenError::lost(self.function.as_ref())),
                 () if status.fatal() => Some(OpenError::Fatal),
                 () if Instant::now() > deadline => {
                     let what = "complete an admin command";

@@ -1,36 +1,51 @@
 //! What the control side knows of a controller, and the admin commands it sends.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::admin::{AdminQueue, DATA_BYTES};
+use super::board::Board;
 use super::dma_memory::DmaMemory;
 use super::dma_space::DmaSpace;
 use super::doorbell::ShadowPages;
+use super::events::Heard;
 use super::identify::{ControllerInfo, IDENTIFY_BYTES, IdentifyData, NamespaceInfo, parse_namespace_list};
 use super::link::Link;
-use super::log_pages::{ControllerEvent, ERROR_ENTRY_BYTES, ErrorEntry, HEALTH_BYTES, HealthInfo};
+use super::log_pages::{ERROR_ENTRY_BYTES, ErrorEntry, HEALTH_BYTES, HealthInfo};
 use super::pci::PciFunction;
 use super::registers::Capabilities;
 use super::rings::RingShape;
+use super::terms::Terms;
 use super::{ControllerOptions, ControllerState, OpenError};
 use crate::memory::Region;
 use crate::nvme::spec::{Status, admin};
-
-/// Event requests that are kept outstanding, if the controller takes as many.
-const EVENT_REQUESTS: u16 = 4;
-/// Events that are kept for who asks; older ones are forgotten.
-const KEPT_EVENTS: usize = 64;
 
 /// An I/O queue, as the control side sees it.
 pub(super) struct QueueRecord {
     pub(super) link: Arc<Link>,
     pub(super) shape: RingShape,
-    pub(super) namespace: NamespaceInfo,
+    pub(super) terms: Terms,
     /// Strays that were told to the log already.
     pub(super) told_strays: u64,
+    /// Making it got no answer, or could not be undone: the controller may know it, whatever its link says, until it is
+    /// stopped.
+    pub(super) uncertain: bool,
     /// The core let go of it, but the controller did not: memory that is given back after the next reset.
     pub(super) left: Option<Vec<Arc<Region>>>,
+}
+
+/// A queue that was not made.
+pub(super) struct NotMade {
+    pub(super) error: OpenError,
+    /// The controller may know it all the same, or a part of it.
+    pub(super) uncertain: bool,
+}
+
+impl From<OpenError> for NotMade {
+    fn from(error: OpenError) -> Self {
+        Self { error, uncertain: false }
+    }
 }
 
 /// What happened to a controller.
@@ -56,11 +71,16 @@ pub(super) struct Control {
     /// By queue identifier, less one.
     pub(super) queues: Vec<Option<QueueRecord>>,
     pub(super) shadows: Option<(ShadowPages, DmaMemory)>,
+    /// Whether the controller looks at them.
+    pub(super) shadowed: bool,
     pub(super) state: ControllerState,
     /// Milliseconds since the controller was opened.
     pub(super) now: u64,
     pub(super) counters: ControlCounters,
-    pub(super) events: VecDeque<ControllerEvent>,
+    pub(super) heard: Vec<Heard>,
+    pub(super) board: Arc<Mutex<Board>>,
+    /// Commands to abort, by queue and command identifier, once the controller takes another abort.
+    pub(super) late: VecDeque<(u16, u16)>,
 }
 
 /// A controller that was not asked anything yet.
@@ -81,6 +101,7 @@ const UNKNOWN: ControllerInfo = ControllerInfo {
     flexible_placement: false,
     abort_limit: 1,
     event_limit: 1,
+    shutdown_time: Duration::ZERO,
     optional_events: 0,
     error_log_entries: 1,
     namespaces: 0,
@@ -92,6 +113,7 @@ impl Control {
     pub(super) fn new(
         function: Arc<dyn PciFunction>,
         options: ControllerOptions,
+        capabilities: Capabilities,
         space: &DmaSpace,
     ) -> Result<Self, OpenError> {
         let admin = AdminQueue::new(Arc::clone(&function), options.admin_timeout, space).map_err(OpenError::Memory)?;
@@ -99,17 +121,20 @@ impl Control {
             function,
             options,
             admin,
-            capabilities: Capabilities(0),
+            capabilities,
             info: UNKNOWN,
             namespaces: Vec::new(),
             refused: Vec::new(),
             granted: 0,
             queues: Vec::new(),
             shadows: None,
+            shadowed: false,
             state: ControllerState::Ready,
             now: 0,
             counters: ControlCounters::default(),
-            events: VecDeque::new(),
+            heard: Vec::new(),
+            board: Arc::new(Mutex::new(Board::new(UNKNOWN))),
+            late: VecDeque::new(),
         })
     }
 
@@ -120,6 +145,7 @@ impl Control {
         self.find_namespaces()?;
         self.grant_queues()?;
         self.share_doorbells(space)?;
+        self.publish_identity();
         self.ask_for_events();
         Ok(())
     }
@@ -131,19 +157,43 @@ impl Control {
         Ok(data)
     }
 
-    fn find_namespaces(&mut self) -> Result<(), OpenError> {
+    /// Looks up the active namespaces. One that cannot be identified does not hinder the others.
+    pub(super) fn find_namespaces(&mut self) -> Result<(), OpenError> {
         let list = self.identify("Identify (active namespaces)", admin::cns::ACTIVE_NAMESPACES, 0)?;
         let nsids = parse_namespace_list(&list, self.info.namespaces)?;
-        self.namespaces.clear();
-        self.refused.clear();
+        let (mut namespaces, mut refused) = (Vec::new(), Vec::new());
         for nsid in nsids {
-            let data = self.identify("Identify (namespace)", admin::cns::NAMESPACE, nsid)?;
-            match NamespaceInfo::parse(nsid, &data) {
-                Ok(info) => self.namespaces.push(info),
-                Err(error) => self.refused.push((nsid, error.to_string())),
+            match self.identify_namespace(nsid)? {
+                Ok(info) => namespaces.push(info),
+                Err(error) => refused.push((nsid, error.to_string())),
             }
         }
+        (self.namespaces, self.refused) = (namespaces, refused);
+        self.publish_identity();
         Ok(())
+    }
+
+    /// Looks one namespace up anew: it may have been formatted since, and not everybody tells.
+    pub(super) fn find_namespace(&mut self, nsid: u32) -> Result<(), OpenError> {
+        let found = self.identify_namespace(nsid)?;
+        self.namespaces.retain(|info| info.nsid != nsid);
+        self.refused.retain(|(refused, _)| *refused != nsid);
+        match found {
+            Ok(info) => self.namespaces.push(info),
+            Err(error) => self.refused.push((nsid, error.to_string())),
+        }
+        self.namespaces.sort_by_key(|info| info.nsid);
+        self.publish_identity();
+        Ok(())
+    }
+
+    /// A namespace, or why it cannot be driven; an error if the controller cannot be asked.
+    fn identify_namespace(&mut self, nsid: u32) -> Result<Result<NamespaceInfo, OpenError>, OpenError> {
+        match self.identify("Identify (namespace)", admin::cns::NAMESPACE, nsid) {
+            Ok(data) => Ok(NamespaceInfo::parse(nsid, &data)),
+            Err(error @ OpenError::Admin { .. }) => Ok(Err(error)),
+            Err(error) => Err(error),
+        }
     }
 
     fn grant_queues(&mut self) -> Result<(), OpenError> {
@@ -159,9 +209,12 @@ impl Control {
         Ok(())
     }
 
-    /// Doorbell Buffer Config. A controller that refuses goes without: it is only quicker with.
+    /// Doorbell Buffer Config. A controller that refuses goes without, for good: it is only quicker with, and all queues
+    /// ring the same way.
     fn share_doorbells(&mut self, space: &DmaSpace) -> Result<(), OpenError> {
-        if !self.info.shadow_doorbells || !self.options.shadow_doorbells {
+        self.shadowed = false;
+        self.options.shadow_doorbells &= self.info.shadow_doorbells;
+        if !self.options.shadow_doorbells {
             return Ok(());
         }
         if self.shadows.is_none() {
@@ -176,54 +229,14 @@ impl Control {
             Err(OpenError::Admin { status, .. }) => {
                 tracing::warn!(function = self.function.name(), %status, "the controller refuses shadow doorbells");
                 // The pages stay mapped: queues that were made before may hold them.
-                self.info.shadow_doorbells = false;
+                self.options.shadow_doorbells = false;
                 Ok(())
             }
-            other => other.map(|_| ()),
-        }
-    }
-
-    /// Tells which events are wanted. What the controller refuses is not worth failing for.
-    fn ask_for_events(&mut self) {
-        // Every critical warning; namespace attributes (bit 8) and firmware activation (bit 9) if there are such.
-        let wanted = 0x1F | (self.info.optional_events & 0x300);
-        let sqe = admin::set_features(admin::feature::ASYNC_EVENT_CONFIGURATION, wanted);
-        if let Err(error) = self.admin.run("Set Features (asynchronous events)", sqe) {
-            tracing::warn!(function = self.function.name(), %error, "the controller tells of no events");
-        }
-        self.keep_asking();
-    }
-
-    /// Keeps event requests outstanding.
-    pub(super) fn keep_asking(&mut self) {
-        let wanted = usize::from(self.info.event_limit.min(EVENT_REQUESTS));
-        while self.admin.event_requests() < wanted && self.admin.request_event() {}
-    }
-
-    /// Keeps and logs what the controller had to tell, and asks for more.
-    pub(super) fn hear_events(&mut self) {
-        for dword0 in self.admin.take_events() {
-            let event = ControllerEvent::parse(dword0);
-            self.counters.events += 1;
-            tracing::warn!(
-                function = self.function.name(),
-                kind = event.kind,
-                information = event.information,
-                log_page = event.log_page,
-                "the controller sent an event"
-            );
-            if self.events.len() == KEPT_EVENTS {
-                self.events.pop_front();
-            }
-            self.events.push_back(event);
-            // No further event of the kind comes before its log page was read.
-            let mut page = [0; HEALTH_BYTES];
-            let sqe = admin::get_log_page(event.log_page, HEALTH_BYTES as u32);
-            if let Err(error) = self.admin.fetch("Get Log Page (event)", sqe, &mut page) {
-                tracing::warn!(function = self.function.name(), %error, "the event's log page cannot be read");
+            other => {
+                self.shadowed = other.is_ok();
+                other.map(|_| ())
             }
         }
-        self.keep_asking();
     }
 
     pub(super) fn health(&mut self) -> Result<HealthInfo, OpenError> {
@@ -244,15 +257,15 @@ impl Control {
     }
 
     /// Makes a queue pair known to the controller.
-    pub(super) fn create_queue(&mut self, qid: u16, shape: &RingShape) -> Result<(), OpenError> {
-        self.admin.run("Create I/O Completion Queue", admin::create_cq(qid, shape.cq_entries, shape.cq_iova))?;
+    pub(super) fn create_queue(&mut self, qid: u16, shape: &RingShape) -> Result<(), NotMade> {
+        let cq = admin::create_cq(qid, shape.cq_entries, shape.cq_iova);
+        let made = self.admin.run("Create I/O Completion Queue", cq);
+        made.map_err(|error| NotMade { error, uncertain: self.admin.stuck() })?;
         let sq = admin::create_sq(qid, shape.sq_entries, shape.sq_iova);
-        if let Err(error) = self.admin.run("Create I/O Submission Queue", sq) {
-            let delete = admin::delete_queue(admin::opcode::DELETE_CQ, qid);
-            self.admin.run("Delete I/O Completion Queue", delete)?;
-            return Err(error);
-        }
-        Ok(())
+        let Err(error) = self.admin.run("Create I/O Submission Queue", sq) else { return Ok(()) };
+        let delete = admin::delete_queue(admin::opcode::DELETE_CQ, qid);
+        let undone = !self.admin.stuck() && self.admin.run("Delete I/O Completion Queue", delete).is_ok();
+        Err(NotMade { error, uncertain: !undone })
     }
 
     /// Makes the controller forget a queue pair. Afterwards it is through with every command of it.
@@ -263,8 +276,9 @@ impl Control {
         ];
         for (opcode, command) in deletions {
             match self.admin.run(command, admin::delete_queue(opcode, qid)) {
-                // There is none: as good as deleted.
-                Err(OpenError::Admin { status, .. }) if same(status, Status::INVALID_QUEUE_ID) => {}
+                // There is none: as good as deleted. QEMU says of a missing completion queue that it is invalid.
+                Err(OpenError::Admin { status, .. })
+                    if same(status, Status::INVALID_QUEUE_ID) || same(status, Status::COMPLETION_QUEUE_INVALID) => {}
                 other => _ = other?,
             }
         }

@@ -1,11 +1,13 @@
 //! A controller, as a daemon sees it.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::board::Board;
 use super::control::Control;
 use super::dma_memory::DmaMemory;
 use super::dma_space::DmaSpace;
+use super::lifecycle;
 use super::link::LinkState;
 use super::pci::{PciFunction, config};
 use super::{
@@ -25,6 +27,18 @@ pub enum ControllerState {
     Failed(String),
     /// It was pulled.
     Removed,
+}
+
+impl ControllerState {
+    /// Whether a controller in this state can be asked anything.
+    pub(super) fn check(&self) -> Result<(), OpenError> {
+        match self {
+            Self::Ready => Ok(()),
+            Self::Resetting => Err(OpenError::Resetting),
+            Self::Failed(why) => Err(OpenError::Failed(why.clone())),
+            Self::Removed => Err(OpenError::Gone),
+        }
+    }
 }
 
 /// How a controller is doing.
@@ -52,6 +66,8 @@ pub(super) struct Shared {
     pub(super) control: Mutex<Control>,
     /// Locked after `control`, where both are.
     pub(super) space: DmaSpace,
+    /// Locked last.
+    pub(super) board: Arc<Mutex<Board>>,
 }
 
 /// An NVMe controller that this process owns. Clones are the same controller; it is shut down when they, its devices and
@@ -75,15 +91,17 @@ impl Controller {
     /// See [`OpenError`]. The controller can reach no memory then.
     pub fn open(function: Arc<dyn PciFunction>, options: ControllerOptions) -> Result<Self, OpenError> {
         check_class(function.as_ref())?;
+        // Whoever had it before may have left it running, and with addresses of its own: no memory is shown to it before it
+        // was stopped. This turns its registers on as well.
+        function.set_bus_master(false)?;
+        let capabilities = lifecycle::stop(function.as_ref())?;
         let space = DmaSpace::new(Arc::clone(&function));
-        let control = Control::new(Arc::clone(&function), options, &space)?;
+        let control = Control::new(Arc::clone(&function), options, capabilities, &space)?;
+        let board = Arc::clone(&control.board);
         // From here on the destructor cleans up.
-        let shared = Arc::new(Shared { function, options, control: Mutex::new(control), space });
+        let shared = Arc::new(Shared { function, options, control: Mutex::new(control), space, board });
         {
             let mut control = lock(&shared.control);
-            // Whoever had it before may have left it running. This turns its registers on as well.
-            shared.function.set_bus_master(false)?;
-            control.stop()?;
             control.start()?;
             control.introduce(&shared.space)?;
         }
@@ -99,25 +117,25 @@ impl Controller {
     /// What the controller says of itself.
     #[must_use]
     pub fn info(&self) -> ControllerInfo {
-        lock(&self.shared.control).info.clone()
+        lock(&self.shared.board).info.clone()
     }
 
     /// The active namespaces that can be driven.
     #[must_use]
     pub fn namespaces(&self) -> Vec<NamespaceInfo> {
-        lock(&self.shared.control).namespaces.clone()
+        lock(&self.shared.board).namespaces.clone()
     }
 
     /// The active namespaces that cannot be driven, and why.
     #[must_use]
     pub fn refused_namespaces(&self) -> Vec<(u32, String)> {
-        lock(&self.shared.control).refused.clone()
+        lock(&self.shared.board).refused.clone()
     }
 
     /// I/O queues that the controller granted.
     #[must_use]
     pub fn queues(&self) -> u16 {
-        lock(&self.shared.control).granted
+        lock(&self.shared.board).granted
     }
 
     /// A namespace, from which each core gets its queue.
@@ -125,37 +143,30 @@ impl Controller {
     /// # Errors
     /// [`OpenError::NoNamespace`], or why the namespace cannot be driven.
     pub fn namespace(&self, nsid: u32) -> Result<VfioDevice, OpenError> {
-        let control = lock(&self.shared.control);
-        if let Some(info) = control.namespaces.iter().find(|info| info.nsid == nsid) {
-            return VfioDevice::new(Arc::clone(&self.shared), &control, *info);
+        let board = lock(&self.shared.board);
+        if let Some(namespace) = board.namespaces.iter().find(|namespace| namespace.nsid == nsid) {
+            return Ok(VfioDevice::new(Arc::clone(&self.shared), &board.info, *namespace));
         }
-        if let Some((_, why)) = control.refused.iter().find(|(refused, _)| *refused == nsid) {
+        if let Some((_, why)) = board.refused.iter().find(|(refused, _)| *refused == nsid) {
             return Err(OpenError::Unusable(why.clone()));
         }
-        let active = control.namespaces.iter().map(|info| info.nsid).collect();
+        let active = board.namespaces.iter().map(|info| info.nsid).collect();
         Err(OpenError::NoNamespace { nsid, active })
     }
 
-    /// Whether it works.
+    /// Whether it works. Does not wait, as [`status`](Self::status).
     #[must_use]
     pub fn state(&self) -> ControllerState {
-        lock(&self.shared.control).state.clone()
+        lock(&self.shared.board).status.state.clone()
     }
 
-    /// How it is doing.
+    /// How it is doing. Does not wait: while the control side is busy, in a reset for instance, as it was told last.
     #[must_use]
     pub fn status(&self) -> ControllerStatus {
-        let control = lock(&self.shared.control);
-        let records = || control.queues.iter().flatten();
-        ControllerStatus {
-            state: control.state.clone(),
-            resets: control.counters.resets,
-            aborts: control.counters.aborts,
-            events: control.counters.events,
-            stray_completions: control.admin.strays() + records().map(|record| record.link.strays()).sum::<u64>(),
-            queues: records().filter(|record| record.left.is_none()).count() as u16,
-            mappings: self.shared.space.len(),
+        if let Ok(control) = self.shared.control.try_lock() {
+            control.publish(&self.shared.space);
         }
+        lock(&self.shared.board).status.clone()
     }
 
     /// Maps a region before queues attach it. Pinning memory takes long: whoever does this on a control thread keeps
@@ -175,26 +186,35 @@ impl Controller {
         self.shared.space.release(region)
     }
 
-    /// Reads the health log page. Waits for the controller.
+    /// Reads the health log page. Waits for the controller, if that is ready.
     ///
     /// # Errors
-    /// What the controller said, or that it did not answer.
+    /// What the controller said, that it did not answer, or why it is not ready.
     pub fn health(&self) -> Result<HealthInfo, OpenError> {
-        lock(&self.shared.control).health()
+        self.ask(Control::health)
     }
 
-    /// Reads the error log page: 64 entries at most. Waits for the controller.
+    /// Reads the error log page: 64 entries at most. Waits for the controller, if that is ready.
     ///
     /// # Errors
     /// As [`health`](Self::health).
     pub fn errors(&self) -> Result<Vec<ErrorEntry>, OpenError> {
-        lock(&self.shared.control).errors()
+        self.ask(Control::errors)
+    }
+
+    fn ask<T>(&self, question: impl FnOnce(&mut Control) -> Result<T, OpenError>) -> Result<T, OpenError> {
+        // Without waiting for the end of a reset.
+        let state = lock(&self.shared.board).status.state.clone();
+        state.check()?;
+        let mut control = lock(&self.shared.control);
+        control.state.check()?;
+        question(&mut control)
     }
 
     /// Takes the events that the controller sent since this was last called; the last 64 are kept.
     #[must_use]
     pub fn take_events(&self) -> Vec<ControllerEvent> {
-        lock(&self.shared.control).events.drain(..).collect()
+        lock(&self.shared.board).events.drain(..).collect()
     }
 
     /// Resets the controller. Commands that are outstanding are sent again once it is back, so nothing is lost. Waits for
@@ -218,13 +238,17 @@ impl Shared {
     /// Takes back a queue whose core let go of it, with its memory and the regions that it knew.
     pub(super) fn retire(&self, qid: u16, memory: DmaMemory, regions: Vec<Arc<Region>>) {
         let mut control = lock(&self.control);
+        control.late.retain(|(other, _)| *other != qid);
         let slot = usize::from(qid) - 1;
         let Some(record) = control.queues.get_mut(slot).and_then(Option::as_mut) else { return };
         // In these states the controller does not know the queue.
-        let forgotten = matches!(record.link.state(), LinkState::Stopped | LinkState::Ready | LinkState::Dead);
+        let unknown = matches!(record.link.state(), LinkState::Stopped | LinkState::Ready | LinkState::Dead);
+        let forgotten = unknown && !record.uncertain;
         let mut held = regions;
         held.push(Arc::clone(memory.region()));
-        if forgotten || control.delete_queue(qid).is_ok() {
+        // One that is not ready would not answer.
+        let ready = control.state == ControllerState::Ready;
+        if forgotten || (ready && control.delete_queue(qid).is_ok()) {
             control.queues[slot] = None;
             for region in held {
                 if let Err(error) = self.space.release(&region) {
@@ -239,18 +263,10 @@ impl Shared {
 }
 
 impl Drop for Shared {
-    /// Nobody uses the controller any more: it is shut down, and reaches no memory before any is given back.
+    /// Nobody uses the controller any more: it is shut down, and memory that it could reach still is not given back.
     fn drop(&mut self) {
-        let control = self.control.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let stopped = control.shut_down();
-        if stopped {
-            self.space.unmap_all();
-        } else {
-            tracing::error!(
-                function = self.function.name(),
-                "the controller cannot be stopped; its memory is not freed"
-            );
-        }
+        self.control.get_mut().unwrap_or_else(PoisonError::into_inner).shut_down();
+        self.space.unmap_all();
     }
 }
 

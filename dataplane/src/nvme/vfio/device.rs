@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::control::{Control, QueueRecord};
+use super::control::{Control, NotMade, QueueRecord};
 use super::controller::Shared;
 use super::dma_memory::DmaMemory;
 use super::doorbell::Doorbell;
@@ -10,11 +10,12 @@ use super::link::Link;
 use super::prp;
 use super::queue::{QueueParts, VfioQueue};
 use super::rings::{Doorbells, Layout};
-use super::{ControllerState, NamespaceInfo, OpenError, lock};
+use super::terms::Terms;
+use super::{ControllerInfo, NamespaceInfo, OpenError, lock};
 use crate::nvme::Geometry;
 
 /// The most commands that one queue has outstanding.
-pub(super) const MAX_DEPTH: u32 = 4096;
+pub(super) const MAX_DEPTH: u32 = 4095;
 /// A boundary closer than this is not heeded: it is only a hint, and would cut everything into crumbs.
 const MIN_BOUNDARY_BYTES: u64 = 64 << 10;
 /// Blocks of one Read or Write at most.
@@ -36,7 +37,7 @@ impl std::fmt::Debug for VfioDevice {
 }
 
 impl VfioDevice {
-    pub(super) fn new(shared: Arc<Shared>, control: &Control, namespace: NamespaceInfo) -> Result<Self, OpenError> {
+    pub(super) fn new(shared: Arc<Shared>, info: &ControllerInfo, namespace: NamespaceInfo) -> Self {
         let lba_bytes = u64::from(namespace.lba_bytes);
         let mut boundary = u64::from(namespace.optimal_boundary);
         if boundary * lba_bytes < MIN_BOUNDARY_BYTES {
@@ -44,7 +45,7 @@ impl VfioDevice {
         }
         let limits = [
             Some(u64::from(shared.options.max_transfer)),
-            control.info.max_transfer_bytes,
+            info.max_transfer_bytes,
             Some(u64::from(prp::MAX_TRANSFER)),
             Some(MAX_BLOCKS * lba_bytes),
             // So that one that begins on a boundary crosses none.
@@ -57,11 +58,11 @@ impl VfioDevice {
             // Dwords: what PRP entries ask for, and the strictest that SGLs do.
             memory_align: 4,
             max_transfer: ((most / lba_bytes).max(1) * lba_bytes) as u32,
-            volatile_cache: control.info.volatile_cache,
-            deallocate: control.info.dataset_management,
+            volatile_cache: info.volatile_cache,
+            deallocate: info.dataset_management,
             depth: 0,
         };
-        Ok(Self { shared, namespace, geometry, boundary })
+        Self { shared, namespace, geometry, boundary }
     }
 
     /// The namespace.
@@ -82,19 +83,21 @@ impl VfioDevice {
         deepest(&lock(&self.shared.control))
     }
 
-    /// A queue for one core, of `depth` (1 to 4096, and less than the entries of the controller's queues) outstanding
+    /// A queue for one core, of `depth` (1 to 4095, and less than the entries of the controller's queues) outstanding
     /// commands, that knows memory slots 0 to `memory_slots - 1`. Waits for the controller: to be called on a control
     /// thread, and the queue handed to its core.
     ///
     /// # Errors
-    /// [`OpenError::NoQueue`] if all that the controller granted are in use, [`OpenError::Depth`], or what the controller
-    /// said.
+    /// [`OpenError::NoQueue`] if all that the controller granted are in use, [`OpenError::Depth`],
+    /// [`OpenError::Changed`] if namespace or controller are not what they were when this was looked up, or what the
+    /// controller said.
     pub fn queue(&self, depth: u32, memory_slots: u16) -> Result<VfioQueue, OpenError> {
         let mut control = lock(&self.shared.control);
-        match &control.state {
-            ControllerState::Ready => {}
-            ControllerState::Removed => return Err(OpenError::Gone),
-            state => return Err(OpenError::Failed(format!("{state:?}"))),
+        control.state.check()?;
+        control.find_namespace(self.namespace.nsid)?;
+        let terms = self.terms(&control);
+        if let Some(what) = terms.broken(&control) {
+            return Err(OpenError::Changed { nsid: self.namespace.nsid, what });
         }
         let max_entries = control.capabilities.max_queue_entries();
         let deepest = deepest(&control);
@@ -108,10 +111,10 @@ impl VfioDevice {
         let shape = layout.shape(memory.iova());
         let link = Arc::new(Link::new(control.now as u32));
         let record =
-            |left| QueueRecord { link: Arc::clone(&link), shape, namespace: self.namespace, told_strays: 0, left };
+            |left| QueueRecord { link: Arc::clone(&link), shape, terms, told_strays: 0, uncertain: false, left };
         let slot = usize::from(qid) - 1;
-        if let Err(error) = control.create_queue(qid, &shape) {
-            if control.admin.stuck() {
+        if let Err(NotMade { error, uncertain }) = control.create_queue(qid, &shape) {
+            if uncertain {
                 // Nobody knows whether it was made: its memory waits for the next reset.
                 control.queues[slot] = Some(record(Some(vec![Arc::clone(memory.region())])));
             } else {
@@ -130,7 +133,7 @@ impl VfioDevice {
             nsid: self.namespace.nsid,
             qid,
             boundary: self.boundary,
-            sgl: control.info.sgl && self.shared.options.sgl,
+            sgl: terms.sgl,
             timeout: self.shared.options.command_timeout,
             memory_slots,
         };
@@ -144,10 +147,22 @@ impl VfioDevice {
         Ok(queue)
     }
 
+    /// What a queue that is made now relies on.
+    fn terms(&self, control: &Control) -> Terms {
+        Terms {
+            namespace: self.namespace,
+            max_transfer: self.geometry.max_transfer,
+            volatile_cache: self.geometry.volatile_cache,
+            sgl: control.info.sgl && self.shared.options.sgl,
+            shadows: control.shadowed,
+            stride: control.capabilities.doorbell_stride(),
+        }
+    }
+
     fn doorbells(&self, control: &Control, qid: u16) -> Result<Doorbells, OpenError> {
         let area = self.shared.function.doorbells();
         let stride = control.capabilities.doorbell_stride();
-        let shadows = control.shadows.as_ref().filter(|_| control.info.shadow_doorbells).map(|(pages, _)| pages);
+        let shadows = control.shadows.as_ref().filter(|_| control.shadowed).map(|(pages, _)| pages);
         let doorbell = |index: u64| Doorbell::new(area, index * stride, shadows);
         let beyond = || OpenError::Unusable(format!("the doorbells of queue {qid} lie beyond what can be mapped"));
         let first = 2 * u64::from(qid);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::pci::PciError;
+use super::pci::{PciError, PciFunction};
 use crate::nvme::spec::Status;
 
 /// Why a controller could not be opened, asked or brought back.
@@ -17,9 +17,14 @@ pub enum OpenError {
     /// It is not an NVMe controller.
     #[error("the function has class {0:06x}, not that of an NVMe controller (010802)")]
     NotNvme(u32),
-    /// Every register reads as ones.
-    #[error("the controller is gone: its registers read as ones; was the drive pulled, or is it powered down?")]
+    /// It is not there any more.
+    #[error("the controller is gone; was the drive pulled, is it powered down, or did its process end?")]
     Gone,
+    /// Every register reads as ones, or nobody answers, and yet it may be there.
+    #[error(
+        "the controller does not answer, and may reach memory all the same; is its process stopped, or its link down?"
+    )]
+    Silent,
     /// It lacks something that this driver needs.
     #[error("the controller cannot be driven: {0}")]
     Unusable(String),
@@ -44,6 +49,14 @@ pub enum OpenError {
         nsid: u32,
         /// Numbers that there are.
         active: Vec<u32>,
+    },
+    /// What was found when the namespace was looked up holds no more: it was formatted, or the controller became another.
+    #[error("namespace {nsid} is not what it was any more: {what}; look it up anew")]
+    Changed {
+        /// Number of the namespace.
+        nsid: u32,
+        /// What changed.
+        what: &'static str,
     },
     /// It did not get where it should in time.
     #[error("the controller did not {what} within {waited:?} (CSTS {csts:#x})")]
@@ -72,7 +85,22 @@ pub enum OpenError {
     /// A depth of 0, or one that the controller's queues do not hold.
     #[error("a queue's depth must be 1 to {0}")]
     Depth(u32),
+    /// The controller is being reset.
+    #[error("the controller is being reset; try again in a while")]
+    Resetting,
     /// The controller was given up.
     #[error("the controller was given up: {0}")]
     Failed(String),
+}
+
+impl OpenError {
+    /// Why the registers of a function read as ones.
+    pub(super) fn lost(function: &dyn PciFunction) -> Self {
+        if function.is_gone() { Self::Gone } else { Self::Silent }
+    }
+
+    /// Whether it says that registers read as ones.
+    pub(super) const fn is_loss(&self) -> bool {
+        matches!(self, Self::Gone | Self::Silent)
+    }
 }

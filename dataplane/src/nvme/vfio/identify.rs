@@ -1,6 +1,8 @@
 //! What a controller says of itself and its namespaces, and whether that can be (base, "Identify Controller data
 //! structure"; NVM, "Identify Namespace data structure").
 
+use std::time::Duration;
+
 use super::OpenError;
 use super::registers::PAGE_BYTES;
 
@@ -46,6 +48,8 @@ pub struct ControllerInfo {
     pub abort_limit: u16,
     /// Asynchronous event requests that may be outstanding at once (AERL).
     pub event_limit: u16,
+    /// How long a shutdown takes it (RTD3E); zero if it does not say.
+    pub shutdown_time: Duration,
     /// Asynchronous events that it can send and a host must ask for (OAES).
     pub optional_events: u32,
     /// Entries of its error log (ELPE).
@@ -134,6 +138,7 @@ impl ControllerInfo {
             flexible_placement: word32(data, 96) & (1 << 19) != 0,
             abort_limit: u16::from(data[258]) + 1,
             event_limit: u16::from(data[259]) + 1,
+            shutdown_time: Duration::from_micros(u64::from(word32(data, 88))),
             optional_events: word32(data, 92),
             error_log_entries: u16::from(data[262]) + 1,
             namespaces: word32(data, 516),
@@ -212,6 +217,7 @@ mod tests {
         data[4..24].copy_from_slice(b"SERIAL-1            ");
         data[24..30].copy_from_slice(b"mo\x1Bdel");
         data[77] = 7;
+        data[88..92].copy_from_slice(&8_000_000_u32.to_le_bytes());
         data[80..84].copy_from_slice(&0x0001_0400_u32.to_le_bytes());
         data[258] = 3;
         data[512] = 0x66;
@@ -240,6 +246,7 @@ mod tests {
         let info = ControllerInfo::parse(&controller()).unwrap();
         assert_eq!((info.vendor, info.serial.as_str(), info.model.as_str()), (0x1B36, "SERIAL-1", "mo?del"));
         assert_eq!((info.max_transfer_bytes, info.abort_limit, info.version), (Some(512 << 10), 4, (1, 4, 0)));
+        assert_eq!(info.shutdown_time, Duration::from_secs(8));
         assert!(info.volatile_cache && info.dataset_management && info.sgl && !info.shadow_doorbells);
         let info = NamespaceInfo::parse(3, &namespace()).unwrap();
         assert_eq!((info.nsid, info.blocks, info.lba_bytes, info.optimal_boundary), (3, 1000, 4096, 64));

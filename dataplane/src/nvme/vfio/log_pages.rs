@@ -134,6 +134,12 @@ impl ControllerEvent {
     pub const fn parse(dword0: u32) -> Self {
         Self { kind: (dword0 & 0b111) as u8, information: (dword0 >> 8) as u8, log_page: (dword0 >> 16) as u8 }
     }
+
+    /// Whether it is the notice that an attached namespace changed.
+    #[must_use]
+    pub const fn is_namespace_change(&self) -> bool {
+        self.kind == 2 && self.information == 0
+    }
 }
 
 #[cfg(test)]

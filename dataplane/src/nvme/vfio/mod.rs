@@ -11,6 +11,7 @@
 mod admin;
 mod attendant;
 mod barrier;
+mod board;
 mod control;
 mod controller;
 mod device;
@@ -18,6 +19,7 @@ mod dma_memory;
 mod dma_space;
 mod doorbell;
 mod error;
+mod events;
 mod identify;
 pub mod kernel;
 mod lifecycle;
@@ -32,6 +34,8 @@ mod queue;
 mod recovery;
 mod registers;
 mod rings;
+mod slot;
+mod terms;
 #[cfg(test)]
 mod tests;
 

@@ -11,7 +11,8 @@ pub struct ControllerOptions {
     /// The largest transfer of one command in bytes, within what the controller takes; 2 MiB at most.
     pub max_transfer: u32,
     /// How long an I/O command may take before it is aborted. If it still has not ended after as long again, the
-    /// controller is reset.
+    /// controller is reset. [`service`](super::Controller::service) must be called four times within it at least: time
+    /// that passes unseen counts for less.
     pub command_timeout: Duration,
     /// How long an admin command may take.
     pub admin_timeout: Duration,

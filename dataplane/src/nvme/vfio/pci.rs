@@ -4,6 +4,7 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use super::registers::{self, offset};
 use crate::memory::Region;
 
 /// Why a PCI function could not be reached.
@@ -125,10 +126,18 @@ pub trait PciFunction: Send + Sync {
     /// What the system said.
     fn reset(&self) -> Result<(), PciError>;
 
+    /// Whether the function is certainly not there any more, and so reaches no memory: not even configuration space
+    /// answers. One that is merely silent is not gone.
+    fn is_gone(&self) -> bool {
+        let mut vendor = [0; 2];
+        let read = self.config_read(config::VENDOR, &mut vendor);
+        self.read32(offset::CSTS) == registers::GONE && read.is_ok() && vendor == [0xFF; 2]
+    }
+
     /// Lets the function reach memory at all, or keeps it from doing so.
     ///
     /// # Errors
-    /// What the system said.
+    /// What the system said, or that it is on still.
     fn set_bus_master(&self, on: bool) -> Result<(), PciError> {
         let mut command = [0; 2];
         self.config_read(config::COMMAND, &mut command)?;
@@ -138,7 +147,13 @@ pub trait PciFunction: Send + Sync {
         } else {
             bits &= !config::COMMAND_BUS_MASTER;
         }
-        self.config_write(config::COMMAND, &bits.to_le_bytes())
+        self.config_write(config::COMMAND, &bits.to_le_bytes())?;
+        self.config_read(config::COMMAND, &mut command)?;
+        if on || u16::from_le_bytes(command) & config::COMMAND_BUS_MASTER == 0 {
+            return Ok(());
+        }
+        let text = "bus mastering cannot be turned off: the command register does not take it";
+        Err(PciError::Unsupported(text.into()))
     }
 }
 

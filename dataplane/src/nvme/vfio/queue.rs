@@ -8,24 +8,17 @@ use std::time::Duration;
 
 use super::barrier;
 use super::controller::Shared;
-use super::device::MAX_DEPTH;
 use super::dma_memory::DmaMemory;
 use super::link::{Link, LinkState};
 use super::prp::{self, List, Pages};
 use super::recovery::{Sentence, judge};
 use super::rings::{Doorbells, Layout};
+use super::slot::{EMPTY, Naming, Slot};
 use crate::Burst;
 use crate::memory::{Region, RegionSlot};
 use crate::nvme::attached::AttachedRegions;
 use crate::nvme::spec::{DataPointer, SglDescriptor, Sqe, Status, nvm};
 use crate::nvme::{AttachError, BlockDone, BlockError, BlockIo, BlockOp, BlockQueue, Geometry, QueueFull, WriteHint};
-
-/// Bits of a command identifier that name the slot; those above are a generation, so that a completion that comes late
-/// or twice names nothing.
-const INDEX_BITS: u32 = MAX_DEPTH.trailing_zeros();
-const INDEX_MASK: u16 = (1 << INDEX_BITS) - 1;
-/// One generation, in [`Slot::expected`].
-const GENERATION: u32 = 1 << (16 + INDEX_BITS);
 
 /// What a queue did so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,52 +37,8 @@ pub struct VfioStats {
     pub split: u64,
 }
 
-/// What a command in a slot is about.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-pub(super) struct Slot {
-    pub(super) io: BlockIo,
-    /// What bits 47:16 of a completion's second quadword must be: the command identifier above the queue's. A free slot
-    /// has 0 for the queue, and keeps the generation.
-    pub(super) expected: u32,
-    /// Blocks before the part that is under way: they are done.
-    pub(super) moved: u32,
-    /// Blocks after it.
-    rest: u32,
-    /// When it was sent, in the link's ticks.
-    pub(super) sent_at: u32,
-    /// How often it was sent again.
-    pub(super) tries: u8,
-    /// It took too long, and an abort was asked for.
-    pub(super) expired: bool,
-}
-
-impl Slot {
-    /// Gives the command a fresh identifier: the generation goes up, the index stays.
-    #[inline(always)]
-    fn rename(&mut self, qid: u16, rest: u32, now: u32) -> u16 {
-        self.expected = self.expected.wrapping_add(GENERATION) | u32::from(qid);
-        self.rest = rest;
-        self.sent_at = now;
-        (self.expected >> 16) as u16
-    }
-}
-
-#[cfg(test)]
-impl Slot {
-    pub(super) fn for_test(io: BlockIo, tries: u8) -> Self {
-        Self { io, expected: 0, moved: 0, rest: 0, sent_at: 0, tries, expired: false }
-    }
-}
-
-const EMPTY: BlockIo =
-    BlockIo { op: BlockOp::Flush, lba: 0, blocks: 0, memory: crate::memory::DmaSlice::EMPTY, token: 0 };
-
 // Every hint masked with the highest is one.
 const _: () = assert!(WriteHint::KINDS == 0b111);
-
-// One cache line a command.
-const _: () = assert!(size_of::<Slot>() == 64);
 
 /// What a queue is made of.
 pub(super) struct QueueParts {
@@ -124,7 +73,7 @@ pub struct VfioQueue {
     tell_at: u32,
     phase: bool,
     /// Whether the controller knows the queue; otherwise commands wait in their slots.
-    live: bool,
+    pub(super) live: bool,
     /// The queue is live and there are no boundaries: a Read or Write is sent in one part.
     plain: bool,
     sgl: bool,
@@ -134,6 +83,10 @@ pub struct VfioQueue {
     pub(super) placements: [u64; WriteHint::KINDS as usize + 1],
     /// Blocks between boundaries that no part crosses; zero for none.
     boundary: u64,
+    pub(super) naming: Naming,
+    /// The link's tick that was seen last.
+    pub(super) tick: u32,
+    /// The queue's own time in milliseconds. It goes with the ticks, but is not made to jump by whoever stalled.
     pub(super) now: u32,
     pub(super) slots: Box<[Slot]>,
     pub(super) free: Vec<u16>,
@@ -145,6 +98,8 @@ pub struct VfioQueue {
     pub(super) ended: VecDeque<BlockDone>,
     pub(super) stats: VfioStats,
     // Cold from here on.
+    /// Slots of commands that are sent again at the next tick.
+    pub(super) later: Vec<u16>,
     pub(super) dead: bool,
     pub(super) timeout: u32,
     pub(super) watched_at: u32,
@@ -203,14 +158,17 @@ impl VfioQueue {
             nsid: parts.nsid,
             placements: [0; WriteHint::KINDS as usize + 1],
             boundary: parts.boundary,
-            now: parts.link.tick(),
+            naming: Naming::new(geometry.depth),
+            tick: parts.link.tick(),
+            now: 0,
             slots: (0..depth).map(slot).collect(),
             free: (0..depth as u16).rev().collect(),
             memory_slots: parts.memory_slots,
             geometry,
             regions: AttachedRegions::new(parts.memory_slots),
             doorbells: parts.doorbells,
-            watched_at: parts.link.tick(),
+            later: Vec::with_capacity(depth),
+            watched_at: 0,
             link: parts.link,
             ended: VecDeque::with_capacity(depth),
             stats: VfioStats::default(),
@@ -235,8 +193,8 @@ impl VfioQueue {
 
     /// Gives the command in a slot a fresh identifier.
     pub(super) fn rename(&mut self, index: u16, rest: u32) -> u16 {
-        let (qid, now) = (self.qid, self.now);
-        self.slots.get_mut(usize::from(index)).map_or(index, |slot| slot.rename(qid, rest, now))
+        let (naming, qid, now) = (self.naming, self.qid, self.now);
+        self.slots.get_mut(usize::from(index)).map_or(index, |slot| slot.rename(naming, qid, rest, now))
     }
 
     /// Writes a Read or Write, or the part of it that begins `moved` blocks into it, into the submission ring. `offset` is
@@ -257,7 +215,7 @@ impl VfioQueue {
             Pages::Many if self.sgl => DataPointer::Sgl(SglDescriptor::data_block(iova, bytes)),
             Pages::Many => {
                 // SAFETY: the lists were made for `max_transfer` bytes, and no command that was found valid moves more.
-                let (first, second) = unsafe { prp::write_list(self.list(cid & INDEX_MASK), iova, bytes) };
+                let (first, second) = unsafe { prp::write_list(self.list(cid & self.naming.index_mask), iova, bytes) };
                 DataPointer::Prp { first, second }
             }
         };
@@ -363,7 +321,7 @@ impl VfioQueue {
     /// What a completion's second quadword means for its command.
     #[inline(always)]
     fn complete(&mut self, word: u64, done: &mut Burst<BlockDone>) {
-        let index = (word >> 32) as u16 & INDEX_MASK;
+        let index = (word >> 32) as u16 & self.naming.index_mask;
         let named = (word >> 16) as u32;
         let slot = match self.slots.get_mut(usize::from(index)) {
             // A free slot expects queue 0, which is none of ours.
@@ -399,6 +357,13 @@ impl VfioQueue {
                 slot.expired = false;
                 self.stats.retried += 1;
                 self.send(index);
+            }
+            Sentence::Later => {
+                slot.tries += 1;
+                slot.expired = false;
+                slot.hide(self.naming, self.now);
+                self.stats.retried += 1;
+                self.later.push(index);
             }
             Sentence::Ended(result) => {
                 let io = slot.io;
@@ -489,7 +454,7 @@ impl BlockQueue for VfioQueue {
         slot.tries = 0;
         slot.expired = false;
         if moves && self.plain {
-            let cid = slot.rename(self.qid, 0, self.now);
+            let cid = slot.rename(self.naming, self.qid, 0, self.now);
             self.send_transfer(cid, &io, offset, 0, io.blocks);
         } else if self.live {
             self.send(index);
@@ -509,13 +474,12 @@ impl BlockQueue for VfioQueue {
     #[inline]
     fn poll(&mut self, done: &mut Burst<BlockDone>) {
         let state = self.link.state();
+        let ticks = self.link.tick() != self.tick;
+        if ticks {
+            self.advance();
+        }
         if state != LinkState::Live || !self.live {
             self.follow(state);
-        }
-        let now = self.link.tick();
-        if now != self.now {
-            self.now = now;
-            self.watch();
         }
         while !done.is_full()
             && let Some(ended) = self.ended.pop_front()
@@ -524,6 +488,10 @@ impl BlockQueue for VfioQueue {
         }
         if self.live {
             self.reap(done);
+        }
+        if ticks {
+            // After what came meanwhile was seen.
+            self.watch();
         }
     }
 

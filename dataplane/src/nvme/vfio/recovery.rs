@@ -1,7 +1,8 @@
 //! What a queue does when not all is well: statuses that are errors, commands that take too long, resets.
 
 use super::link::{Expired, LinkState};
-use super::queue::{Slot, VfioQueue};
+use super::queue::VfioQueue;
+use super::slot::Slot;
 use crate::nvme::spec::Status;
 use crate::nvme::{BlockDone, BlockError, BlockOp};
 
@@ -17,6 +18,8 @@ pub(super) enum Sentence {
     GoesOn,
     /// The same once more.
     Again,
+    /// The same once more, after a while.
+    Later,
     Ended(Result<(), BlockError>),
 }
 
@@ -28,11 +31,21 @@ pub(super) fn judge(slot: &Slot, status: Status) -> Sentence {
         (0, 0x0B) => Sentence::Ended(Err(BlockError::Gone)),
         // Media and data integrity errors.
         (2, _) => error(libc::EIO),
-        _ if !status.is_final() && slot.tries < MAX_TRIES => Sentence::Again,
+        // Aborted because we asked: whether it may be tried again is for us to say.
+        (0, 0x07) if slot.expired && slot.tries < MAX_TRIES => Sentence::Again,
+        _ if !status.is_final() && slot.tries < MAX_TRIES => {
+            if wants_time(status) {
+                Sentence::Later
+            } else {
+                Sentence::Again
+            }
+        }
         // A hint that the device does not take is still taken.
         _ if slot.io.op == BlockOp::Deallocate => Sentence::Ended(Ok(())),
         // Aborted, for a command that took too long or with its queue: nobody knows what became of it.
         (0, 0x07 | 0x08) => Sentence::Ended(Err(BlockError::Gone)),
+        // Not ready; access state inaccessible, lost or in transition.
+        (0, 0x82) | (3, 0x01..=0x03) => Sentence::Ended(Err(BlockError::Gone)),
         // Namespace or device full; write protected.
         (0, 0x81) => error(libc::ENOSPC),
         (0, 0x20) | (1, 0x82) => error(libc::EROFS),
@@ -41,7 +54,36 @@ pub(super) fn judge(slot: &Slot, status: Status) -> Sentence {
     }
 }
 
+/// Whether a retry at once would meet the same: the namespace is not ready, its access state changes, or the controller
+/// names a delay (base, "Command Retry Delay").
+fn wants_time(status: Status) -> bool {
+    let delayed = (status.bits() >> 11) & 0b11 != 0;
+    delayed || matches!((status.code_type(), status.code()), (0, 0x82) | (3, 0x03))
+}
+
 impl VfioQueue {
+    /// Lets time pass. Not more at once than a part of the limit: when the control side or this core stalled, commands
+    /// had no time to show that they are done.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn advance(&mut self) {
+        let tick = self.link.tick();
+        let passed = tick.wrapping_sub(self.tick).min((self.timeout / LOOKS).max(1));
+        self.tick = tick;
+        self.now = self.now.wrapping_add(passed);
+        if self.live {
+            self.send_later();
+        }
+    }
+
+    /// Sends what was put off.
+    fn send_later(&mut self) {
+        while let Some(index) = self.later.pop() {
+            self.send(index);
+        }
+        crate::nvme::BlockQueue::ring(self);
+    }
+
     /// Takes the queue to where the control side is.
     #[cold]
     #[inline(never)]
@@ -69,6 +111,9 @@ impl VfioQueue {
     fn come_back(&mut self) {
         self.set_live(true);
         self.stats.resets += 1;
+        // All that is outstanding is sent, and no report is about it.
+        self.later.clear();
+        let _ = self.link.take_expired();
         for index in 0..self.slots.len() as u16 {
             if self.is_free(index) {
                 continue;
@@ -93,6 +138,7 @@ impl VfioQueue {
         }
         self.dead = true;
         self.set_live(false);
+        self.later.clear();
         for index in 0..self.slots.len() as u16 {
             if !self.is_free(index) {
                 self.end(index, BlockError::Gone);
@@ -121,11 +167,12 @@ impl VfioQueue {
         slot.sent_at = self.now;
     }
 
-    /// Looks for commands that take too long, a few times within their limit, and reports one.
+    /// Looks for commands that take too long, a few times within their limit, and reports one. The controller has none
+    /// while the queue is not live.
     #[cold]
     #[inline(never)]
     pub(super) fn watch(&mut self) {
-        if self.dead || self.now.wrapping_sub(self.watched_at) < (self.timeout / LOOKS).max(1) {
+        if !self.live || self.now.wrapping_sub(self.watched_at) < (self.timeout / LOOKS).max(1) {
             return;
         }
         self.watched_at = self.now;

@@ -1,5 +1,7 @@
 //! The controller's registers, as bits (base, "Controller Properties").
 
+use std::time::Duration;
+
 /// Offsets in BAR0.
 pub mod offset {
     /// Controller Capabilities, 64 bits.
@@ -24,6 +26,11 @@ pub mod offset {
 
 /// What every register of a function that is gone reads as.
 pub const GONE: u32 = u32::MAX;
+
+/// CAP.TO and CRTO count these.
+const TIMEOUT_UNIT: Duration = Duration::from_millis(500);
+/// The most that CAP.TO can say, and the most that CRTO, which can say 9 hours, is believed.
+const MAX_TIMEOUT_UNITS: u32 = 255;
 
 /// Bytes of the pages that the driver tells the controller to use.
 pub const PAGE_BYTES: u64 = 4096;
@@ -67,6 +74,14 @@ impl Capabilities {
     #[must_use]
     pub const fn min_page_bytes(self) -> u64 {
         4096 << ((self.0 >> 48) & 0xF)
+    }
+
+    /// How long a change of readiness may take: the longer of CAP.TO and, if there is such a register, CRTO.CRWMT (ready
+    /// with media), within two minutes or so.
+    #[must_use]
+    pub fn ready_limit(self, crto: u32) -> Duration {
+        let with_media = if self.has_ready_timeouts() { crto & 0xFFFF } else { 0 };
+        TIMEOUT_UNIT * self.timeout_units().max(with_media).clamp(1, MAX_TIMEOUT_UNITS)
     }
 
     /// Whether the register CRTO exists (CRMS).
@@ -145,5 +160,18 @@ mod tests {
         assert_eq!(enabling(cap), 0x0046_0001);
         assert_eq!(enabling(Capabilities(1 << 43)), 0x0046_0061);
         assert_eq!(shutting_down(0x0046_8001), 0x0046_4001);
+    }
+
+    #[test]
+    fn nobody_waits_for_hours() {
+        let limit = |cap: u64, crto| Capabilities(cap).ready_limit(crto).as_millis();
+        let crms = 1 << 59;
+        assert_eq!((limit(0, 0), limit(15 << 24, 0), limit(255 << 24, 0)), (500, 7500, 127_500));
+        assert_eq!(limit(15 << 24, 100), 7500, "there is no such register");
+        assert_eq!((limit(crms | 15 << 24, 100), limit(crms | 255 << 24, 100)), (50_000, 127_500));
+        assert_eq!(
+            (limit(crms, 0xFFFF), limit(crms, u32::MAX), limit(u64::MAX, u32::MAX)),
+            (127_500, 127_500, 127_500)
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! Messages to a target and its replies.
 
-use std::io;
+use std::io::{self, Read};
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -133,6 +134,29 @@ impl Channel {
             let milliseconds = i32::try_from(left.as_millis()).unwrap_or(i32::MAX).max(1);
             socket::wait_readable([self.stream.as_fd()], milliseconds)?;
         }
+    }
+
+    /// Says that nothing more will be sent: a target that is told so closes the connection, and before that lets go of what
+    /// it was lent. What it still answers is not listened to.
+    pub(super) fn hang_up(&self) {
+        // An error says that the other end closed it already.
+        let _ = self.stream.shutdown(Shutdown::Write).and_then(|()| self.stream.set_nonblocking(true));
+    }
+
+    /// After [`hang_up`](Self::hang_up): whether the target closed the connection.
+    pub(super) fn is_closed(&mut self) -> bool {
+        let mut late = [0; 4096];
+        // Not for ever, whatever it sends.
+        for _ in 0..64 {
+            match self.stream.read(&mut late) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(error) => {
+                    return !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted);
+                }
+            }
+        }
+        false
     }
 
     /// Nothing is ever sent unasked, so a socket that can be read has been closed.

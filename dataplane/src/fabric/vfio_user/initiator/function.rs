@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::memory::Region;
@@ -15,6 +15,18 @@ use super::{ChannelError, ConnectError, ConnectOptions, FIRST_IOVA, SOCKET_NAME,
 /// The I/O virtual addresses of a target that does not say what it takes: 47 bits, as processors have.
 const LAST_IOVA: u64 = (1 << 47) - 1;
 
+/// Whether the target can be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Line {
+    Open = 0,
+    /// It did not answer, or not so that it makes sense. It is asked nothing any more, for an answer that came late would be
+    /// taken for another's; but it may be there, and reach all memory that it was shown.
+    Silent = 1,
+    /// It closed the connection, or ended.
+    Closed = 2,
+}
+
 /// An NVMe controller that is another process, over vfio-user. Registers are read and written by messages, doorbells
 /// through shared memory. It reaches only memory that comes from a file
 /// ([`Region::shared`](crate::memory::Region::shared)).
@@ -22,8 +34,8 @@ pub struct RemoteFunction {
     name: String,
     channel: Mutex<Channel>,
     doorbells: DoorbellArea,
-    /// The other end did not answer once: its registers read as ones from then on.
-    gone: AtomicBool,
+    /// A [`Line`].
+    line: AtomicU8,
 }
 
 impl std::fmt::Debug for RemoteFunction {
@@ -41,26 +53,24 @@ impl RemoteFunction {
         let mut channel = Channel::connect(&dir.join(SOCKET_NAME), options.timeout)?;
         let doorbells = DoorbellArea { region: Arc::new(map_doorbells(&mut channel)?), offset: 0 };
         let name = dir.display().to_string();
-        Ok(Arc::new(Self { name, channel: Mutex::new(channel), doorbells, gone: AtomicBool::new(false) }))
+        Ok(Arc::new(Self { name, channel: Mutex::new(channel), doorbells, line: AtomicU8::new(Line::Open as u8) }))
     }
 
     fn channel(&self) -> MutexGuard<'_, Channel> {
         self.channel.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What a request gave. A target that hung up or fell silent is gone for good: an answer that came late would be
-    /// taken for another's.
-    fn judge<T>(&self, what: &'static str, result: Result<T, ChannelError>) -> Result<T, PciError> {
-        result.map_err(|error| {
-            if !matches!(error, ChannelError::Refused { .. }) && !self.gone.swap(true, Ordering::Relaxed) {
-                tracing::error!(function = self.name, %error, "the controller's process is gone");
-            }
-            let cause = match error {
-                ChannelError::Refused { error, .. } | ChannelError::System(error) => error,
-                other => io::Error::other(other),
-            };
-            PciError::System { what, cause }
-        })
+    fn line(&self) -> Line {
+        match self.line.load(Ordering::Acquire) {
+            0 => Line::Open,
+            1 => Line::Silent,
+            _ => Line::Closed,
+        }
+    }
+
+    fn lose(&self, line: Line, error: &ChannelError) {
+        tracing::error!(function = self.name, %error, ?line, "the controller's process answers no more");
+        self.line.store(line as u8, Ordering::Release);
     }
 
     fn request<T>(
@@ -68,11 +78,25 @@ impl RemoteFunction {
         what: &'static str,
         ask: impl FnOnce(&mut Channel) -> Result<T, ChannelError>,
     ) -> Result<T, PciError> {
-        if self.gone.load(Ordering::Relaxed) {
-            return self.judge(what, Err(ChannelError::Closed));
+        let mut channel = self.channel();
+        // With the channel in hand: who waited for it may find it lost.
+        let result = if self.line() == Line::Open { ask(&mut channel) } else { Err(ChannelError::Closed) };
+        if self.line() == Line::Open {
+            match &result {
+                Ok(_) | Err(ChannelError::Refused { .. }) => {}
+                Err(error @ ChannelError::Closed) => self.lose(Line::Closed, error),
+                Err(error) => {
+                    channel.hang_up();
+                    self.lose(Line::Silent, error);
+                }
+            }
         }
-        let result = ask(&mut self.channel());
-        self.judge(what, result)
+        result.map_err(|error| match error {
+            ChannelError::Refused { error, .. } | ChannelError::System(error) => {
+                PciError::System { what, cause: error }
+            }
+            other => PciError::System { what, cause: io::Error::other(other) },
+        })
     }
 }
 
@@ -113,7 +137,7 @@ impl PciFunction for RemoteFunction {
     }
 
     fn map(&self, memory: &Arc<Region>, iova: u64, bytes: u64) -> Result<(), PciError> {
-        if self.gone.load(Ordering::Relaxed) {
+        if self.line() == Line::Closed {
             // It will never reach anything again, and what it does not reach may well be called mapped.
             return Ok(());
         }
@@ -129,11 +153,19 @@ impl PciFunction for RemoteFunction {
     }
 
     fn unmap(&self, iova: u64, bytes: u64) -> Result<(), PciError> {
-        if self.gone.load(Ordering::Relaxed) {
+        if self.line() == Line::Closed {
             // It has pages of the file at most, and no part of this process.
             return Ok(());
         }
         self.request("unmapping memory", |channel| channel.dma_unmap(iova, bytes))
+    }
+
+    /// Only one that closed the connection is: whatever a process answers, or does not, it may have memory mapped.
+    fn is_gone(&self) -> bool {
+        if self.line() == Line::Silent && self.channel().is_closed() {
+            self.lose(Line::Closed, &ChannelError::Closed);
+        }
+        self.line() == Line::Closed
     }
 
     fn reset(&self) -> Result<(), PciError> {

@@ -23,9 +23,17 @@ fn open(path: &Path) -> io::Result<File> {
     File::options().read(true).write(true).open(path)
 }
 
+/// The kernel's name of the interface.
+const NODE: &str = "/dev/vfio/vfio";
+
+/// Whether a container can be opened: there may be a node, and no module or no permission.
+pub(super) fn present() -> bool {
+    open(Path::new(NODE)).is_ok()
+}
+
 /// Opens the container and the function's group. Gives the function's own descriptor as well.
 pub(super) fn enter(address: BusAddress) -> Result<(Container, File), PciError> {
-    let container = open(Path::new("/dev/vfio/vfio")).map_err(|cause| explain_open("/dev/vfio/vfio", cause))?;
+    let container = open(Path::new(NODE)).map_err(|cause| explain_open(NODE, cause))?;
     let system = |what| move |cause| PciError::System { what, cause };
     if !abi::check_container(&container).map_err(system("asking VFIO for its version"))? {
         return Err(unsupported("the kernel's VFIO has no second type-1 interface; load vfio_iommu_type1"));
@@ -44,7 +52,7 @@ pub(super) fn enter(address: BusAddress) -> Result<(Container, File), PciError> 
     Ok((Container { container, _group: group }, device))
 }
 
-fn group_number(address: BusAddress) -> Result<String, PciError> {
+pub(super) fn group_number(address: BusAddress) -> Result<String, PciError> {
     let folder = address.folder();
     if !folder.exists() {
         return Err(unsupported(format!("there is no PCI function {address}; lspci shows what there is")));
@@ -69,6 +77,27 @@ fn explain_open(path: &str, cause: io::Error) -> PciError {
     }
 }
 
+/// A group is opened once: its functions cannot be kept from each other.
+pub(super) fn group_in_use(address: BusAddress, number: &str) -> String {
+    let folder = format!("/sys/kernel/iommu_groups/{number}/devices");
+    let names = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+    let names = names.filter_map(|entry| entry.file_name().into_string().ok());
+    explain_use(address, number, names.filter(|name| *name != address.to_string()).collect())
+}
+
+fn explain_use(address: BusAddress, number: &str, mut others: Vec<String>) -> String {
+    if others.is_empty() {
+        return format!("another process has {address}, or this one has it already; stop that one");
+    }
+    others.sort();
+    format!(
+        "the IOMMU group {number} of {address} is in use: another process, or this one, has {address} or a function \
+         that the IOMMU cannot tell from it ({}); of such functions one can be driven, the others need a slot in another \
+         group",
+        others.join(", ")
+    )
+}
+
 fn explain_group(address: BusAddress, number: &str, cause: io::Error) -> PciError {
     let unsafe_mode = Path::new(&format!("/dev/vfio/noiommu-{number}")).exists();
     match cause.kind() {
@@ -78,9 +107,7 @@ fn explain_group(address: BusAddress, number: &str, cause: io::Error) -> PciErro
         io::ErrorKind::NotFound => {
             unsupported(format!("{address} is not bound to vfio-pci; bind it first (scripts/setup.sh bind {address})"))
         }
-        io::ErrorKind::ResourceBusy => {
-            PciError::InUse(format!("another process has {address}, or its IOMMU group {number}; stop that one"))
-        }
+        io::ErrorKind::ResourceBusy => PciError::InUse(group_in_use(address, number)),
         _ => explain_open(&format!("/dev/vfio/{number}"), cause),
     }
 }
@@ -110,5 +137,19 @@ impl AddressSpace for Container {
     fn unmap(&self, iova: u64, bytes: u64) -> Result<(), PciError> {
         let unmapped = abi::container_unmap(&self.container, iova, bytes);
         unmapped.map_err(|cause| PciError::System { what: "unmapping memory", cause })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_shares_a_group_is_told() {
+        let address = "0000:01:00.0".parse().unwrap();
+        assert!(explain_use(address, "7", Vec::new()).contains("another process has 0000:01:00.0"));
+        let text = explain_use(address, "7", vec!["0000:02:00.0".into(), "0000:00:1c.0".into()]);
+        assert!(text.contains("group 7") && text.contains("(0000:00:1c.0, 0000:02:00.0)"), "{text}");
+        assert!(text.contains("another process"), "{text}");
     }
 }

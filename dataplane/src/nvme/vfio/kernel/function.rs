@@ -3,14 +3,13 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::sync::Arc;
 
 use vfio_bindings::bindings::vfio::{VFIO_PCI_BAR0_REGION_INDEX, VFIO_PCI_CONFIG_REGION_INDEX};
 
 use super::abi::{self, RegionInfo};
 use super::address::BusAddress;
-use super::{AddressSpace, Interface, container, iommufd, unsupported};
+use super::{AddressSpace, Interface, container, iommufd, unsupported, windows};
 use crate::memory::Region;
 use crate::nvme::vfio::pci::{DmaLimits, DoorbellArea, PciError, PciFunction};
 use crate::nvme::vfio::registers::offset;
@@ -41,9 +40,8 @@ impl KernelFunction {
     /// # Errors
     /// Why not, and what to do.
     pub fn open(address: BusAddress, interface: Interface) -> Result<Arc<Self>, PciError> {
-        let no_container = !Path::new("/dev/vfio/vfio").exists();
         let by_iommufd = match interface {
-            Interface::Auto => no_container && iommufd::present(),
+            Interface::Auto => !container::present() && iommufd::present(),
             Interface::Container => false,
             Interface::Iommufd => true,
         };
@@ -73,7 +71,8 @@ impl KernelFunction {
         let (at, bytes) = area.ok_or_else(|| unsupported("the doorbells in BAR0 cannot be mapped"))?;
         let place = registers.offset.checked_add(at).ok_or_else(|| unsupported("BAR0 lies nowhere"))?;
         let mapping = abi::map_registers(&device, place, bytes).map_err(system("mapping the doorbells"))?;
-        let limits = space.limits()?;
+        let mut limits = space.limits()?;
+        limits.addresses = windows::without(limits.addresses, &windows::of_machine());
         Ok(Self {
             name: address.to_string(),
             device,

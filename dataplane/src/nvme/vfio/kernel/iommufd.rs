@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::address::BusAddress;
-use super::{AddressSpace, abi, unsupported};
+use super::{AddressSpace, abi, container, unsupported};
 use crate::memory::Region;
 use crate::nvme::vfio::pci::{DmaLimits, PciError};
 
@@ -28,13 +28,19 @@ pub(super) fn enter(address: BusAddress) -> Result<(Iommufd, File), PciError> {
     let open = |path: &Path| File::options().read(true).write(true).open(path);
     let system = |what| move |cause| PciError::System { what, cause };
     let iommufd = open(Path::new(NODE)).map_err(system("opening /dev/iommu"))?;
-    let device = open(&device_node(address)?).map_err(|cause| match cause.kind() {
-        io::ErrorKind::ResourceBusy => PciError::InUse(format!("another process has {address}; stop that one")),
-        _ => PciError::System { what: "opening the function", cause },
-    })?;
+    let device = open(&device_node(address)?).map_err(|cause| explain(address, "opening the function", cause))?;
     let ioas = abi::ioas_alloc(&iommufd).map_err(system("making an address space"))?;
-    abi::bind(&device, &iommufd, ioas).map_err(system("putting the function into an address space"))?;
+    let bound = abi::bind(&device, &iommufd, ioas);
+    bound.map_err(|cause| explain(address, "putting the function into an address space", cause))?;
     Ok((Iommufd { iommufd, ioas }, device))
+}
+
+/// Both the function and its group have one owner.
+fn explain(address: BusAddress, what: &'static str, cause: io::Error) -> PciError {
+    match (cause.raw_os_error(), container::group_number(address)) {
+        (Some(libc::EBUSY | libc::EPERM), Ok(number)) => PciError::InUse(container::group_in_use(address, &number)),
+        _ => PciError::System { what, cause },
+    }
 }
 
 /// The only entry of the folder `vfio-dev` is the node's name.

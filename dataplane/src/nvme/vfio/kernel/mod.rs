@@ -9,6 +9,7 @@ mod address;
 mod container;
 mod function;
 mod iommufd;
+mod windows;
 
 use std::sync::Arc;
 
@@ -21,7 +22,7 @@ use crate::memory::Region;
 /// By which of the kernel's interfaces memory is mapped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Interface {
-    /// The container, and iommufd in a kernel that has no container.
+    /// The container, and iommufd where no container can be opened.
     #[default]
     Auto,
     /// The container of VFIO groups (`/dev/vfio/vfio`), in every kernel with VFIO.

@@ -4,6 +4,8 @@ use super::{Core, IoPair};
 use crate::nvme::spec::{Cqe, Sqe, Status, admin};
 use crate::nvme::vfio::registers::{CC_ENABLE, offset};
 
+/// Times that CSTS is looked at before it has stopped.
+const LOOKS_TO_STOP: u32 = 3;
 /// Event requests that it takes at once.
 const EVENT_REQUESTS: usize = 4;
 
@@ -14,6 +16,8 @@ pub(super) struct AdminSide {
     phase: bool,
     /// Command identifiers of event requests.
     events: Vec<u16>,
+    /// Aborts that it took and never answers.
+    aborts: u16,
     /// Entries of the error log, the oldest first.
     pub(super) errors: Vec<[u8; 64]>,
 }
@@ -31,6 +35,7 @@ impl Core {
             offset::AQA => registers.admin_attributes,
             offset::ASQ => registers.admin_sq as u32,
             offset::ACQ => registers.admin_cq as u32,
+            offset::CRTO => self.lies.ready_timeouts.unwrap_or(0),
             _ => 0,
         }
     }
@@ -57,6 +62,10 @@ impl Core {
         let before = std::mem::replace(&mut self.registers.configuration, value);
         if value & CC_ENABLE != 0 && before & CC_ENABLE == 0 {
             self.counters.enables += 1;
+            if self.registers.status & 1 != 0 {
+                self.violation("enabled before it had stopped".into());
+            }
+            self.registers.stopping = 0;
             let right = (value >> 16) & 0xFF == 0x46 && (value >> 7) & 0xF == 0;
             if !right || !self.bus_master() {
                 self.violation(format!(
@@ -72,13 +81,24 @@ impl Core {
                 () => 1,
             };
         } else if value & CC_ENABLE == 0 && before & CC_ENABLE != 0 {
-            if !self.lies.never_stops {
-                self.registers.status = 0;
-            }
-            self.forget_queues();
+            // It works on for a while, as a true one may: only RDY says that it does not.
+            self.registers.stopping = LOOKS_TO_STOP;
         }
         if (value >> 14) & 0b11 != 0 {
             self.registers.status = (self.registers.status & !0b1100) | 0b1000;
+        }
+    }
+
+    /// CSTS is looked at: a controller that is stopping does a little more of its work, and has stopped in the end.
+    pub(super) fn go_on_stopping(&mut self) {
+        if self.registers.stopping == 0 || self.lies.never_stops {
+            return;
+        }
+        let _ = self.step();
+        self.registers.stopping -= 1;
+        if self.registers.stopping == 0 {
+            self.registers.status = 0;
+            self.forget_queues();
         }
     }
 
@@ -91,18 +111,40 @@ impl Core {
             return self.violation(format!("admin tail {tail} of {entries} entries"));
         }
         while self.admin.sq_head != tail {
+            self.counters.admin_commands += 1;
             let address = self.registers.admin_sq + u64::from(self.admin.sq_head) * Sqe::BYTES as u64;
             self.admin.sq_head = (self.admin.sq_head + 1) % entries;
             let Some(words) = self.dma_words::<8>(address) else { return };
             let sqe = Sqe::from_quadwords(words.map(u64::to_le));
             if self.lies.unanswered.contains(&sqe.opcode()) {
+                self.ignore(&sqe);
                 continue;
             }
-            if let Some((status, dword0)) = self.administer(&sqe) {
+            let refused =
+                self.lies.refused.iter().find(|(opcode, _)| *opcode == sqe.opcode()).map(|(_, status)| *status);
+            let answer = match refused {
+                Some(status) => Some((status, 0)),
+                None => self.administer(&sqe),
+            };
+            if self.lies.mute.contains(&sqe.opcode()) {
+                continue;
+            }
+            if let Some((status, dword0)) = answer {
                 if !status.is_success() {
                     self.log_error(0, &sqe, status);
                 }
                 self.answer(sqe.cid(), status, dword0);
+            }
+        }
+    }
+
+    /// Takes a command and never answers it.
+    fn ignore(&mut self, sqe: &Sqe) {
+        if sqe.opcode() == admin::opcode::ABORT {
+            self.admin.aborts += 1;
+            let limit = self.options.abort_limit;
+            if self.admin.aborts > limit {
+                self.violation(format!("{} aborts at once, and it takes {limit}", self.admin.aborts));
             }
         }
     }
@@ -164,13 +206,17 @@ impl Core {
             admin::opcode::CREATE_SQ => status(self.create_sq(sqe)),
             admin::opcode::DELETE_SQ => status(self.delete_sq(sqe)),
             admin::opcode::DELETE_CQ => status(self.delete_cq(sqe)),
+            admin::opcode::ABORT if self.admin.aborts >= self.options.abort_limit => {
+                self.violation("an abort beyond those that it takes at once".into());
+                status(Status::ABORT_LIMIT_EXCEEDED)
+            }
             admin::opcode::ABORT => Some((Status::SUCCESS, u32::from(!self.abort(sqe)))),
             admin::opcode::ASYNC_EVENT if self.admin.events.len() < EVENT_REQUESTS => {
                 self.admin.events.push(sqe.cid());
                 None
             }
             admin::opcode::ASYNC_EVENT => status(Status::AER_LIMIT_EXCEEDED),
-            admin::opcode::DOORBELL_BUFFER_CONFIG if self.options.shadow_doorbells => {
+            admin::opcode::DOORBELL_BUFFER_CONFIG if self.options.shadow_doorbells && !self.lies.refuses_shadows => {
                 self.shadow = Some((sqe.quadword(6), sqe.quadword(8)));
                 status(Status::SUCCESS)
             }
@@ -186,6 +232,12 @@ impl Core {
     }
 
     fn identify(&mut self, sqe: &Sqe) -> Status {
+        if let Some((nsid, status)) = self.lies.refused_namespace
+            && sqe.dword(10) as u8 == admin::cns::NAMESPACE
+            && sqe.nsid() == nsid
+        {
+            return status;
+        }
         let data = match sqe.dword(10) as u8 {
             admin::cns::NAMESPACE => self.identify_namespace(sqe.nsid()),
             admin::cns::CONTROLLER => Some(self.identify_controller()),
@@ -201,6 +253,7 @@ impl Core {
         let data = match sqe.dword(10) as u8 {
             admin::log::HEALTH => self.health_page(),
             admin::log::ERROR => self.error_page(),
+            admin::log::CHANGED_NAMESPACES => [0; 4096],
             _ => return Status::INVALID_LOG_PAGE,
         };
         let bytes = ((dwords as usize + 1) * 4).min(data.len());
@@ -250,7 +303,6 @@ impl Core {
             return Status::INVALID_QUEUE_ID;
         }
         self.completion_queues[index] = Some((sqe.quadword(6), entries));
-        self.silence_doorbell(2 * (index as u64 + 1) + 1);
         Status::SUCCESS
     }
 
@@ -264,16 +316,20 @@ impl Core {
         if self.pairs[index].is_some() {
             return Status::INVALID_QUEUE_ID;
         }
+        self.check_silence(index);
         let qid = index as u16 + 1;
         self.pairs[index] = Some(IoPair::new(qid, sqe.quadword(6), entries, cq_address, cq_entries));
-        self.silence_doorbell(2 * u64::from(qid));
         Status::SUCCESS
     }
 
     fn delete_sq(&mut self, sqe: &Sqe) -> Status {
         let index = usize::from(sqe.dword(10) as u16).wrapping_sub(1);
         match self.pairs.get_mut(index).and_then(Option::take) {
-            Some(_) => Status::SUCCESS,
+            Some(_) => {
+                // What was rung before is void.
+                self.silence(2 * (index as u64 + 1));
+                Status::SUCCESS
+            }
             None => Status::INVALID_QUEUE_ID,
         }
     }
@@ -284,7 +340,10 @@ impl Core {
             return Status::INVALID_QUEUE_DELETION;
         }
         match self.completion_queues.get_mut(index).and_then(Option::take) {
-            Some(_) => Status::SUCCESS,
+            Some(_) => {
+                self.silence(2 * (index as u64 + 1) + 1);
+                Status::SUCCESS
+            }
             None => Status::INVALID_QUEUE_ID,
         }
     }
@@ -300,7 +359,8 @@ impl Core {
         };
         let Some(at) = pair.held.iter().position(|held| held.cid() == cid) else { return false };
         pair.held.swap_remove(at);
-        self.complete(usize::from(sqid) - 1, cid, Status::ABORT_REQUESTED, super::io::Way::Right);
+        let status = self.lies.abort_status.unwrap_or(Status::ABORT_REQUESTED);
+        self.complete(usize::from(sqid) - 1, cid, status, super::io::Way::Right);
         true
     }
 }

@@ -42,11 +42,15 @@ impl Core {
             }
             at += length;
         }
+        if writes {
+            let volatile = self.options.volatile_cache && sqe.dword(12) & nvm::FORCE_UNIT_ACCESS == 0;
+            self.media[nsid as usize - 1].written(lba * lba_bytes, bytes, volatile);
+        }
         Status::SUCCESS
     }
 
     fn move_bytes(&self, nsid: u32, at: u64, address: u64, length: u64, writes: bool) -> Option<()> {
-        let media = self.media.get(nsid as usize - 1)?;
+        let media = &self.media.get(nsid as usize - 1)?.blocks;
         let (region, offset) = self.host.find(address, length)?;
         let region = Arc::clone(region);
         if writes {
@@ -66,6 +70,38 @@ impl Core {
             }
             _ => Err(Status::INVALID_FIELD),
         }
+    }
+
+    /// The ranges that a command's data pointer names, and its PRP list's own. Looks without a trace.
+    pub(super) fn named_by(&self, sqe: &Sqe) -> Vec<(u64, u64)> {
+        let lba_bytes = u64::from(self.options.lba_bytes);
+        let bytes = (u64::from(sqe.dword(12) & 0xFFFF) + 1) * lba_bytes;
+        match sqe.opcode() {
+            nvm::opcode::READ | nvm::opcode::WRITE => {}
+            nvm::opcode::DATASET_MANAGEMENT => return vec![(sqe.quadword(6), 16)],
+            _ => return Vec::new(),
+        }
+        let (first, second) = match sqe.data_pointer() {
+            Some(DataPointer::Prp { first, second }) => (first, second),
+            Some(DataPointer::Sgl(descriptor)) => return vec![(descriptor.address, bytes)],
+            None => return Vec::new(),
+        };
+        let head = bytes.min(PAGE - first % PAGE);
+        let (mut named, mut left) = (vec![(first, head)], bytes - head);
+        if left <= PAGE {
+            named.extend((left > 0).then_some((second, left)));
+            return named;
+        }
+        let entries = left.div_ceil(PAGE);
+        named.push((second, 8 * entries));
+        for entry in 0..entries {
+            let mut page = [0; 8];
+            if self.host.read(second + 8 * entry, &mut page).is_some() {
+                named.push((u64::from_le_bytes(page), left.min(PAGE)));
+            }
+            left -= left.min(PAGE);
+        }
+        named
     }
 
     fn prps(&mut self, first: u64, second: u64, bytes: u64) -> Result<Vec<(u64, u64)>, Status> {

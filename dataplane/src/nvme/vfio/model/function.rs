@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use super::{Core, Model};
 use crate::memory::Region;
-use crate::nvme::vfio::lock;
+use crate::nvme::spec::Sqe;
 use crate::nvme::vfio::pci::{DmaLimits, DoorbellArea, PciError, PciFunction, config};
+use crate::nvme::vfio::{lock, registers};
 
 fn refused(what: &'static str, error: i32) -> PciError {
     PciError::System { what, cause: io::Error::from_raw_os_error(error) }
@@ -26,18 +27,28 @@ impl Core {
         if self.removed || !self.bus_master() || self.registers.status & 1 == 0 {
             return;
         }
-        let inside = |address: u64| address >= iova && address - iova < bytes;
+        let inside = |address: u64, length: u64| address < iova + bytes && iova < address.saturating_add(length);
         let mut found = Vec::new();
-        if inside(self.registers.admin_sq) {
+        let admin = 64 * (u64::from(self.registers.admin_attributes & 0xFFF) + 1);
+        if inside(self.registers.admin_sq, admin) || inside(self.registers.admin_cq, admin / 4) {
             found.push("the admin queue".to_owned());
         }
-        for (address, _) in self.completion_queues.iter().flatten() {
-            if inside(*address) {
+        if let Some((values, events)) = self.shadow
+            && (inside(values, 4096) || inside(events, 4096))
+        {
+            found.push("the shadow doorbells".to_owned());
+        }
+        for (address, entries) in self.completion_queues.iter().flatten() {
+            if inside(*address, u64::from(*entries) * 16) {
                 found.push("a completion queue".to_owned());
             }
         }
         for pair in self.pairs.iter().flatten() {
-            found.extend(pair.held.iter().filter(|sqe| inside(sqe.quadword(6))).map(|sqe| format!("{sqe:?}")));
+            if pair.rings().into_iter().any(|(address, length)| inside(address, length)) {
+                found.push("an I/O queue".to_owned());
+            }
+            let names = |sqe: &&Sqe| self.named_by(sqe).into_iter().any(|(address, length)| inside(address, length));
+            found.extend(pair.held.iter().filter(names).map(|sqe| format!("{sqe:?}")));
         }
         for what in found {
             self.violation(format!("memory at {iova:#x} was taken away under {what}"));
@@ -61,14 +72,22 @@ impl PciFunction for Model {
     fn config_write(&self, offset: u16, from: &[u8]) -> Result<(), PciError> {
         let mut core = lock(&self.core);
         if let (config::COMMAND, [low, high], false) = (offset, from, core.removed) {
-            core.registers.command = u16::from_le_bytes([*low, *high]);
+            let sticky =
+                if core.lies.keeps_bus_master { core.registers.command & config::COMMAND_BUS_MASTER } else { 0 };
+            core.registers.command = u16::from_le_bytes([*low, *high]) | sticky;
         }
         Ok(())
     }
 
     fn read32(&self, offset: u32) -> u32 {
-        let core = lock(&self.core);
-        if core.removed { u32::MAX } else { core.register(offset) }
+        let mut core = lock(&self.core);
+        if core.removed {
+            return u32::MAX;
+        }
+        if offset == registers::offset::CSTS {
+            core.go_on_stopping();
+        }
+        core.register(offset)
     }
 
     fn write32(&self, offset: u32, value: u32) {
@@ -88,7 +107,12 @@ impl PciFunction for Model {
     }
 
     fn map(&self, region: &Arc<Region>, iova: u64, bytes: u64) -> Result<(), PciError> {
-        if lock(&self.core).host.map(region, iova, bytes) {
+        let mut core = lock(&self.core);
+        let runs = core.registers.status & 1 != 0 && core.bus_master() && !core.removed;
+        if runs && core.host.find(core.registers.admin_sq, 64).is_none() {
+            core.violation("memory is shown to it while it runs with addresses of somebody else".into());
+        }
+        if core.host.map(region, iova, bytes) {
             Ok(())
         } else {
             Err(refused("mapping memory for the device", libc::EEXIST))
@@ -97,6 +121,9 @@ impl PciFunction for Model {
 
     fn unmap(&self, iova: u64, bytes: u64) -> Result<(), PciError> {
         let mut core = lock(&self.core);
+        if core.lies.keeps_mappings {
+            return Err(refused("unmapping memory", libc::EIO));
+        }
         core.check_unused(iova, bytes);
         if core.host.unmap(iova, bytes) { Ok(()) } else { Err(refused("unmapping memory", libc::ENOENT)) }
     }

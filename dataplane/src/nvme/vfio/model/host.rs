@@ -33,6 +33,10 @@ impl HostMemory {
         self.windows.len() < before
     }
 
+    pub(super) fn windows(&self) -> Vec<(u64, u64)> {
+        self.windows.iter().map(|window| (window.iova, window.bytes)).collect()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.windows.len()
     }

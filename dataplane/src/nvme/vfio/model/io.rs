@@ -53,6 +53,33 @@ impl IoPair {
         }
     }
 
+    /// Takes new values of the doorbells. What is wrong with them.
+    fn turn(&mut self, head: Option<u32>, tail: Option<u32>) -> Option<String> {
+        let ahead = |value: u32, from: u32, entries: u32| (value + entries - from) % entries;
+        let mut wrong = None;
+        if let Some(head) = head {
+            let posted = ahead(self.cq_tail, self.cq_head, self.cq_entries);
+            if ahead(head, self.cq_head, self.cq_entries) > posted {
+                wrong = Some(format!("completion head {head} beyond what was posted, up to {}", self.cq_tail));
+            }
+            self.cq_head = head;
+        }
+        if let Some(tail) = tail {
+            let free = self.sq_entries - 1 - ahead(self.sq_tail, self.sq_head, self.sq_entries);
+            if ahead(tail, self.sq_tail, self.sq_entries) > free {
+                wrong = Some(format!("submission tail {tail} overtakes the head {}", self.sq_head));
+            }
+            self.sq_tail = tail;
+        }
+        wrong
+    }
+
+    /// Address and bytes of its rings.
+    pub(super) fn rings(&self) -> [(u64, u64); 2] {
+        let sq = u64::from(self.sq_entries) * Sqe::BYTES as u64;
+        [(self.sq_address, sq), (self.cq_address, u64::from(self.cq_entries) * Cqe::BYTES as u64)]
+    }
+
     fn completion_room(&self) -> bool {
         (self.cq_tail + 1) % self.cq_entries != self.cq_head
     }
@@ -67,14 +94,19 @@ impl Core {
     }
 
     fn step_pair(&mut self, index: usize) -> usize {
-        let Some(pair) = &self.pairs[index] else { return 0 };
+        let Some(pair) = &self.pairs[index] else {
+            self.check_silence(index);
+            return 0;
+        };
         let (qid, sq_entries, cq_entries) = (pair.qid, pair.sq_entries, pair.cq_entries);
         let doorbell = u64::from(qid) * 2;
         let head = self.look(index, doorbell + 1, cq_entries);
         let tail = self.look(index, doorbell, sq_entries);
         let Some(pair) = self.pairs[index].as_mut() else { return 0 };
-        pair.cq_head = head.unwrap_or(pair.cq_head);
-        pair.sq_tail = tail.unwrap_or(pair.sq_tail);
+        let wrong = pair.turn(head, tail);
+        if let Some(what) = wrong {
+            self.violation(format!("queue {qid}: {what}"));
+        }
         let mut fetched = 0;
         while fetched < STEP {
             let Some(pair) = self.pairs[index].as_mut() else { break };
@@ -92,10 +124,30 @@ impl Core {
         fetched
     }
 
+    /// Doorbells of a queue that is not there: nobody may have rung them.
+    pub(super) fn check_silence(&mut self, index: usize) {
+        let first = 2 * (index as u64 + 1);
+        for doorbell in [first, first + 1] {
+            let written = self.silence(doorbell);
+            // A completion queue whose submission queue was deleted may still be read.
+            let there = doorbell % 2 == 1 && self.completion_queues[index].is_some();
+            if written != SILENT && !there {
+                self.violation(format!("doorbell {doorbell} rung with {written}, of a queue that is not there"));
+            }
+        }
+    }
+
+    /// Takes what was written to a doorbell's register.
+    pub(super) fn silence(&self, doorbell: u64) -> u32 {
+        let at = doorbell << (2 + self.options.doorbell_stride);
+        let word = self.doorbells.word32(FIRST_DOORBELL + at);
+        word.map_or(SILENT, |word| word.swap(SILENT, Ordering::AcqRel))
+    }
+
     /// The doorbell's value, if it was rung: from memory if there are shadow doorbells, from the register otherwise.
     fn look(&mut self, index: usize, doorbell: u64, entries: u32) -> Option<u32> {
         let at = doorbell << (2 + self.options.doorbell_stride);
-        let written = self.doorbells.word32(FIRST_DOORBELL + at)?.swap(SILENT, Ordering::AcqRel);
+        let written = self.silence(doorbell);
         if written != SILENT {
             self.counters.doorbells += 1;
         }
@@ -155,6 +207,10 @@ impl Core {
                 }
             }
             Some(Fault::Status(status)) => self.end(index, &sqe, status),
+            Some(Fault::StatusAndSuccess(status)) => {
+                self.end(index, &sqe, status);
+                self.complete(index, cid, Status::SUCCESS, Way::Right);
+            }
             Some(Fault::WrongPhase) => self.carry_out_and(index, &sqe, cid, Way::WrongPhase),
             Some(Fault::WrongCid(bit)) => self.carry_out_and(index, &sqe, cid ^ (1 << (bit & 15)), Way::Right),
             Some(Fault::WrongQueue) => self.carry_out_and(index, &sqe, cid, Way::WrongQueue),
@@ -163,6 +219,17 @@ impl Core {
                 self.complete(index, cid, Status::SUCCESS, Way::Right);
             }
             None => {
+                let status = self.carry_out(&sqe);
+                self.end(index, &sqe, status);
+            }
+        }
+    }
+
+    /// Carries out what it held back.
+    pub(super) fn release(&mut self) {
+        for index in 0..self.pairs.len() {
+            let held = self.pairs[index].as_mut().map(|pair| std::mem::take(&mut pair.held)).unwrap_or_default();
+            for sqe in held {
                 let status = self.carry_out(&sqe);
                 self.end(index, &sqe, status);
             }
@@ -200,7 +267,10 @@ impl Core {
             return Status::INVALID_NAMESPACE;
         }
         match sqe.opcode() {
-            nvm::opcode::FLUSH => Status::SUCCESS,
+            nvm::opcode::FLUSH => {
+                self.media[sqe.nsid() as usize - 1].flush();
+                Status::SUCCESS
+            }
             nvm::opcode::READ => self.transfer(sqe),
             nvm::opcode::WRITE => {
                 self.place(sqe);
@@ -253,7 +323,10 @@ impl Core {
             }
             let lba_bytes = u64::from(self.options.lba_bytes);
             self.counters.deallocations += 1;
-            let _ = self.media[sqe.nsid() as usize - 1].fill(lba * lba_bytes, (blocks * lba_bytes) as usize, 0);
+            let (offset, bytes, volatile) = (lba * lba_bytes, blocks * lba_bytes, self.options.volatile_cache);
+            let media = &mut self.media[sqe.nsid() as usize - 1];
+            let _ = media.blocks.fill(offset, bytes as usize, 0);
+            media.written(offset, bytes, volatile);
         }
         Status::SUCCESS
     }

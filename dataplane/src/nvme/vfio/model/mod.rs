@@ -11,6 +11,7 @@ mod function;
 mod host;
 mod io;
 mod lies;
+mod media;
 mod structures;
 mod thread;
 
@@ -27,6 +28,7 @@ use crate::memory::{Region, RegionSlot};
 use admin::AdminSide;
 use host::HostMemory;
 use io::IoPair;
+use media::Media;
 
 /// What no doorbell is ever written with: it stands in the register until the next write.
 const SILENT: u32 = u32::MAX;
@@ -65,6 +67,8 @@ pub struct ModelOptions {
     pub mappings: u32,
     /// Reclaim unit handles of each namespace; 0 for a controller without Flexible Data Placement.
     pub placement_handles: u16,
+    /// Aborts that it takes at once, from 1 on.
+    pub abort_limit: u16,
 }
 
 impl Default for ModelOptions {
@@ -83,6 +87,7 @@ impl Default for ModelOptions {
             deallocate: true,
             mappings: 1024,
             placement_handles: 0,
+            abort_limit: 4,
         }
     }
 }
@@ -104,6 +109,8 @@ pub struct ModelCounters {
     pub forced: u64,
     /// Resets of the function.
     pub function_resets: u64,
+    /// Admin commands fetched.
+    pub admin_commands: u64,
     /// Times that the controller was enabled.
     pub enables: u64,
 }
@@ -117,6 +124,8 @@ struct Registers {
     admin_attributes: u32,
     admin_sq: u64,
     admin_cq: u64,
+    /// Looks at CSTS until it will have stopped; it goes on working meanwhile.
+    stopping: u32,
 }
 
 struct Core {
@@ -124,7 +133,7 @@ struct Core {
     lies: Lies,
     registers: Registers,
     host: HostMemory,
-    media: Vec<Region>,
+    media: Vec<Media>,
     damaged: Vec<(u64, u64)>,
     admin: AdminSide,
     /// By queue identifier, less one.
@@ -164,7 +173,7 @@ impl Model {
     /// If there is no memory for its blocks.
     pub fn new(options: ModelOptions) -> std_io::Result<Self> {
         let doorbells = Arc::new(Region::shared((FIRST_DOORBELL + Self::DOORBELL_BYTES) as usize, NO_SLOT)?);
-        let media = |blocks: &u64| Region::anonymous((*blocks * u64::from(options.lba_bytes)) as usize, NO_SLOT);
+        let media = |blocks: &u64| Media::new((*blocks * u64::from(options.lba_bytes)) as usize);
         let media = options.namespaces.iter().map(media).collect::<std_io::Result<_>>()?;
         let placed = vec![0; usize::from(options.placement_handles)];
         let mut core = Core {
@@ -204,9 +213,20 @@ impl Model {
         change(&mut lock(&self.core).lies);
     }
 
+    /// Changes what it is, as new firmware or a format would. Registers and structures follow at once; queues that exist
+    /// keep what they were made with. Blocks stay as they are.
+    pub fn alter(&self, change: impl FnOnce(&mut ModelOptions)) {
+        change(&mut lock(&self.core).options);
+    }
+
     /// Makes the next I/O commands that it fetches end wrongly, one for each call.
     pub fn inject(&self, fault: Fault) {
         lock(&self.core).faults.push_back(fault);
+    }
+
+    /// Carries out the commands that it lost, after all: [`Fault::Lose`].
+    pub fn release(&self) {
+        lock(&self.core).release();
     }
 
     /// Makes blocks of the first namespace unreadable, from `first` to the one before `end`.
@@ -217,6 +237,14 @@ impl Model {
     /// Sets CSTS.CFS: it gives up, until it is reset.
     pub fn fail(&self) {
         lock(&self.core).registers.status |= 0b10;
+    }
+
+    /// Takes its power away for a moment: what it had in its volatile cache is lost, and it is disabled.
+    pub fn lose_power(&self) {
+        let mut core = lock(&self.core);
+        core.registers = Registers::default();
+        core.forget_queues();
+        core.media.iter_mut().for_each(Media::lose_power);
     }
 
     /// Pulls it: registers read as ones, and it touches no memory any more.
@@ -254,6 +282,18 @@ impl Model {
         lock(&self.core).host.len()
     }
 
+    /// First address and bytes of each region that it can reach.
+    #[must_use]
+    pub fn windows(&self) -> Vec<(u64, u64)> {
+        lock(&self.core).host.windows()
+    }
+
+    /// Whether it knows an I/O completion queue of this identifier.
+    #[must_use]
+    pub fn has_completion_queue(&self, qid: u16) -> bool {
+        lock(&self.core).completion_queues.get(usize::from(qid) - 1).is_some_and(Option::is_some)
+    }
+
     /// I/O commands that it fetched and neither completed nor aborted.
     #[must_use]
     pub fn held(&self) -> usize {
@@ -263,7 +303,7 @@ impl Model {
     /// Looks at the blocks of a namespace (from 1 on) behind the queues' backs. `None` if they do not lie inside.
     #[must_use]
     pub fn peek(&self, nsid: u32, offset: u64, into: &mut [u8]) -> Option<()> {
-        lock(&self.core).media.get(nsid.checked_sub(1)? as usize)?.read(offset, into)
+        lock(&self.core).media.get(nsid.checked_sub(1)? as usize)?.blocks.read(offset, into)
     }
 }
 
@@ -276,14 +316,6 @@ impl Core {
 
     fn silence_doorbells(&mut self) {
         let _ = self.doorbells.fill(FIRST_DOORBELL, Model::DOORBELL_BYTES as usize, 0xFF);
-    }
-
-    /// A new queue begins at zero, whatever was rung for the one that had its identifier before.
-    fn silence_doorbell(&mut self, doorbell: u64) {
-        let at = doorbell << (2 + self.options.doorbell_stride);
-        if let Some(register) = self.doorbells.word32(FIRST_DOORBELL + at) {
-            register.store(SILENT, std::sync::atomic::Ordering::Release);
-        }
     }
 
     fn enabled(&self) -> bool {

@@ -16,7 +16,9 @@ impl Core {
     pub(super) fn capabilities(&self) -> u64 {
         let entries = u64::from(self.options.queue_entries.max(2) - 1);
         // CQR, TO of one unit, the NVM command set.
-        let truth = entries | (1 << 16) | (1 << 24) | (u64::from(self.options.doorbell_stride & 0xF) << 32) | (1 << 37);
+        let crms = u64::from(self.lies.ready_timeouts.is_some()) << 59;
+        let truth =
+            crms | entries | (1 << 16) | (1 << 24) | (u64::from(self.options.doorbell_stride & 0xF) << 32) | (1 << 37);
         self.lies.capabilities.unwrap_or(truth)
     }
 
@@ -34,8 +36,8 @@ impl Core {
         put(96, &(u32::from(self.options.placement_handles > 0) << 19).to_le_bytes());
         put(111, &[1]);
         put(256, &(u16::from(self.options.shadow_doorbells) << 8).to_le_bytes());
-        // Four aborts and four event requests at once, an error log of eight entries: all zero-based.
-        put(258, &[3, 3]);
+        // Aborts, four event requests at once, an error log of eight entries: all zero-based.
+        put(258, &[(self.options.abort_limit.max(1) - 1) as u8, 3]);
         put(262, &[7]);
         put(266, &343_u16.to_le_bytes());
         put(268, &353_u16.to_le_bytes());

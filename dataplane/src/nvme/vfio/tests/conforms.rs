@@ -106,6 +106,36 @@ fn flags_and_pointers_reach_the_controller() {
 }
 
 #[test]
+fn a_flush_and_force_unit_access_outlive_a_loss_of_power() {
+    for volatile_cache in [true, false] {
+        let mut bench = Bench::new(ModelOptions { volatile_cache, ..ModelOptions::default() });
+        assert_eq!(bench.queue.geometry().volatile_cache, volatile_cache);
+        let fua = BlockOp::Write { fua: true, hint: crate::nvme::WriteHint::NONE };
+        let flush = conformance::io(BlockOp::Flush, 0, 0, crate::memory::DmaSlice::EMPTY);
+        for (value, op, lba) in [(1, WRITE, 1), (2, WRITE, 2), (3, fua, 3)] {
+            bench.region.fill(0, 64 * 4096, value).unwrap();
+            assert_eq!(bench.run(op, lba), Ok(()));
+            if lba == 1 {
+                assert_eq!(conformance::run(&mut bench.queue, flush), Ok(()));
+            }
+        }
+        bench.model.lose_power();
+        let durable = |lba: u64| {
+            let mut first = [0];
+            bench.model.peek(1, lba * 4096, &mut first).unwrap();
+            first[0]
+        };
+        let second = if volatile_cache { 0 } else { 2 };
+        assert_eq!([durable(1), durable(2), durable(3)], [1, second, 3], "volatile: {volatile_cache}");
+        // And it comes back.
+        bench.push(BlockOp::Read, 1);
+        assert_eq!(bench.pass_time(1)[0].result, Ok(()));
+        assert_eq!(bench.controller.status().resets, 1);
+        assert_clean(&bench.model);
+    }
+}
+
+#[test]
 fn commands_keep_off_boundaries() {
     let mut bench = Bench::new(ModelOptions { optimal_boundary: 16, ..ModelOptions::default() });
     bench.region.fill(0, 16 * 4096, 0x5A).unwrap();

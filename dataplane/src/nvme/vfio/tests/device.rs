@@ -1,5 +1,13 @@
-//! The driver against a controller on the bus, by the kernel's VFIO. In the project's virtual machine, for instance:
-//! `tests/testbed/run.sh -- sh -c 'scripts/setup.sh bind 0000:00:10.0 && KVPLANE_TEST_NVME=0000:00:10.0 TEST --ignored'`.
+//! The driver against controllers on the bus, by the kernel's VFIO: `tests/testbed/driver.sh` runs them in a virtual
+//! machine.
+//!
+//! `KVPLANE_TEST_NVME` names a controller that is bound to vfio-pci and whose contents are lost, some tests want a second
+//! one after a comma. `KVPLANE_TEST_NVME_INTERFACE` (`container` or `iommufd`) says by which of the kernel's interfaces.
+
+mod killed;
+mod media;
+mod pair;
+mod under_load;
 
 use std::time::Instant;
 
@@ -7,9 +15,27 @@ use super::super::kernel::{BusAddress, Interface, KernelFunction};
 use super::*;
 use crate::nvme::conformance::Keeps;
 
+/// The controllers that the tests may use.
+fn addresses() -> Vec<BusAddress> {
+    let named = std::env::var("KVPLANE_TEST_NVME").expect("KVPLANE_TEST_NVME names a controller");
+    named.split(',').map(|address| address.parse().unwrap()).collect()
+}
+
+fn interface() -> Interface {
+    match std::env::var("KVPLANE_TEST_NVME_INTERFACE").as_deref() {
+        Err(_) => Interface::Auto,
+        Ok("container") => Interface::Container,
+        Ok("iommufd") => Interface::Iommufd,
+        Ok(other) => panic!("KVPLANE_TEST_NVME_INTERFACE is container or iommufd, not {other:?}"),
+    }
+}
+
 fn controller() -> Controller {
-    let address = std::env::var("KVPLANE_TEST_NVME").expect("KVPLANE_TEST_NVME names a controller");
-    let function = KernelFunction::open(address.parse::<BusAddress>().unwrap(), Interface::Auto).unwrap();
+    open_at(addresses()[0])
+}
+
+fn open_at(address: BusAddress) -> Controller {
+    let function = KernelFunction::open(address, interface()).unwrap();
     // What is offered is used, unless told otherwise.
     let without = |name: &str| std::env::var_os(name).is_none();
     let (sgl, shadow_doorbells) = (without("KVPLANE_TEST_NVME_NO_SGL"), without("KVPLANE_TEST_NVME_NO_SHADOWS"));
@@ -90,7 +116,7 @@ fn pace(device: &VfioDevice) {
     let region = Arc::new(Region::anonymous(32 * 4096, RegionSlot(0)).unwrap());
     queue.attach(Arc::clone(&region)).unwrap();
     let (begin, mut count, mut next) = (Instant::now(), 0_u32, 0_u64);
-    while begin.elapsed() < Duration::from_secs(2) {
+    while begin.elapsed() < Duration::from_millis(500) {
         while queue.room() > 0 {
             let memory = region.slice(next % 32 * 4096, blocks * lba_bytes).unwrap();
             queue.push(conformance::io(BlockOp::Read, next * 37 % 4096 * u64::from(blocks), blocks, memory)).unwrap();
@@ -134,8 +160,7 @@ fn a_controller_on_the_bus_is_driven() {
 fn a_controller_can_be_opened_again_and_by_one_only() {
     for _ in 0..3 {
         let first = controller();
-        let address = std::env::var("KVPLANE_TEST_NVME").unwrap().parse().unwrap();
-        let second = KernelFunction::open(address, Interface::Auto).unwrap_err().to_string();
+        let second = KernelFunction::open(addresses()[0], interface()).unwrap_err().to_string();
         assert!(second.contains("another process"), "{second}");
         drop(first);
     }

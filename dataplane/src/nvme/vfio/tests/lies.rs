@@ -49,7 +49,7 @@ fn a_controller_that_never_stops() {
 #[test]
 fn absurd_registers_and_structures() {
     let cap = |cap: u64| error_of(|lies| lies.capabilities = Some(cap));
-    assert!(matches!(cap(u64::MAX), OpenError::Gone));
+    assert!(matches!(cap(u64::MAX), OpenError::Silent));
     assert!(matches!(cap(1 << 37), OpenError::Absurd(_)), "no entries");
     assert!(matches!(cap(1 << 37 | 1 << 48 | 63), OpenError::Unusable(_)), "pages of 8 KiB");
     assert!(matches!(cap(63), OpenError::Unusable(_)), "no command set");
@@ -57,6 +57,15 @@ fn absurd_registers_and_structures() {
     assert!(matches!(controller(512, &[0]), OpenError::Absurd(_)));
     assert!(matches!(controller(111, &[3]), OpenError::Unusable(_)));
     assert!(matches!(error_of(|lies| lies.namespace_list.push((0, vec![0xFF; 4096]))), OpenError::Absurd(_)));
+}
+
+#[test]
+fn a_controller_that_asks_for_hours_works_when_it_is_ready() {
+    let model = lying(|lies| lies.ready_timeouts = Some(u32::MAX));
+    let controller = open(&model);
+    assert!(controller.namespace(1).unwrap().queue(4, 1).is_ok());
+    drop(controller);
+    assert_clean(&model);
 }
 
 #[test]
@@ -78,6 +87,21 @@ fn namespaces_that_cannot_be_driven_do_not_hinder_others() {
     assert_eq!(controller.refused_namespaces().len(), 1);
     let error = controller.namespace(7).unwrap_err();
     assert!(matches!(error, OpenError::NoNamespace { nsid: 7, .. }));
+}
+
+#[test]
+fn a_namespace_that_cannot_be_identified_does_not_hinder_others() {
+    let model = Model::new(ModelOptions { namespaces: vec![64, 64], ..ModelOptions::default() }).unwrap();
+    model.lie(|lies| lies.refused_namespace = Some((1, Status::INTERNAL_ERROR)));
+    let controller = open(&model);
+    assert_eq!(controller.namespaces().iter().map(|info| info.nsid).collect::<Vec<_>>(), [2]);
+    let error = controller.namespace(1).unwrap_err().to_string();
+    assert!(error.contains("Identify (namespace)"), "{error}");
+    controller.reset().unwrap();
+    model.lie(|lies| lies.refused_namespace = None);
+    controller.reset().unwrap();
+    assert_eq!(controller.namespaces().len(), 2);
+    assert_clean(&model);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The driver against the model.
 
+mod change;
 mod conforms;
 mod device;
 mod lies;
@@ -7,6 +8,8 @@ mod lifetime;
 mod placement;
 mod random;
 mod recovery;
+mod report;
+mod strictness;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -28,6 +28,7 @@ enum Trouble {
     Fault(Fault),
     Reset,
     Fail,
+    Power,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -47,6 +48,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Some(Trouble::Fault(Fault::Status(Status::INTERNAL_ERROR)))),
         1 => Just(Some(Trouble::Reset)),
         1 => Just(Some(Trouble::Fail)),
+        1 => Just(Some(Trouble::Power)),
     ];
     let place = (0..BLOCKS, 1_u32..40, 0..MEMORY_BLOCKS, prop_oneof![Just(0_u32), 0_u32..128]);
     (any::<bool>(), op, place, any::<u8>(), trouble).prop_map(|(queue, op, (lba, blocks, at, skew), value, trouble)| {
@@ -57,8 +59,10 @@ fn step() -> impl Strategy<Value = Step> {
 
 fn model_options() -> impl Strategy<Value = ModelOptions> {
     let boundary = prop_oneof![Just(0_u16), Just(16), Just(24), Just(128)];
-    (prop_oneof![Just(512_u32), Just(4096)], any::<bool>(), any::<bool>(), boundary, 0_u8..4, 0_u8..3).prop_map(
-        |(lba_bytes, sgl, shadow_doorbells, optimal_boundary, mdts, doorbell_stride)| ModelOptions {
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>());
+    (prop_oneof![Just(512_u32), Just(4096)], flags, boundary, 0_u8..4, 0_u8..3).prop_map(
+        |(lba_bytes, (sgl, shadow_doorbells, volatile_cache), optimal_boundary, mdts, doorbell_stride)| ModelOptions {
+            volatile_cache,
             namespaces: vec![BLOCKS],
             lba_bytes,
             sgl,
@@ -103,6 +107,7 @@ impl World {
         match trouble {
             Some(Trouble::Reset) => self.controller.reset().unwrap(),
             Some(Trouble::Fail) => self.model.fail(),
+            Some(Trouble::Power) => self.model.lose_power(),
             _ => {}
         }
         self.queues[at].ring();
@@ -136,6 +141,8 @@ proptest! {
     ) {
         let lba_bytes = options.lba_bytes;
         let mut expected = vec![0_u8; BLOCKS as usize * lba_bytes as usize];
+        let volatile = options.volatile_cache;
+        let mut durable = expected.clone();
         let mut world = World::new(options, queues);
         let most = world.queues[0].geometry().max_transfer / lba_bytes;
         for (number, step) in steps.into_iter().enumerate() {
@@ -154,11 +161,25 @@ proptest! {
             }
             let io = BlockIo { op: step.op, lba, blocks, memory, token: number as u64 };
             prop_assert_eq!(world.run(at, io, step.trouble), Ok(()), "{:?}", step);
+            if matches!(step.trouble, Some(Trouble::Power)) {
+                // Before the command, which is sent after it.
+                expected.copy_from_slice(&durable);
+            }
             let span = (lba * u64::from(lba_bytes)) as usize..(lba * u64::from(lba_bytes)) as usize + bytes as usize;
             match step.op {
-                BlockOp::Write { .. } => expected[span].copy_from_slice(&data),
-                BlockOp::Deallocate => expected[span].fill(0),
-                BlockOp::Flush => {}
+                BlockOp::Write { fua, .. } => {
+                    expected[span.clone()].copy_from_slice(&data);
+                    if fua || !volatile {
+                        durable[span].copy_from_slice(&data);
+                    }
+                }
+                BlockOp::Deallocate => {
+                    expected[span.clone()].fill(0);
+                    if !volatile {
+                        durable[span].fill(0);
+                    }
+                }
+                BlockOp::Flush => durable.copy_from_slice(&expected),
                 BlockOp::Read => {
                     let mut seen = vec![0; region.bytes()];
                     region.read(0, &mut seen).unwrap();

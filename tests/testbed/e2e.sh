@@ -1,0 +1,95 @@
+#!/usr/bin/env bash
+# Runs end-to-end tests in the guest, with the daemon driving emulated drives behind an IOMMU instead of a file: contents,
+# eviction, restart, kill -9, two cores, no copies; then media errors, and a store over two drives. Needs
+# tests/testbed/setup.sh once; takes about three minutes.
+#
+#   tests/testbed/e2e.sh
+#
+# A refused DMA anywhere makes a part fail (see run.sh). Exit codes: 0 all passed; 1 some failed.
+set -euo pipefail
+HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+. "$HERE/../../scripts/lib.sh"
+. "$HERE/../checks.sh"
+cd "$ROOT"
+
+TESTS=(contents restart zero_copy two_cores crash media_errors)
+# As many rounds of kill -9 as the largest namespace has room for (tests/e2e/tests/crash.rs).
+ROUNDS=6
+SIZES=(512M 192M 128M $((96 * ROUNDS + 128))M)
+
+# In the guest this same file is run with the name of a part. The tests share the drive, so they run one at a time.
+A=0000:00:10.0 B=0000:00:11.0
+SKIPS=$CARGO_TARGET/test-skips.txt
+
+# run_test NAME [FILTER...]: one of the test programs, whose paths are in KVPLANE_E2E_TESTS.
+run_test() {
+    local program
+    program=$(tr ' ' '\n' <<<"$KVPLANE_E2E_TESTS" | sed -n "s/^$1=//p")
+    say "-- $*"
+    "$program" --test-threads=1 "${@:2}"
+}
+
+guest_one_drive() {
+    local number code=0
+    scripts/setup.sh bind $A >/dev/null
+    for number in "${!SIZES[@]}"; do
+        KVPLANE_E2E_DEVICE+="vfio:$A/$((number + 1))=${SIZES[number]} "
+    done
+    export KVPLANE_E2E_DEVICE
+    # What is left out of `restart` is done with two drives.
+    run_test contents || code=1
+    run_test restart a_store_of_the_cache_class_is_warm a_second_restart_is_as_warm_as_the_first || code=1
+    run_test two_cores || code=1
+    run_test crash || code=1
+    exit "$code"
+}
+
+guest_two_drives() {
+    scripts/setup.sh bind $A $B >/dev/null
+    export KVPLANE_E2E_DEVICE="vfio:$A/1=64M vfio:$A/2+vfio:$B/1"
+    run_test media_errors --ignored
+    run_test restart a_store_of_the_durable_class_is_warm a_store_of_two_shards_opens_on_fewer_cores
+    run_test zero_copy
+}
+
+if [ $# -gt 0 ]; then
+    [ "${KVPLANE_GUEST:-}" = 1 ] || die 2 "the parts run in the guest only"
+    rm -f "$SKIPS"
+    code=0
+    ("guest_$1") || code=$?
+    # The guest's file is gone with the guest.
+    if [ -e "$SKIPS" ]; then sed 's/^/SKIPPED /' "$SKIPS"; fi
+    exit "$code"
+fi
+
+# ---------------------------------------------------------------- from outside
+
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+# in_guest NAME OPTIONS...: a part of this file. Its tests are counted by their own lines.
+in_guest() {
+    local name=$1 code=0 test why
+    shift
+    step "End-to-end tests in the guest: $name"
+    tests/testbed/run.sh --env "CARGO_TARGET_DIR=$CARGO_TARGET" "$@" -- tests/testbed/e2e.sh "$name" 2>&1 |
+        tee "$scratch/$name" || code=$?
+    while IFS=: read -r test why; do skipped "${test#SKIPPED }" "${why# }"; done < <(grep '^SKIPPED ' "$scratch/$name" || true)
+    check "end-to-end tests in the guest: $name" "$code" 0
+}
+
+require_cargo
+cargo build -q --locked -p pipelines -p kvplane-cli --bins
+mapfile -t options < <(printf -- '--test=%s\n' "${TESTS[@]}")
+KVPLANE_E2E_TESTS=$(cargo test -q --locked -p e2e --no-run --message-format json "${options[@]}" | python3 -c '
+import json, sys
+built = (m for m in map(json.loads, sys.stdin) if m["reason"] == "compiler-artifact" and m["profile"]["test"])
+print(*{m["target"]["name"] + "=" + m["executable"] for m in built if m["executable"]})')
+export KVPLANE_E2E_TESTS KVPLANE_BIN_DIR=$CARGO_TARGET/debug KVPLANE_KILL_ROUNDS=$ROUNDS
+
+sizes=${SIZES[*]}
+# In the middle of segments, where values lie: 30 and 22 MiB, in blocks of 4 KiB.
+bad=fail-read=$((30 * 256)),fail-write=$((22 * 256))
+in_guest one_drive --iommu on --time-limit 400 --nvme "size=${sizes// //},block=512/4096/512/4096"
+in_guest two_drives --iommu strict --time-limit 200 --nvme "size=64M/256M,block=4096,$bad" --nvme size=256M,block=4096,cmb=16
+checks_end
