@@ -222,7 +222,7 @@ measure_guest() {
         note nvme_over_kernel_reads "the VM test bed is not set up (tests/testbed/setup.sh)"
         return 0
     fi
-    tests/testbed/run.sh --iommu on --nvme size=256M,block=4096 --time-limit $((60 + rounds * (2 * seconds + 15))) -- \
+    tests/testbed/run.sh --iommu on --nvme size=256M,block=4096 --time-limit $((120 + rounds * (2 * seconds + 40))) -- \
         tests/testbed/fio.sh "$BIN/kvperf" "$rounds" "$seconds" >"$out/guest.txt" 2>"$out/guest.log" ||
         { tail -n 5 "$out/guest.log" >&2; return 1; }
     while read -r driver kernel; do

@@ -141,7 +141,8 @@ in_guest() {
     local name=$1 code=0
     shift
     run "$@" -- tests/testbed/smoke.sh "$name" >"$scratch/$name" 2>"$scratch/$name.err" || code=$?
-    cat "$scratch/$name" "$scratch/$name.err"
+    # Counted below, and not once more by whoever sums up.
+    grep -hv "^test result:" "$scratch/$name" "$scratch/$name.err" || true
     checks_passed=$((checks_passed + $(grep -c '^ok ' "$scratch/$name" || true)))
     checks_failed=$((checks_failed + $(grep -c '^FAILED ' "$scratch/$name" || true)))
     check "$name in the guest" "$code" 0
