@@ -31,6 +31,7 @@ mod quota;
 mod record;
 mod recover;
 mod replay;
+mod seal;
 mod segment;
 mod set;
 mod shard;

@@ -22,8 +22,9 @@ use dataplane::nvme::{BlockError, BlockOp, BlockQueue};
 
 use super::format::{block_at, run};
 use super::layout::UNIT_BYTES;
-use super::page::{PAGE_BYTES, crc32c};
+use super::page::PAGE_BYTES;
 use super::record::{long, word};
+use super::seal;
 use super::superblock::HEAD_BYTES;
 use super::{FormatOptions, StoreError};
 
@@ -55,16 +56,13 @@ impl SetLabel {
     #[must_use]
     pub fn to_bytes(&self) -> [u8; PAGE_BYTES] {
         let mut bytes = [0; PAGE_BYTES];
-        bytes[..8].copy_from_slice(&MAGIC);
-        bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
         bytes[16..32].copy_from_slice(&self.uuid);
         bytes[32..34].copy_from_slice(&self.index.to_le_bytes());
         bytes[34..36].copy_from_slice(&self.count.to_le_bytes());
         for (at, value) in [(40, self.segment_bytes), (48, self.first_byte), (56, self.bytes)] {
             bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
         }
-        let crc = crc32c(&bytes);
-        bytes[12..16].copy_from_slice(&crc.to_le_bytes());
+        seal::close(&mut bytes, &MAGIC, VERSION);
         bytes
     }
 
@@ -76,15 +74,7 @@ impl SetLabel {
         if bytes[..8] != MAGIC {
             return Ok(None);
         }
-        let mut sealed = *bytes;
-        sealed[12..16].fill(0);
-        if crc32c(&sealed) != word(bytes, 12) {
-            return Err(StoreError::Damaged);
-        }
-        let found = word(bytes, 8);
-        if found != VERSION {
-            return Err(StoreError::Version { found, known: VERSION });
-        }
+        seal::check(bytes, VERSION)?;
         let mut uuid = [0; 16];
         uuid.copy_from_slice(&bytes[16..32]);
         let label = Self {

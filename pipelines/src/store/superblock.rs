@@ -21,8 +21,9 @@ use serde::Serialize;
 
 use super::StoreError;
 use super::layout::{FIRST_HOME, UNIT_BYTES};
-use super::page::{PAGE_BYTES, crc32c};
+use super::page::PAGE_BYTES;
 use super::record::{long, word};
+use super::seal;
 
 const MAGIC: [u8; 8] = *b"KVPLANE\0";
 /// The on-disk format that this program reads and writes.
@@ -68,8 +69,6 @@ impl Superblock {
     #[must_use]
     pub fn to_bytes(&self) -> [u8; PAGE_BYTES] {
         let mut bytes = [0; PAGE_BYTES];
-        bytes[..8].copy_from_slice(&MAGIC);
-        bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
         bytes[16..32].copy_from_slice(&self.uuid);
         for (at, value) in
             [(32, self.lba_bytes), (36, self.shards), (40, self.segments_per_shard), (44, self.meta_bytes)]
@@ -81,8 +80,7 @@ impl Superblock {
         }
         bytes[72..76].copy_from_slice(&self.max_value_bytes.to_le_bytes());
         bytes[76..80].copy_from_slice(&self.mean_value_bytes.to_le_bytes());
-        let crc = crc32c(&bytes);
-        bytes[12..16].copy_from_slice(&crc.to_le_bytes());
+        seal::close(&mut bytes, &MAGIC, VERSION);
         bytes
     }
 
@@ -98,13 +96,7 @@ impl Superblock {
         if bytes[..8] != MAGIC {
             return Err(StoreError::Foreign);
         }
-        let mut sealed = *bytes;
-        sealed[12..16].fill(0);
-        let whole = crc32c(&sealed) == word(bytes, 12);
-        let found = word(bytes, 8);
-        if found != VERSION {
-            return Err(if whole { StoreError::Version { found, known: VERSION } } else { StoreError::Damaged });
-        }
+        seal::check(bytes, VERSION)?;
         let mut uuid = [0; 16];
         uuid.copy_from_slice(&bytes[16..32]);
         let superblock = Self {
@@ -119,7 +111,7 @@ impl Superblock {
             max_value_bytes: word(bytes, 72),
             mean_value_bytes: word(bytes, 76),
         };
-        if whole && superblock.is_sane() { Ok(superblock) } else { Err(StoreError::Damaged) }
+        if superblock.is_sane() { Ok(superblock) } else { Err(StoreError::Damaged) }
     }
 
     /// The low 64 bits of the uuid, which every page carries.
@@ -207,7 +199,7 @@ pub(crate) mod tests {
         let mut bytes = example().to_bytes();
         bytes[8] = 2;
         bytes[12..16].fill(0);
-        let crc = crc32c(&bytes);
+        let crc = super::super::page::crc32c(&bytes);
         bytes[12..16].copy_from_slice(&crc.to_le_bytes());
         assert_eq!(Superblock::from_bytes(&bytes), Err(StoreError::Version { found: 2, known: 1 }));
     }

@@ -7,6 +7,16 @@
 
 use std::sync::atomic::{Ordering, compiler_fence, fence};
 
+/// Holds the compiler back; on a processor that nothing is known of, that as well.
+#[inline(always)]
+fn order_program() {
+    if cfg!(any(target_arch = "x86_64", target_arch = "aarch64")) {
+        compiler_fence(Ordering::SeqCst);
+    } else {
+        fence(Ordering::SeqCst);
+    }
+}
+
 /// Stores to memory before it are seen by a device before stores to registers after it.
 #[inline(always)]
 pub(super) fn before_doorbell() {
@@ -15,11 +25,7 @@ pub(super) fn before_doorbell() {
     unsafe {
         std::arch::asm!("dmb oshst", options(nostack, preserves_flags));
     }
-    if cfg!(any(target_arch = "x86_64", target_arch = "aarch64")) {
-        compiler_fence(Ordering::SeqCst);
-    } else {
-        fence(Ordering::SeqCst);
-    }
+    order_program();
 }
 
 /// Loads after it see what the device stored before what loads before it saw.
@@ -30,11 +36,7 @@ pub(super) fn after_phase() {
     unsafe {
         std::arch::asm!("dmb oshld", options(nostack, preserves_flags));
     }
-    if cfg!(any(target_arch = "x86_64", target_arch = "aarch64")) {
-        compiler_fence(Ordering::SeqCst);
-    } else {
-        fence(Ordering::SeqCst);
-    }
+    order_program();
 }
 
 /// A store before it is seen before a load after it is made.
