@@ -1,10 +1,13 @@
 //! One core's queue pair: the hot path.
 #![allow(unsafe_code)]
 
+mod parts;
+
+pub(super) use parts::QueueParts;
+
 use std::collections::VecDeque;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::barrier;
 use super::controller::Shared;
@@ -12,8 +15,8 @@ use super::dma_memory::DmaMemory;
 use super::link::{Link, LinkState};
 use super::prp::{self, List, Pages};
 use super::recovery::{Sentence, judge};
-use super::rings::{Doorbells, Layout};
-use super::slot::{EMPTY, Naming, Slot};
+use super::rings::Doorbells;
+use super::slot::{Naming, Slot};
 use crate::Burst;
 use crate::memory::{Region, RegionSlot};
 use crate::nvme::attached::AttachedRegions;
@@ -39,22 +42,6 @@ pub struct VfioStats {
 
 // Every hint masked with the highest is one.
 const _: () = assert!(WriteHint::KINDS == 0b111);
-
-/// What a queue is made of.
-pub(super) struct QueueParts {
-    pub(super) shared: Arc<Shared>,
-    pub(super) link: Arc<Link>,
-    pub(super) memory: DmaMemory,
-    pub(super) layout: Layout,
-    pub(super) doorbells: Doorbells,
-    pub(super) geometry: Geometry,
-    pub(super) nsid: u32,
-    pub(super) qid: u16,
-    pub(super) boundary: u64,
-    pub(super) sgl: bool,
-    pub(super) timeout: Duration,
-    pub(super) memory_slots: u16,
-}
 
 /// A queue pair of a [`VfioDevice`](super::VfioDevice).
 pub struct VfioQueue {
@@ -121,64 +108,6 @@ impl std::fmt::Debug for VfioQueue {
 }
 
 impl VfioQueue {
-    pub(super) fn new(parts: QueueParts) -> Self {
-        let QueueParts { layout, geometry, memory, .. } = parts;
-        let depth = geometry.depth as usize;
-        let part = |offset: usize, bytes: usize| {
-            let pointer = memory.at(offset, bytes);
-            // The memory was made for the layout.
-            pointer.unwrap_or_else(|| unreachable!("{bytes} bytes at {offset} of a queue's memory"))
-        };
-        let sq = part(0, layout.sq_entries as usize * Sqe::BYTES).cast();
-        let cq = part(layout.cq_offset, layout.cq_entries as usize * 16).cast();
-        let first = part(layout.lists_offset, depth * layout.list_bytes).cast();
-        let slot = |index| {
-            let expected = (index as u32) << 16;
-            Slot { io: EMPTY, expected, moved: 0, rest: 0, sent_at: 0, tries: 0, expired: false }
-        };
-        // With fewer than twice as many completions as commands there is less to put off.
-        let spare = layout.cq_entries - 1 - geometry.depth;
-        Self {
-            sq,
-            cq,
-            lists: List { first, iova: memory.iova() + layout.lists_offset as u64 },
-            list_bytes: layout.list_bytes,
-            sq_entries: layout.sq_entries,
-            cq_entries: layout.cq_entries,
-            tail: 0,
-            rung: 0,
-            head: 0,
-            untold: 0,
-            tell_at: (spare / 2).max(1),
-            phase: true,
-            live: true,
-            plain: parts.boundary == 0,
-            sgl: parts.sgl,
-            qid: parts.qid,
-            nsid: parts.nsid,
-            placements: [0; WriteHint::KINDS as usize + 1],
-            boundary: parts.boundary,
-            naming: Naming::new(geometry.depth),
-            tick: parts.link.tick(),
-            now: 0,
-            slots: (0..depth).map(slot).collect(),
-            free: (0..depth as u16).rev().collect(),
-            memory_slots: parts.memory_slots,
-            geometry,
-            regions: AttachedRegions::new(parts.memory_slots),
-            doorbells: parts.doorbells,
-            later: Vec::with_capacity(depth),
-            watched_at: 0,
-            link: parts.link,
-            ended: VecDeque::with_capacity(depth),
-            stats: VfioStats::default(),
-            dead: false,
-            timeout: u32::try_from(parts.timeout.as_millis()).unwrap_or(u32::MAX / 4).min(u32::MAX / 4),
-            memory: Some(memory),
-            shared: parts.shared,
-        }
-    }
-
     /// What the queue did so far.
     #[must_use]
     pub fn stats(&self) -> VfioStats {

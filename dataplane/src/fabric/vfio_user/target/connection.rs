@@ -21,9 +21,9 @@ use super::super::shared_memory::SharedMemory;
 use super::super::socket::{self, Assembler, Inbound, ReceiveError};
 use super::super::wire::{Message, Request, decode_request};
 use super::super::{BAR0_BYTES, MAX_IO_QUEUES, VECTORS};
-use super::core_end::{CoreCommand, Order};
 use super::dma::{AskError, ClientMemoryMap, Cores, DmaLimits};
 use super::link::Link;
+use super::orders::{CoreCommand, Order};
 use admin_queue::AdminQueue;
 use interrupts::Interrupts;
 

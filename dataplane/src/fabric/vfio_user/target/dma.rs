@@ -10,8 +10,8 @@ use crate::fabric::{CorePort, SessionId};
 use crate::memory::{Access, MAX_REGION_BYTES, MapError, Region, map_client, page_bytes_of, populate, seals};
 
 use super::super::wire::{DMA_READABLE, DMA_WRITABLE};
-use super::core_end::{CoreCommand, CoreError, Order};
 use super::iova::{IovaRange, IovaTable};
+use super::orders::{CoreCommand, CoreError, Order};
 use super::slot_table::{NoSlot, SlotAccount, SlotLease};
 
 /// The longest piece of memory in ordinary pages. Every core's ring pins a piece in one go, and serves nobody

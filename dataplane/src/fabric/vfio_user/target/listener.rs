@@ -17,8 +17,8 @@ use crate::fabric::{Admission, CorePort, Peer, SessionId};
 
 use super::super::socket::{peer_credentials, shut_down};
 use super::connection::{Connection, Terms};
-use super::core_end::CoreCommand;
 use super::dma::DmaLimits;
+use super::orders::CoreCommand;
 use super::refusals::Refusals;
 use super::slot_table::SlotAccount;
 

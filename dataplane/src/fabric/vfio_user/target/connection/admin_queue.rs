@@ -13,10 +13,10 @@ use crate::nvme::spec::{Cqe, Sqe, Status};
 use super::super::super::DOORBELL_OFFSET;
 use super::super::super::ring::{CommandRing, CompletionRing, Doorbell, Ring};
 use super::super::super::shared_memory::SharedMemory;
-use super::super::core_end::{CoreError, NewCq, NewSq, Order};
 use super::super::cursor::{Cursor, copy_in};
 use super::super::dma::AskError;
 use super::super::iova::IovaTable;
+use super::super::orders::{CoreError, NewCq, NewSq, Order};
 use super::Connection;
 
 /// The admin submission and completion queue.
