@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# Runs the tests of RDMA that want devices: two of software's (soft-RoCE) in the guest, whose packets cross a pair of
+# virtual Ethernet devices. Needs tests/testbed/setup.sh once; takes about a minute.
+#
+#   tests/testbed/rdma.sh
+#
+# Exit codes: 0 all passed; 1 some failed.
+set -euo pipefail
+HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+. "$HERE/../../scripts/lib.sh"
+. "$HERE/../checks.sh"
+. "$HERE/soft_roce.sh"
+cd "$ROOT"
+
+# In the guest this same file is run with the name of a part.
+
+# rdma_tests TEST...: the tests of this name, which must all be there.
+rdma_tests() {
+    local code=0 out
+    out=$(KVPLANE_TEST_RDMA=$ROCE_A,$ROCE_B timeout 150 "$KVPLANE_RDMA_TESTS" --include-ignored --nocapture --test-threads=1 \
+        --exact "$@" 2>&1) || code=$?
+    say "$out"
+    check "as many tests as were asked for" "$(sed -n 's/^running \([0-9]*\) tests\?$/\1/p' <<<"$out")" $#
+    [ "$code" -eq 0 ]
+}
+VERBS=fabric::rdma::verbs::tests
+
+guest_verbs() {
+    soft_roce_up
+    rdma_tests $VERBS::messages_and_memory_move $VERBS::a_wrong_key_breaks_its_own_queue_pair_and_no_other \
+        $VERBS::a_request_can_be_rejected_with_a_reason $VERBS::what_the_device_cannot_do_is_told \
+        $VERBS::a_machine_without_rdma_says_what_it_lacks
+    checks_end
+}
+
+if [ $# -gt 0 ]; then
+    [ "${KVPLANE_GUEST:-}" = 1 ] || die 2 "the parts run in the guest only"
+    "guest_$1"
+    exit
+fi
+
+# ---------------------------------------------------------------- from outside
+
+. "$HERE/bed.sh"
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+# in_guest NAME OPTIONS...: a part of this file. Its tests and checks are counted by their own lines.
+in_guest() {
+    local name=$1 code=0
+    shift
+    step "RDMA tests in the guest: $name"
+    tests/testbed/run.sh --time-limit 180 --nvme none --iommu off "$@" -- tests/testbed/rdma.sh "$name" 2>&1 |
+        tee "$scratch/$name" || code=$?
+    check "RDMA in the guest: $name" "$code" 0
+}
+
+require_cargo
+KVPLANE_RDMA_TESTS=$(cargo test -q --locked -p dataplane --lib --no-run --message-format json | python3 -c '
+import json, sys
+print(*{m["executable"] for m in map(json.loads, sys.stdin) if m["reason"] == "compiler-artifact" and m["executable"]})')
+export KVPLANE_RDMA_TESTS
+
+if [ -e "${KVPLANE_RDMA_HEADERS:-/usr/include}/infiniband/verbs.h" ] && have cc; then
+    "$KVPLANE_RDMA_TESTS" --ignored --exact fabric::rdma::verbs::abi::tests::declarations_agree_with_the_c_headers
+else
+    skipped "rdma.sh declarations" "there are no headers of libibverbs to compare with (libibverbs-dev, librdmacm-dev)"
+fi
+for part in ${KVPLANE_RDMA_PARTS:-verbs}; do in_guest "$part"; done
+checks_end
