@@ -4,6 +4,7 @@
 pub mod controller;
 pub mod null;
 mod permit;
+pub mod tcp;
 pub mod vfio_user;
 
 pub use permit::{Permit, abandoning, is_abandoning, lost_completions};
