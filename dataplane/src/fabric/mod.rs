@@ -3,6 +3,7 @@
 
 mod admission;
 pub mod controller;
+pub mod host;
 pub mod null;
 mod permit;
 pub mod rdma;
