@@ -33,6 +33,36 @@ guest_verbs() {
     checks_end
 }
 
+INITIATOR=fabric::rdma::initiator::tests
+
+# Linux's own target, with a file of blocks 0 to 255 full of their numbers, and some more of zeros.
+linux_target() {
+    local root=/sys/kernel/config/nvmet nqn=nqn.2026-01.io.kvplane:linux
+    python3 -c 'import sys
+for block in range(256): sys.stdout.buffer.write(bytes([block]) * 4096)' >/dev/shm/blocks
+    truncate -s 4M /dev/shm/blocks
+    modprobe loop
+    modprobe nvmet-rdma
+    losetup -b 4096 /dev/loop0 /dev/shm/blocks
+    mount -t configfs none /sys/kernel/config 2>/dev/null || true
+    mkdir "$root/subsystems/$nqn" "$root/subsystems/$nqn/namespaces/1" "$root/ports/1"
+    echo 1 >"$root/subsystems/$nqn/attr_allow_any_host"
+    echo /dev/loop0 >"$root/subsystems/$nqn/namespaces/1/device_path"
+    echo 1 >"$root/subsystems/$nqn/namespaces/1/enable"
+    echo rdma >"$root/ports/1/addr_trtype"
+    echo ipv4 >"$root/ports/1/addr_adrfam"
+    echo $ROCE_B >"$root/ports/1/addr_traddr"
+    echo 4420 >"$root/ports/1/addr_trsvcid"
+    ln -s "$root/subsystems/$nqn" "$root/ports/1/subsystems/$nqn"
+}
+
+guest_linux_target() {
+    soft_roce_up
+    linux_target
+    rdma_tests $INITIATOR::linux_is_read_from_and_written_to $INITIATOR::linux_refuses_what_it_does_not_have
+    checks_end
+}
+
 if [ $# -gt 0 ]; then
     [ "${KVPLANE_GUEST:-}" = 1 ] || die 2 "the parts run in the guest only"
     "guest_$1"
@@ -66,5 +96,5 @@ if [ -e "${KVPLANE_RDMA_HEADERS:-/usr/include}/infiniband/verbs.h" ] && have cc;
 else
     skipped "rdma.sh declarations" "there are no headers of libibverbs to compare with (libibverbs-dev, librdmacm-dev)"
 fi
-for part in ${KVPLANE_RDMA_PARTS:-verbs}; do in_guest "$part"; done
+for part in ${KVPLANE_RDMA_PARTS:-verbs linux_target}; do in_guest "$part"; done
 checks_end
