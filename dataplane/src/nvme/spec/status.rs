@@ -37,6 +37,8 @@ impl Status {
     pub const SGL_TYPE_INVALID: Self = Self::generic(0x11).do_not_retry();
     /// 0h/13h: a PRP entry's offset is not valid.
     pub const PRP_OFFSET_INVALID: Self = Self::generic(0x13).do_not_retry();
+    /// 22h: the data was damaged on its way; to be sent again.
+    pub const TRANSIENT_TRANSPORT_ERROR: Self = Self::generic(0x22);
     /// 0h/81h: no room, or the namespace's quota is used up.
     pub const CAPACITY_EXCEEDED: Self = Self::generic(0x81).do_not_retry();
     /// 0h/82h: the namespace is not ready; try again.
