@@ -2,6 +2,7 @@
 //! carriers, one folder each.
 
 pub mod carriers;
+mod admission;
 pub mod controller;
 pub mod message;
 pub mod null;
@@ -9,6 +10,7 @@ mod permit;
 pub mod tcp;
 pub mod vfio_user;
 
+pub use admission::{Admission, CarrierKind, Discovered, Peer, Refused, RefusedKind};
 pub use permit::{Permit, abandoning, is_abandoning, lost_completions};
 
 use std::io;
@@ -180,19 +182,6 @@ pub trait CorePort<C>: Send + Sync {
     }
 }
 
-/// Who is at the other end of a connection, as far as the carrier can tell.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peer {
-    /// The listener that the connection came in on, as it was given to the target (for vfio-user: the folder).
-    pub listener: String,
-    /// The NQN that the host gave, where the carrier has one (not vfio-user).
-    pub host_nqn: Option<String>,
-    /// The user id of the peer process, for carriers on this machine.
-    pub uid: Option<u32>,
-    /// The process id of the peer, for carriers on this machine.
-    pub pid: Option<i32>,
-}
-
 /// One namespace as a host sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NamespaceInfo {
@@ -242,21 +231,4 @@ pub trait Session: Send + Sync {
     /// A number that changes whenever [`namespaces`](Self::namespaces) may answer differently, for the namespace
     /// attribute changed event.
     fn generation(&self) -> u64;
-}
-
-/// Decides who may connect. Default is to deny.
-pub trait Admission: Send + Sync {
-    /// Opens a session for a peer.
-    ///
-    /// # Errors
-    /// Why not, for the log and, where the carrier can carry it, for the peer.
-    fn open(&self, peer: &Peer) -> Result<Box<dyn Session>, Refused>;
-}
-
-/// A peer was refused.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{reason}")]
-pub struct Refused {
-    /// Why, and what to do about it.
-    pub reason: String,
 }

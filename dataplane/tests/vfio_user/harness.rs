@@ -12,8 +12,8 @@ use dataplane::Burst;
 use dataplane::fabric::QueuePairInfo;
 use dataplane::fabric::vfio_user::{CoreCommand, Cursor, Target, TargetOptions, VfioUserFabric};
 use dataplane::fabric::{
-    Admission, Capsule, Completion, ControllerIdentity, CorePort, Fabric, NamespaceInfo, Peer, Refused, Session,
-    SessionId,
+    Admission, Capsule, Completion, ControllerIdentity, CorePort, Fabric, NamespaceInfo, Peer, Refused, RefusedKind,
+    Session, SessionId,
 };
 use dataplane::memory::{Region, RegionSlot};
 use dataplane::nvme::spec::kv::{KeyFields, opcode};
@@ -158,9 +158,10 @@ impl Admission for Gate {
     fn open(&self, peer: &Peer) -> Result<Box<dyn Session>, Refused> {
         assert_eq!(peer.pid, Some(std::process::id() as i32));
         if self.0.deny.load(Ordering::Acquire) {
-            return Err(Refused { reason: "the test denies everybody".into() });
+            return Err(Refused::new(RefusedKind::HostNotAllowed, "the test denies everybody"));
         }
-        let id = self.0.free.lock().unwrap().pop().ok_or(Refused { reason: "no session left".into() })?;
+        let full = Refused::new(RefusedKind::Full, "no session left");
+        let id = self.0.free.lock().unwrap().pop().ok_or(full)?;
         self.0.open.fetch_add(1, Ordering::AcqRel);
         Ok(Box::new(OpenSession { id, shared: Arc::clone(&self.0) }))
     }

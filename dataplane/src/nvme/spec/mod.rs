@@ -6,6 +6,7 @@
 pub mod admin;
 mod command;
 mod completion;
+pub mod fabrics;
 pub mod kv;
 pub mod nvm;
 mod status;

@@ -37,7 +37,13 @@ impl Status {
     pub const SGL_TYPE_INVALID: Self = Self::generic(0x11).do_not_retry();
     /// 0h/13h: a PRP entry's offset is not valid.
     pub const PRP_OFFSET_INVALID: Self = Self::generic(0x13).do_not_retry();
-    /// 22h: the data was damaged on its way; to be sent again.
+    /// 0h/16h: an offset into the capsule is not valid.
+    pub const SGL_OFFSET_INVALID: Self = Self::generic(0x16).do_not_retry();
+    /// 0h/19h: the host was silent for longer than its keep alive timeout.
+    pub const KEEP_ALIVE_EXPIRED: Self = Self::generic(0x19);
+    /// 0h/1Ah: the keep alive timeout is not valid.
+    pub const KEEP_ALIVE_INVALID: Self = Self::generic(0x1A).do_not_retry();
+    /// 0h/22h: the transport failed in passing; a retry may mend it.
     pub const TRANSIENT_TRANSPORT_ERROR: Self = Self::generic(0x22);
     /// 0h/81h: no room, or the namespace's quota is used up.
     pub const CAPACITY_EXCEEDED: Self = Self::generic(0x81).do_not_retry();
@@ -73,6 +79,20 @@ impl Status {
     pub const FEATURE_NOT_SAVEABLE: Self = Self::command_specific(0x0D).do_not_retry();
     /// 1h/0Eh: the feature cannot be changed.
     pub const FEATURE_NOT_CHANGEABLE: Self = Self::command_specific(0x0E).do_not_retry();
+
+    /// 1h/80h (Connect, Disconnect): the record format is not known.
+    pub const CONNECT_INCOMPATIBLE_FORMAT: Self = Self::command_specific(0x80).do_not_retry();
+    /// 1h/81h (Connect): no controller is free; try again later.
+    pub const CONNECT_CONTROLLER_BUSY: Self = Self::command_specific(0x81);
+    /// 1h/82h (Connect): a parameter is not valid; DW0 tells which, see
+    /// [`ConnectInvalid`](super::fabrics::ConnectInvalid).
+    pub const CONNECT_INVALID_PARAMETERS: Self = Self::command_specific(0x82).do_not_retry();
+    /// 1h/83h (Connect): the subsystem is elsewhere; ask the discovery service again.
+    pub const CONNECT_RESTART_DISCOVERY: Self = Self::command_specific(0x83).do_not_retry();
+    /// 1h/84h (Connect): the host may not connect to the subsystem.
+    pub const CONNECT_INVALID_HOST: Self = Self::command_specific(0x84).do_not_retry();
+    /// 1h/85h (Disconnect): the queue is not an I/O queue.
+    pub const INVALID_QUEUE_TYPE: Self = Self::command_specific(0x85).do_not_retry();
 
     /// A status of code type 0h (generic).
     #[must_use]
@@ -147,6 +167,10 @@ impl Status {
             (0, 0x0F) => "SGL shorter than the data",
             (0, 0x11) => "SGL descriptor type not supported",
             (0, 0x13) => "PRP offset invalid",
+            (0, 0x16) => "SGL offset invalid",
+            (0, 0x19) => "keep alive timer expired",
+            (0, 0x1A) => "keep alive timeout invalid",
+            (0, 0x22) => "transient transport error",
             (0, 0x81) => "capacity exceeded",
             (0, 0x82) => "namespace not ready",
             (0, 0x85) => "invalid value size",
@@ -164,6 +188,12 @@ impl Status {
             (1, 0x0C) => "invalid queue deletion",
             (1, 0x0D) => "feature not saveable",
             (1, 0x0E) => "feature not changeable",
+            (1, 0x80) => "connect incompatible format",
+            (1, 0x81) => "connect controller busy",
+            (1, 0x82) => "connect invalid parameters",
+            (1, 0x83) => "connect restart discovery",
+            (1, 0x84) => "connect invalid host",
+            (1, 0x85) => "invalid queue type",
             _ => "unknown status",
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use dataplane::fabric::{Admission, ControllerIdentity, NamespaceInfo, Peer, Refused, Session, SessionId};
+use dataplane::fabric::{Admission, ControllerIdentity, NamespaceInfo, Peer, Refused, RefusedKind, Session, SessionId};
 use dataplane::nvme::spec::vendor::OwnerMap;
 
 use super::{Control, ListenAddress, Nqn, State, Subsystem};
@@ -52,16 +52,18 @@ impl Admission for Control {
 
 impl Control {
     fn admit(&self, peer: &Peer) -> Result<OpenSession, Refused> {
-        let refuse = |reason: String| Refused { reason };
-        let engine = self.engine().map_err(|error| refuse(error.to_string()))?;
+        let other = |error: super::ControlError| Refused::new(RefusedKind::Other, error.to_string());
+        let engine = self.engine().map_err(other)?;
         let mut state = self.lock();
         let (subsystem, listener) = state.listening(peer).ok_or_else(|| {
-            refuse(format!("no subsystem listens on {}: call nvmf_subsystem_add_listener", peer.listener))
+            let reason = format!("no subsystem listens on {}: call nvmf_subsystem_add_listener", peer.listener);
+            Refused::new(RefusedKind::NotListening, reason)
         })?;
         let host = standing(subsystem, peer)?;
-        let id = state
-            .free_session()
-            .ok_or_else(|| refuse(format!("all {MAX_SESSIONS} sessions are taken; disconnect a host first")))?;
+        let id = state.free_session().ok_or_else(|| {
+            let reason = format!("all {MAX_SESSIONS} sessions are taken; disconnect a host first");
+            Refused::new(RefusedKind::Full, reason)
+        })?;
         let record = SessionRecord {
             id,
             subsystem: subsystem.nqn.clone(),
@@ -84,7 +86,7 @@ impl Control {
             state.ended.insert(id);
             drop(state);
             std::mem::forget(session);
-            return Err(refuse(error.to_string()));
+            return Err(other(error));
         }
         Ok(session)
     }
@@ -128,9 +130,8 @@ fn standing(subsystem: &Subsystem, peer: &Peer) -> Result<Option<Nqn>, Refused> 
         (None, Some(uid)) => format!("uid {uid}"),
         (None, None) => "a peer without NQN and uid".to_owned(),
     };
-    Err(Refused {
-        reason: format!("{who} is not attached to subsystem {}: call nvmf_subsystem_add_host", subsystem.nqn),
-    })
+    let reason = format!("{who} is not attached to subsystem {}: call nvmf_subsystem_add_host", subsystem.nqn);
+    Err(Refused::new(RefusedKind::HostNotAllowed, reason))
 }
 
 fn identity(subsystem: &Subsystem, record: &SessionRecord, shape: &Shape) -> ControllerIdentity {

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use dataplane::fabric::{Admission, Peer, Refused, Session, SessionId};
+use dataplane::fabric::{Admission, CarrierKind, Peer, Refused, Session, SessionId};
 
 use super::*;
 use crate::control::fake::{FakeEngine, SHAPE, ready, waiting};
@@ -13,11 +13,20 @@ const HOST_B: &str = "nqn.2026-01.io.kvplane:host-b";
 const FOLDER: &str = "/run/kvplane/tier";
 
 fn peer(uid: Option<u32>) -> Peer {
-    Peer { listener: FOLDER.into(), host_nqn: None, uid, pid: Some(1) }
+    Peer {
+        carrier: CarrierKind::VfioUser,
+        listener: FOLDER.into(),
+        subsystem_nqn: None,
+        host_nqn: None,
+        host_id: None,
+        address: None,
+        uid,
+        pid: Some(1),
+    }
 }
 
 fn named(nqn: &str) -> Peer {
-    Peer { listener: FOLDER.into(), host_nqn: Some(nqn.into()), uid: None, pid: None }
+    Peer { host_nqn: Some(nqn.into()), pid: None, ..peer(None) }
 }
 
 /// A subsystem with a listener and host A, which has uid 1000 and sees namespace 1.
@@ -41,7 +50,7 @@ fn namespace(name: &str, hosts: &[&str]) -> NewNamespace {
 }
 
 fn refusal(control: &Control, peer: &Peer) -> String {
-    let Err(Refused { reason }) = control.open(peer) else { panic!("{peer:?} was let in") };
+    let Err(Refused { reason, .. }) = control.open(peer) else { panic!("{peer:?} was let in") };
     reason
 }
 

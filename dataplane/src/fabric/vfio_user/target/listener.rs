@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use crate::core::raise_descriptor_limit;
-use crate::fabric::{Admission, CorePort, Peer, SessionId};
+use crate::fabric::{Admission, CarrierKind, CorePort, Peer, SessionId};
 
 use super::super::socket::{peer_credentials, shut_down};
 use super::connection::{Connection, Terms};
@@ -269,8 +269,12 @@ impl Door {
             return Err(io::Error::other(message));
         }
         let peer = Peer {
+            carrier: CarrierKind::VfioUser,
             listener: self.name.clone(),
+            subsystem_nqn: None,
             host_nqn: None,
+            host_id: None,
+            address: None,
             uid: Some(credentials.uid),
             pid: Some(credentials.pid),
         };
