@@ -81,18 +81,18 @@ impl StagingMap {
         self.regions.get(usize::from(core))?.slice(self.layout.buffer_offset(unit) + u64::from(at), bytes)
     }
 
-    pub(super) fn read(&self, core: u16, unit: u32, at: u32, into: &mut [u8]) -> Option<()> {
+    pub(crate) fn read(&self, core: u16, unit: u32, at: u32, into: &mut [u8]) -> Option<()> {
         self.regions.get(usize::from(core))?.read(self.layout.buffer_offset(unit) + u64::from(at), into)
     }
 
-    pub(super) fn write(&self, core: u16, unit: u32, at: u32, from: &[u8]) -> Option<()> {
+    pub(crate) fn write(&self, core: u16, unit: u32, at: u32, from: &[u8]) -> Option<()> {
         self.regions.get(usize::from(core))?.write(self.layout.buffer_offset(unit) + u64::from(at), from)
     }
 
     /// Notes that a buffer was filled up to `end`. One core at a time has a command, and hands it on through a mailbox,
     /// so the word needs no ordering of its own.
     #[inline]
-    pub(super) fn note_filled(&self, core: u16, unit: u32, end: u32) {
+    pub(crate) fn note_filled(&self, core: u16, unit: u32, end: u32) {
         let word = self.regions.get(usize::from(core)).and_then(|region| region.word32(u64::from(unit) * 4));
         if let Some(word) = word
             && word.load(Ordering::Relaxed) < end
@@ -155,6 +155,12 @@ impl Staging {
     #[must_use]
     pub fn region(&self) -> &Arc<Region> {
         &self.region
+    }
+
+    /// Bytes of buffers that are free.
+    #[must_use]
+    pub fn free_bytes(&self) -> u32 {
+        self.buddy.free_units() * UNIT_BYTES
     }
 
     /// Takes a buffer of at least `bytes` bytes, of which none is filled; `None` if none is free.
