@@ -10,8 +10,9 @@ use super::channel::{AdminCapsule, Channel, ChannelError};
 use super::door::answer;
 use super::hosts::{Host, Hosts};
 use crate::fabric::controller::{AdminAction, Controller, ControllerLimits, RegisterEffect};
-use crate::fabric::{Completion, Peer};
-use crate::nvme::spec::fabrics::{ConnectFields, FABRICS_OPCODE, FabricsCommand};
+use crate::fabric::{Completion, ControllerIdentity, Peer};
+use crate::nvme::spec::fabrics::{ConnectFields, DISCOVERY_NQN, FABRICS_OPCODE, FabricsCommand};
+use crate::nvme::spec::vendor::OwnerMap;
 use crate::nvme::spec::{Cqe, Sqe, Status};
 
 /// How long to wait for a command before looking whether anything else has happened.
@@ -56,7 +57,7 @@ impl AdminQueue {
 
     /// The queue of a host that asks the discovery service.
     pub fn discovery(hosts: Hosts, peer: Peer, limits: ControllerLimits, fields: &ConnectFields) -> Self {
-        let mut controller = Controller::discovery(limits);
+        let mut controller = Controller::discovery(discovery_identity(), limits);
         controller.connected(fields);
         let found = hosts.admission().discover(&peer);
         controller.set_discovery(found.generation, found.entries);
@@ -227,5 +228,18 @@ impl Drop for AdminQueue {
             warn!(session, "a session is kept: a core may still know it");
             std::mem::forget(Arc::clone(&host.session));
         }
+    }
+}
+
+/// What the discovery service says of itself.
+fn discovery_identity() -> ControllerIdentity {
+    ControllerIdentity {
+        subsystem_nqn: DISCOVERY_NQN.to_owned(),
+        serial: "KVPLANE-DISCOVERY".to_owned(),
+        model: "kvplane discovery".to_owned(),
+        firmware: env!("CARGO_PKG_VERSION").chars().take(8).collect(),
+        controller_id: 1,
+        max_transfer_bytes: 1 << 20,
+        owners: OwnerMap { shards: 1, cores: 1 },
     }
 }

@@ -4,18 +4,18 @@
 //! A command's data lies in one staging buffer. What comes from the host is there before the command is yielded, and what
 //! goes to the host is sent when it completes; the stages and the device work on the buffer as on memory of a client.
 
-//mod admin;
+mod admin;
 mod buddy;
 mod channel;
 mod core_end;
-//mod door;
+mod door;
 mod hosts;
 mod orders;
 mod staging;
 
 pub use channel::{AdminCapsule, Channel, ChannelError, QueueTerms};
 pub use core_end::{MessageFabric, StagedData};
-//pub use door::Door;
+pub use door::Door;
 pub use hosts::{HostOptions, Hosts, OpenError, Watch};
 pub use orders::{Answer, CoreCommand, CoreError, HostLink};
 pub use staging::{Area, Buffer, Staging, StagingLayout, StagingMap};

@@ -5,13 +5,13 @@ mod connection;
 mod core_end;
 mod desk;
 mod exchange;
-//mod listener;
+mod listener;
 pub mod streams;
 
 pub use channel::TcpChannel;
 pub use connection::NewTcpQueue;
 pub use core_end::{TcpEnd, staging_layout};
-//pub use listener::{ListenError, TcpTarget};
+pub use listener::{ListenError, TcpTarget};
 
 #[cfg(test)]
 mod tests;
