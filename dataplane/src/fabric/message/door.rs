@@ -168,7 +168,7 @@ impl Door {
     fn connect_admin(&self, channel: &impl Channel, connect: &Connect) -> Result<AdminQueue, Refusal> {
         let Connect { fields, data, .. } = connect;
         let entries = u32::from(fields.sqsize) + 1;
-        if entries < 2 || entries > 4096 {
+        if !(2..=4096).contains(&entries) {
             return Err(ConnectInvalid::in_entry(ConnectFields::SQSIZE_OFFSET).into());
         }
         if data.controller_id != DYNAMIC_CONTROLLER {

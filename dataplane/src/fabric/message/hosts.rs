@@ -197,9 +197,12 @@ impl Hosts {
 
     /// Ends a session's I/O queues on every core, and waits until none is left. Says whether every core did.
     pub(super) fn end_queues(&self, session: SessionId) -> bool {
-        let ended = |core| self.ask(core, |answer| CoreCommand::CloseSession(session, answer));
+        let mut all = true;
         // Every core is asked, also after one that has stopped.
-        (0..self.cores()).map(ended).fold(true, |all, ended| all && matches!(ended, Some(Ok(()))))
+        for core in 0..self.cores() {
+            all &= self.ask(core, |answer| CoreCommand::CloseSession(session, answer)) == Some(Ok(()));
+        }
+        all
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<SessionId, Arc<Host>>> {
