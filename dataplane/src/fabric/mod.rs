@@ -1,9 +1,16 @@
 //! How hosts reach the data plane: the [`Fabric`] trait, the controller model that every carrier shares, and the
 //! carriers, one folder each.
 
+pub mod carriers;
 mod admission;
 pub mod controller;
 pub mod host;
+pub mod message;
+pub mod null;
+mod permit;
+pub mod rdma;
+pub mod tcp;
+pub mod vfio_user;
 pub mod null;
 mod permit;
 pub mod rdma;
@@ -99,6 +106,12 @@ pub trait Fabric {
 
     /// Publishes completions and raises interrupts, once a burst.
     fn flush(&mut self);
+
+    /// Whether the carrier itself moves bytes that the core has to look after, so that it is not idle although there
+    /// is no command to take.
+    fn is_moving(&self) -> bool {
+        false
+    }
 
     /// The next contiguous bytes of the client's memory, `max` at most and at least one, and moves the cursor past
     /// them. Adjacent pages come as one slice.
