@@ -1,16 +1,11 @@
 //! How hosts reach the data plane: the [`Fabric`] trait, the controller model that every carrier shares, and the
 //! carriers, one folder each.
 
-pub mod carriers;
 mod admission;
+pub mod carriers;
 pub mod controller;
 pub mod host;
 pub mod message;
-pub mod null;
-mod permit;
-pub mod rdma;
-pub mod tcp;
-pub mod vfio_user;
 pub mod null;
 mod permit;
 pub mod rdma;

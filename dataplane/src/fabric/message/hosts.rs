@@ -111,11 +111,7 @@ pub struct Hosts {
 impl Hosts {
     /// None yet.
     #[must_use]
-    pub fn new(
-        admission: Arc<dyn Admission>,
-        cores: Arc<dyn CorePort<CoreCommand>>,
-        options: HostOptions,
-    ) -> Self {
+    pub fn new(admission: Arc<dyn Admission>, cores: Arc<dyn CorePort<CoreCommand>>, options: HostOptions) -> Self {
         let (hosts, staged, stop) = (Mutex::default(), Mutex::default(), AtomicBool::new(false));
         Self { shared: Arc::new(Shared { admission, cores, options, hosts, staged, stop }) }
     }

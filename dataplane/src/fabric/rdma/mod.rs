@@ -5,5 +5,6 @@
 //! address, length and remote key: the controller reads it from there, or writes it there before it sends the completion.
 
 pub mod initiator;
+pub mod target;
 pub mod verbs;
 pub mod wire;

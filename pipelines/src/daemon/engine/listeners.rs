@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use dataplane::fabric::message::{HostOptions, Hosts, Watch};
+use dataplane::fabric::rdma::target::{RdmaDevices, RdmaTarget};
 use dataplane::fabric::tcp::target::{TcpTarget, staging_layout};
 use dataplane::fabric::vfio_user::{Target, TargetOptions};
 use dataplane::fabric::{Admission, SessionId};
@@ -28,6 +29,7 @@ const IN_CAPSULE_BYTES: u32 = 8192;
 pub(super) enum Listener {
     VfioUser(Arc<Target>),
     Tcp(Arc<TcpTarget>),
+    Rdma(Arc<RdmaTarget>),
 }
 
 impl Listener {
@@ -36,7 +38,7 @@ impl Listener {
         match self {
             Self::VfioUser(target) => target.close_session(session),
             // Hosts over the network are known to all of its listeners together.
-            Self::Tcp(_) => {}
+            Self::Tcp(_) | Self::Rdma(_) => {}
         }
     }
 }
@@ -45,6 +47,7 @@ impl Listener {
 pub(super) struct Listeners {
     listeners: BTreeMap<ListenAddress, Listener>,
     hosts: Hosts,
+    rdma: RdmaDevices,
     /// Ends after the listeners, which need it to end stuck hosts.
     _watch: Watch,
 }
@@ -56,7 +59,8 @@ impl Listeners {
     /// What the system says.
     pub(super) fn new(hosts: Hosts) -> io::Result<Self> {
         let watch = hosts.watch()?;
-        Ok(Self { listeners: BTreeMap::new(), hosts, _watch: watch })
+        let rdma = RdmaDevices::new(&hosts);
+        Ok(Self { listeners: BTreeMap::new(), hosts, rdma, _watch: watch })
     }
 
     /// How hosts over the network are treated.
@@ -83,10 +87,7 @@ impl Listeners {
         let listener = match address {
             ListenAddress::VfioUser(folder) => vfio_user(folder, cores, admission)?,
             ListenAddress::Tcp(address) => self.tcp(*address)?,
-            ListenAddress::Rdma(_) => {
-                let message = "this build has no RDMA carrier; it has VFIOUSER and TCP".into();
-                return Err(EngineError { errno: libc::EPROTONOSUPPORT, message });
-            }
+            ListenAddress::Rdma(address) => self.rdma(*address)?,
         };
         self.listeners.insert(address.clone(), listener);
         Ok(())
@@ -96,6 +97,12 @@ impl Listeners {
         let target = TcpTarget::listen(address, &self.hosts);
         let target = target.map_err(|error| not_available(&error))?;
         Ok(Listener::Tcp(Arc::new(target)))
+    }
+
+    fn rdma(&self, address: SocketAddr) -> Result<Listener, EngineError> {
+        let target = RdmaTarget::listen(address, &self.rdma);
+        let target = target.map_err(|error| not_available(&error))?;
+        Ok(Listener::Rdma(Arc::new(target)))
     }
 
     /// Takes a listener out, to be ended.

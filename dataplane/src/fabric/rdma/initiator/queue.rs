@@ -256,7 +256,7 @@ impl InitiatorQueue {
         if self.receives.is_full() {
             self.post_receives();
         }
-        let added = self.receives.push(RECEIVE | index, piece);
+        let added = self.receives.push(RECEIVE | index, &[piece]);
         debug_assert!(added, "room was made");
     }
 

@@ -7,6 +7,9 @@ use std::sync::Arc;
 use super::abi::{self, Srq, SrqInitAttr};
 use super::{Domain, Piece, VerbsError};
 
+/// Pieces that a message may be scattered to.
+pub(super) const RECEIVE_PIECES: usize = 2;
+
 /// Receives to be posted together.
 #[derive(Debug)]
 pub struct ReceiveList {
@@ -17,7 +20,8 @@ pub struct ReceiveList {
 #[derive(Debug)]
 struct Receive {
     id: u64,
-    piece: Piece,
+    pieces: [abi::Sge; RECEIVE_PIECES],
+    count: i32,
 }
 
 // SAFETY: the pointers in `raw` are set, used and forgotten within one call of `post_with`.
@@ -43,13 +47,18 @@ impl ReceiveList {
         self.requests.is_empty()
     }
 
-    /// Adds a receive into `piece`. False, and nothing added, if there is no room.
+    /// Adds a receive into one or two pieces: the second takes what is left over. False, and nothing added, if there is no
+    /// room or there are more pieces (a queue pair's own receives have one only).
     #[must_use]
-    pub fn push(&mut self, id: u64, piece: Piece) -> bool {
-        if self.is_full() {
+    pub fn push(&mut self, id: u64, pieces: &[Piece]) -> bool {
+        if self.is_full() || pieces.len() > RECEIVE_PIECES {
             return false;
         }
-        self.requests.push(Receive { id, piece });
+        let mut request = Receive { id, pieces: Default::default(), count: pieces.len() as i32 };
+        for (into, piece) in request.pieces.iter_mut().zip(pieces) {
+            *into = piece.0;
+        }
+        self.requests.push(request);
         true
     }
 
@@ -66,7 +75,8 @@ impl ReceiveList {
         for (index, request) in self.requests.iter_mut().enumerate() {
             // SAFETY: there are at most as many requests as raw entries.
             let next = if index + 1 < count { unsafe { raw.add(index + 1) } } else { null_mut() };
-            let entry = abi::RecvWr { wr_id: request.id, next, sg_list: &raw mut request.piece.0, num_sge: 1 };
+            let sg_list = (&raw mut request.pieces).cast();
+            let entry = abi::RecvWr { wr_id: request.id, next, sg_list, num_sge: request.count };
             // SAFETY: as above.
             unsafe { raw.add(index).write(entry) };
         }
@@ -91,7 +101,7 @@ unsafe impl Send for SharedReceiveQueue {}
 unsafe impl Sync for SharedReceiveQueue {}
 
 impl SharedReceiveQueue {
-    /// A queue of `entries` receives of one piece each.
+    /// A queue of `entries` receives of up to two pieces each.
     ///
     /// # Errors
     /// What the device said; [`VerbsError::Unsupported`] if it has none.
@@ -99,7 +109,8 @@ impl SharedReceiveQueue {
         let device = domain.device();
         let post = device.ops().post_srq_recv.filter(|_| device.limits().shared_receives >= entries);
         let post = post.ok_or(VerbsError::Unsupported("the RDMA device has no shared receive queue of this size"))?;
-        let mut wanted = SrqInitAttr { srq_context: null_mut(), max_wr: entries, max_sge: 1, srq_limit: 0 };
+        let mut wanted =
+            SrqInitAttr { srq_context: null_mut(), max_wr: entries, max_sge: RECEIVE_PIECES as u32, srq_limit: 0 };
         // SAFETY: a live domain, and attributes that are ours.
         let srq = NonNull::new(unsafe { (device.library.ibv_create_srq)(domain.pd.as_ptr(), &raw mut wanted) });
         let srq = srq.ok_or_else(|| VerbsError::last("make a shared receive queue"))?;

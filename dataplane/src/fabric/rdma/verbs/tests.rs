@@ -90,7 +90,7 @@ impl End {
 
     fn receive(&self, id: u64, offset: u64) -> ReceiveList {
         let mut list = ReceiveList::new(1);
-        assert!(list.push(id, self.memory.piece(offset, 4096).unwrap()));
+        assert!(list.push(id, &[self.memory.piece(offset, 4096).unwrap()]));
         list
     }
 }
