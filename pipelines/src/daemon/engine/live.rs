@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use dataplane::core::{Clock, ReactorHandle, TscClock};
-use dataplane::fabric::vfio_user::{Target, TargetOptions};
+use dataplane::fabric::vfio_user::{MAX_IO_QUEUES, Target, TargetOptions};
 use dataplane::fabric::{Admission, SessionId};
 
 use super::port::{Cores, PATIENCE, Silent};
@@ -17,8 +17,8 @@ use crate::control::report::{
     BlockDeviceReport, CoreReport, NvmeControllerReport, NvmeErrorReport, NvmeEventReport, NvmeHealthReport,
     QueuePairReport, StoreReport, TraceEvent,
 };
-use crate::control::state::ListenAddress;
-use crate::control::{Engine, EngineError, Shape};
+use crate::control::state::{ListenAddress, Transport};
+use crate::control::{Engine, EngineError, Shape, TransportLimits};
 use crate::core_pipeline::{Mail, Snapshot, Wants};
 use crate::policy::PolicyTable;
 
@@ -117,6 +117,11 @@ impl LiveEngine {
         EngineError { errno: libc::ETIMEDOUT, message }
     }
 
+    fn no_carrier(transport: Transport) -> EngineError {
+        let message = format!("this build has no {} carrier; it has VFIOUSER", transport.name());
+        EngineError { errno: libc::EPROTONOSUPPORT, message }
+    }
+
     fn not_running() -> EngineError {
         EngineError { errno: libc::ESHUTDOWN, message: "the cores do not run".into() }
     }
@@ -178,7 +183,25 @@ impl Engine for LiveEngine {
         self.cores.barrier().map_err(|silent| self.silent(silent))
     }
 
+    fn transport(&self, transport: Transport) -> Result<TransportLimits, EngineError> {
+        let entries = TargetOptions::default().max_queue_entries;
+        match transport {
+            Transport::VfioUser => Ok(TransportLimits {
+                max_queue_depth: entries,
+                max_admin_depth: entries,
+                max_io_queues: MAX_IO_QUEUES,
+                in_capsule_bytes: 0,
+                max_io_bytes: self.shape.max_transfer_bytes,
+            }),
+            Transport::Tcp | Transport::Rdma => Err(Self::no_carrier(transport)),
+        }
+    }
+
     fn listen(&self, address: &ListenAddress) -> Result<(), EngineError> {
+        let folder = match address {
+            ListenAddress::VfioUser(folder) => folder,
+            ListenAddress::Tcp(_) | ListenAddress::Rdma(_) => return Err(Self::no_carrier(address.transport())),
+        };
         let mut stage = self.stage();
         let Stage::Running { listeners, .. } = &mut *stage else { return Err(Self::not_running()) };
         if listeners.contains_key(address) {
@@ -188,13 +211,9 @@ impl Engine for LiveEngine {
         // Any user may knock; whom the policy does not know by user id is turned away before a byte is read.
         let keep_files = self.cores.controllers().any_remote();
         let options = TargetOptions { socket_mode: 0o666, keep_files, ..TargetOptions::default() };
-        let target = Target::listen(
-            Path::new(&address.traddr),
-            options,
-            Arc::clone(&self.cores) as _,
-            Arc::clone(&self.admission),
-        )
-        .map_err(|error| EngineError { errno: libc::EADDRNOTAVAIL, message: error.to_string() })?;
+        let target =
+            Target::listen(Path::new(folder), options, Arc::clone(&self.cores) as _, Arc::clone(&self.admission))
+                .map_err(|error| EngineError { errno: libc::EADDRNOTAVAIL, message: error.to_string() })?;
         listeners.insert(address.clone(), Arc::new(target));
         Ok(())
     }
