@@ -1,9 +1,10 @@
 //! How hosts reach the data plane: the [`Fabric`] trait, the controller model that every carrier shares, and the
 //! carriers, one folder each.
 
-pub mod carriers;
 mod admission;
+pub mod carriers;
 pub mod controller;
+pub mod host;
 pub mod message;
 pub mod null;
 mod permit;

@@ -11,6 +11,6 @@ mod slots;
 pub use arena::{Arena, ArenaBuffer, ArenaError, Backing, HugePages, PageSize};
 pub use client::{Access, MAX_REGION_BYTES, MapError, Seals, map_client, page_bytes_of, populate, seals};
 pub use region::{DmaSlice, Region, RegionSlot};
-pub(crate) use region_slots::{NoSlot, SlotAccount, SlotLease};
 pub use region_slots::region_slots_in_use;
+pub(crate) use region_slots::{NoSlot, SlotAccount, SlotLease};
 pub use slots::{SlotId, SlotPool};

@@ -63,7 +63,14 @@ impl AdminQueue {
         controller.set_discovery(found.generation, found.entries);
         let asker = Asker { peer, controller, asked: Instant::now() };
         let entries = u32::from(fields.sqsize) + 1;
-        Self { hosts, party: Party::Discovery(Box::new(asker)), entries, sq_head: 1, generation: 0, heard: Instant::now() }
+        Self {
+            hosts,
+            party: Party::Discovery(Box::new(asker)),
+            entries,
+            sq_head: 1,
+            generation: 0,
+            heard: Instant::now(),
+        }
     }
 
     /// The answer to Connect.

@@ -78,7 +78,10 @@ struct Open {
 
 impl std::fmt::Debug for MessageFabric {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("MessageFabric").field("core", &self.core).field("open", &self.open.is_some()).finish_non_exhaustive()
+        f.debug_struct("MessageFabric")
+            .field("core", &self.core)
+            .field("open", &self.open.is_some())
+            .finish_non_exhaustive()
     }
 }
 

@@ -18,7 +18,7 @@ use crate::memory::{Region, SlotAccount, SlotLease, populate};
 /// How often cores look for hosts that do not go on with what they began: such a host has between once and twice as long.
 const SWEEP: Duration = Duration::from_secs(15);
 /// I/O queues of one controller at most.
-pub(super) const MAX_IO_QUEUES: u16 = 64;
+pub const MAX_IO_QUEUES: u16 = 64;
 
 /// How hosts are treated.
 #[derive(Clone, Copy, Debug)]
@@ -104,11 +104,7 @@ pub struct Hosts {
 impl Hosts {
     /// None yet.
     #[must_use]
-    pub fn new(
-        admission: Arc<dyn Admission>,
-        cores: Arc<dyn CorePort<CoreCommand>>,
-        options: HostOptions,
-    ) -> Self {
+    pub fn new(admission: Arc<dyn Admission>, cores: Arc<dyn CorePort<CoreCommand>>, options: HostOptions) -> Self {
         let (hosts, staged, stop) = (Mutex::default(), Mutex::default(), AtomicBool::new(false));
         Self { shared: Arc::new(Shared { admission, cores, options, hosts, staged, stop }) }
     }

@@ -5,8 +5,8 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use super::super::wire::{
-    Alignment, C2hData, COMMON_BYTES, CapsuleResp, DIGEST_BYTES, DataDigest, Decoder, Digests, End, Framing, HEAD_BYTES,
-    IcResp, Limits, Padded, Pdu, PduFault, Received, TermReq,
+    Alignment, C2hData, COMMON_BYTES, CapsuleResp, DIGEST_BYTES, DataDigest, Decoder, Digests, End, Framing,
+    HEAD_BYTES, IcResp, Limits, Padded, Pdu, PduFault, Received, TermReq,
 };
 use super::connection::NewTcpQueue;
 use crate::fabric::CarrierKind;

@@ -79,7 +79,10 @@ enum Outgoing {
     R2t(SlotId),
     Answer(SlotId),
     /// A command that never became an exchange.
-    Refusal { cid: u16, status: Status },
+    Refusal {
+        cid: u16,
+        status: Status,
+    },
 }
 
 /// Why a connection is at its end.
@@ -519,7 +522,8 @@ impl<T> Connection<T> {
             match next {
                 Outgoing::R2t(id) => {
                     let Some(exchange) = desk.exchanges.get(id) else { continue };
-                    let r2t = R2t { cid: exchange.cid, tag: id.index() as u16, offset: 0, length: exchange.route.bytes };
+                    let r2t =
+                        R2t { cid: exchange.cid, tag: id.index() as u16, offset: 0, length: exchange.route.bytes };
                     writer.put(|head| r2t.encode(framing, head));
                 }
                 Outgoing::Refusal { cid, status } => {
@@ -556,8 +560,7 @@ impl<T> Connection<T> {
     fn say_farewell(&mut self, staging: &Staging) {
         match self.farewell.take().filter(PduFault::is_answered) {
             Some(fault) => {
-                let mut writer =
-                    HeadWriter { at: INBOX_BYTES, area: &self.area, staging, parts: &mut self.parts };
+                let mut writer = HeadWriter { at: INBOX_BYTES, area: &self.area, staging, parts: &mut self.parts };
                 let request = TermReq { fes: fault.fes, fei: fault.fei };
                 writer.put(|head| request.encode(End::Controller, &[], head));
             }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::exchange::{Exchange, Phase, Route};
-use crate::fabric::message::{Staging, StagedData};
+use crate::fabric::message::{StagedData, Staging};
 use crate::fabric::{Completion, SessionId};
 use crate::memory::{SlotId, SlotPool};
 use crate::nvme::spec::Sqe;

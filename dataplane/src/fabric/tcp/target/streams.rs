@@ -172,10 +172,15 @@ impl Drop for RingStreams {
                 Err(_) => {
                     // It cannot be waited for: better to leak the memory than to have it written to by nobody's leave.
                     std::mem::forget(Arc::clone(&self.region));
-                    self.sends.iter_mut().for_each(|slot| std::mem::forget(std::mem::replace(slot, Box::new(unsafe {
-                        // SAFETY: as in `new`.
-                        std::mem::zeroed()
-                    }))));
+                    self.sends.iter_mut().for_each(|slot| {
+                        std::mem::forget(std::mem::replace(
+                            slot,
+                            Box::new(unsafe {
+                                // SAFETY: as in `new`.
+                                std::mem::zeroed()
+                            }),
+                        ))
+                    });
                     return;
                 }
             }

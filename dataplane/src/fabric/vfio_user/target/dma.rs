@@ -8,7 +8,8 @@ use tracing::warn;
 
 use crate::fabric::{CorePort, SessionId};
 use crate::memory::{
-    Access, MAX_REGION_BYTES, MapError, NoSlot, Region, SlotAccount, SlotLease, map_client, page_bytes_of, populate, seals,
+    Access, MAX_REGION_BYTES, MapError, NoSlot, Region, SlotAccount, SlotLease, map_client, page_bytes_of, populate,
+    seals,
 };
 
 use super::super::wire::{DMA_READABLE, DMA_WRITABLE};

@@ -13,8 +13,8 @@ mod orders;
 mod queue_pair;
 mod refusals;
 
+pub use crate::memory::region_slots_in_use;
 pub use core_end::VfioUserFabric;
 pub use cursor::Cursor;
 pub use listener::{ListenError, Target, TargetOptions};
 pub use orders::{CoreCommand, CoreError};
-pub use crate::memory::region_slots_in_use;

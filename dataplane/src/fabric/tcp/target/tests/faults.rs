@@ -61,7 +61,9 @@ fn data_that_nobody_asked_for_ends_the_connection() {
 #[test]
 fn data_beyond_what_was_asked_for_ends_the_connection() {
     // A Store of 16,384 bytes, then data for it at the wrong place, too long, or for another command.
-    for (cid, offset, length, last) in [(0, 4, 16_384, true), (0, 0, 16_388, true), (1, 0, 16_384, true), (0, 0, 8, true)] {
+    for (cid, offset, length, last) in
+        [(0, 4, 16_384, true), (0, 0, 16_388, true), (1, 0, 16_384, true), (0, 0, 8, true)]
+    {
         let mut world = World::new(3, 32 << 20);
         world.connect(Digests::NONE, 8);
         let mut sqe = Sqe::new(kv::opcode::STORE, 0);

@@ -2,9 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::super::super::wire::{
-    CapsuleCmd, DataDigest, Decoder, End, Framing, H2cData, HEAD_BYTES, Padded, Pdu, R2t,
-};
+use super::super::super::wire::{CapsuleCmd, DataDigest, Decoder, End, Framing, H2cData, HEAD_BYTES, Padded, Pdu, R2t};
 use super::pipes::Pipe;
 use crate::nvme::fault::random::SplitMix64 as Random;
 use crate::nvme::spec::kv::KeyFields;

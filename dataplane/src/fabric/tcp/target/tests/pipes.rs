@@ -5,9 +5,9 @@ use std::io;
 use std::sync::Arc;
 
 use super::super::streams::{StreamDone, Streams, Transfer};
-use crate::nvme::fault::random::SplitMix64 as Random;
 use crate::Burst;
 use crate::memory::{DmaSlice, Region};
+use crate::nvme::fault::random::SplitMix64 as Random;
 
 /// One stream, as the host's end sees it.
 #[derive(Default)]

@@ -11,11 +11,11 @@ use super::super::connection::NewTcpQueue;
 use super::super::core_end::TcpEnd;
 use super::host::{Host, Told, is_miss};
 use super::pipes::{Pipe, Pipes};
-use crate::nvme::fault::random::SplitMix64 as Random;
 use crate::Burst;
 use crate::fabric::message::{HostLink, Staging, StagingLayout, StagingMap, carrier};
 use crate::fabric::{Capsule, Completion, SessionId};
 use crate::memory::{Region, RegionSlot, SlotId};
+use crate::nvme::fault::random::SplitMix64 as Random;
 use crate::nvme::spec::kv::KeyFields;
 use crate::nvme::spec::{Sqe, Status, kv};
 
@@ -66,8 +66,16 @@ impl World {
         let link = Arc::new(HostLink::default());
         let (session, qid) = (SessionId(stream as u16), 1);
         let max_transfer_bytes = MAX_TRANSFER;
-        let queue =
-            NewTcpQueue { stream, session, qid, entries, decoder, framing, max_transfer_bytes, link: Arc::clone(&link) };
+        let queue = NewTcpQueue {
+            stream,
+            session,
+            qid,
+            entries,
+            decoder,
+            framing,
+            max_transfer_bytes,
+            link: Arc::clone(&link),
+        };
         self.end.take(queue, &mut self.staging).unwrap();
         self.hosts.push(Host::new(stream, framing, entries));
         self.links.push(link);
