@@ -2,4 +2,5 @@
 //! Specification 1.0).
 
 pub mod initiator;
+pub mod target;
 pub mod wire;

@@ -1,0 +1,6 @@
+//! I/O queues over streams that misbehave, between hosts and a store in memory.
+
+mod faults;
+mod host;
+mod pipes;
+mod world;
