@@ -63,6 +63,66 @@ guest_linux_target() {
     checks_end
 }
 
+# ---- the daemon and its client, and Linux's host
+
+NQN=nqn.2026-01.io.kvplane:tier HOST=nqn.2026-01.io.kvplane:host
+SOCKET=/run/kvplane.sock
+
+# daemon OPTIONS...: starts kvplaned in the background, and waits until it serves.
+daemon() {
+    "$KVPLANE_BIN/kvplaned" --no-huge -m 0x3 --store ram:256M,shards=2 -r $SOCKET --listen "rdma://$ROCE_B:4420" \
+        --namespace tier "$@" >/run/kvplaned.log 2>&1 &
+    daemon=$!
+    local tries=0
+    until "$KVPLANE_BIN/kvplane" rpc -s $SOCKET framework_wait_init >/dev/null 2>&1; do
+        tries=$((tries + 1))
+        kill -0 $daemon 2>/dev/null && [ $tries -lt 100 ] || { cat /run/kvplaned.log; die 1 "kvplaned does not serve"; }
+        sleep 0.1
+    done
+}
+kv() { "$KVPLANE_BIN/kvplane" "$@" --connect "rdma://$ROCE_B:4420" --host-nqn $HOST; }
+rpc() { "$KVPLANE_BIN/kvplane" rpc -s $SOCKET "$@"; }
+status_of() { local code=0; "$@" >/run/out 2>/run/err || code=$?; say "$code"; }
+# values SIZES...: stores a value of each size and fetches it again; how many came back as they went.
+values() {
+    local size same=0
+    for size in "$@"; do
+        head -c "$size" /dev/urandom >/run/value
+        kv put --checksum "text:v$size" /run/value && kv get --checksum "text:v$size" -o /run/copy &&
+            cmp -s /run/value /run/copy && same=$((same + 1))
+    done
+    say "$same"
+}
+
+guest_daemon() {
+    soft_roce_up
+    daemon --host $HOST
+    check "values of every kind of size come back" "$(values 1 100 4096 8192 8193 65536 1048576 8388608)" 8
+    check "a value beyond what RDMA can name in one command is refused" \
+        "$(head -c 9000000 /dev/zero >/run/big && status_of kv put text:big /run/big)" 3
+    check "a key that is not there" "$(status_of kv get text:nothing)" 1
+    check_match "what is there is looked up" "$(kv lookup text:v4096 text:nothing)" v4096
+    kv delete text:v4096 >/dev/null
+    check "what was deleted is gone" "$(status_of kv get text:v4096)" 1
+    check "a stranger is refused" \
+        "$(HOST=nqn.2026-01.io.kvplane:stranger status_of kv get text:v100)" 3
+    check_match "and told why" "$(cat /run/err)" "invalid host"
+    check_match "nobody is left connected" "$(rpc nvmf_get_stats)" '"current_io_qpairs": 0'
+
+    # Every value is checked.
+    local code=0
+    timeout 100 "$KVPLANE_BIN/kvperf" run --connect "rdma://$ROCE_B:4420" --host-nqn $HOST --op retrieve=60,store=40 --keys 256 \
+        --value-bytes 4K=8,64K=4,1M=1 --depth 32 --ops 1500 --warm-up 0s --verify full >/run/load 2>&1 || code=$?
+    check "many values at a time come back as they went" "$code" 0
+    [ "$code" = 0 ] || cat /run/load
+    kill $daemon
+    code=0
+    wait $daemon || code=$?
+    check "the daemon ends well" "$code" 0
+    [ "$checks_failed" = 0 ] || tail -n 30 /run/kvplaned.log
+    checks_end
+}
+
 if [ $# -gt 0 ]; then
     [ "${KVPLANE_GUEST:-}" = 1 ] || die 2 "the parts run in the guest only"
     "guest_$1"

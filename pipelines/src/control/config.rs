@@ -1,8 +1,9 @@
 //! What is configured, as the calls that would configure it.
 
+use dataplane::nvme::spec::fabrics::DISCOVERY_NQN;
 use serde_json::{Map, Value, json};
 
-use super::state::{Namespace, Nqn, Subsystem};
+use super::state::{ListenAddress, Namespace, Nqn, Subsystem, TransportRecord};
 use super::{Control, ControlError};
 
 /// The parts of the configuration, each with those it depends on, in the order in which they are set up.
@@ -21,7 +22,7 @@ impl Control {
     /// If there is no such part.
     pub fn saved_part(&self, name: &str) -> Result<Value, ControlError> {
         match name {
-            "nvmf" => Ok(Value::Array(self.subsystems().iter().flat_map(calls_of).collect())),
+            "nvmf" => Ok(Value::Array(self.nvmf_calls())),
             _ => Err(ControlError::Missing(format!(
                 "there is no subsystem {name:?} of the configuration; there are: {}",
                 PARTS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
@@ -37,6 +38,13 @@ impl Control {
             json!({ "subsystem": name, "config": config })
         };
         json!({ "subsystems": PARTS.iter().map(part).collect::<Vec<_>>() })
+    }
+
+    fn nvmf_calls(&self) -> Vec<Value> {
+        let mut calls: Vec<_> = self.transports().iter().map(transport_create).collect();
+        calls.extend(self.subsystems().iter().flat_map(calls_of));
+        calls.extend(self.own_discovery_listeners().iter().map(|listener| add_listener(DISCOVERY_NQN, listener)));
+        calls
     }
 }
 
@@ -61,11 +69,27 @@ fn calls_of(subsystem: &Subsystem) -> Vec<Value> {
         call("nvmf_subsystem_add_host", Value::Object(params))
     }));
     calls.extend(subsystem.namespaces.iter().map(|(nsid, it)| namespace_create(nqn, *nsid, it)));
-    calls.extend(subsystem.listeners.iter().map(|listener| {
-        let address = json!({ "trtype": listener.transport.name(), "traddr": listener.traddr });
-        call("nvmf_subsystem_add_listener", json!({ "nqn": nqn, "listen_address": address }))
-    }));
+    calls.extend(subsystem.listeners.iter().map(|listener| add_listener(nqn, listener)));
     calls
+}
+
+fn transport_create(record: &TransportRecord) -> Value {
+    let params = json!({ "trtype": record.transport.name(), "max_io_size": record.limits.max_io_bytes });
+    call("nvmf_create_transport", params)
+}
+
+fn add_listener(nqn: &str, listener: &ListenAddress) -> Value {
+    call("nvmf_subsystem_add_listener", json!({ "nqn": nqn, "listen_address": address_json(listener) }))
+}
+
+/// An address in SPDK's form, as it goes into calls and comes in answers.
+pub(crate) fn address_json(address: &ListenAddress) -> Value {
+    json!({
+        "trtype": address.transport().name(),
+        "adrfam": address.adrfam(),
+        "traddr": address.traddr(),
+        "trsvcid": address.trsvcid(),
+    })
 }
 
 fn namespace_create(nqn: &str, nsid: u32, namespace: &Namespace) -> Value {

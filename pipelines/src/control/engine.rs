@@ -9,7 +9,7 @@ use super::report::{
     BlockDeviceReport, CoreReport, NvmeControllerReport, NvmeErrorReport, NvmeEventReport, NvmeHealthReport,
     QueuePairReport, StoreReport, TraceEvent,
 };
-use super::state::ListenAddress;
+use super::state::{ListenAddress, Transport};
 use crate::policy::table::PolicyTable;
 
 /// What stays the same for as long as the engine runs.
@@ -29,6 +29,21 @@ pub struct Shape {
     pub max_transfer_bytes: u32,
     /// Value granularity that suits the device, in bytes.
     pub granularity: u32,
+}
+
+/// What a carrier offers to each of its controllers. Fixed by how the carrier is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TransportLimits {
+    /// Entries of the longest I/O queue.
+    pub max_queue_depth: u32,
+    /// Entries of the longest admin queue.
+    pub max_admin_depth: u32,
+    /// I/O queue pairs of a controller.
+    pub max_io_queues: u16,
+    /// Bytes of data that a command may bring along in its capsule; 0 for carriers with shared memory.
+    pub in_capsule_bytes: u32,
+    /// The most bytes that one command may move; a power of two times 4096.
+    pub max_io_bytes: u32,
 }
 
 /// The engine could not do what it was asked.
@@ -70,7 +85,14 @@ pub trait Engine: Send + Sync {
     /// If a core did not take it in time. It will still take it, before any later one.
     fn set_policy(&self, table: Arc<PolicyTable>) -> Result<(), EngineError>;
 
-    /// Begins to listen. Connections are shown to the admission that the engine was built with.
+    /// What a carrier offers.
+    ///
+    /// # Errors
+    /// `EPROTONOSUPPORT` if this build or this machine does not have it, with what to do.
+    fn transport(&self, transport: Transport) -> Result<TransportLimits, EngineError>;
+
+    /// Begins to listen, once for each address, however many subsystems are reached there. Connections are shown to the
+    /// admission that the engine was built with. Hosts can ask the discovery subsystem at every address of a network.
     ///
     /// # Errors
     /// If the address cannot be used: in use, no permission, carrier not there.

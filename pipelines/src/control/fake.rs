@@ -11,8 +11,8 @@ use super::report::{
     BlockDeviceReport, CoreReport, NvmeControllerReport, NvmeErrorReport, NvmeEventReport, NvmeHealthReport,
     OperationReport, PollerReport, QueuePairReport, StageReport, StoreReport, TraceEvent,
 };
-use super::state::ListenAddress;
-use super::{Context, Control, Engine, EngineError, Framework, LogControl, LogLevel, Shape};
+use super::state::{ListenAddress, Transport};
+use super::{Context, Control, Engine, EngineError, Framework, LogControl, LogLevel, Shape, TransportLimits};
 use crate::policy::table::PolicyTable;
 
 /// The shape of the fake.
@@ -32,6 +32,8 @@ pub struct FakeEngine {
     pub table: Mutex<Arc<PolicyTable>>,
     /// Where it listens.
     pub listeners: Mutex<BTreeSet<ListenAddress>>,
+    /// Carriers that it does not have.
+    pub lacking: Mutex<BTreeSet<Transport>>,
     /// Sessions that it was told to close.
     pub closed: Mutex<Vec<SessionId>>,
     /// Namespaces that it was told to purge.
@@ -49,6 +51,7 @@ impl Default for FakeEngine {
         Self {
             table: Mutex::new(Arc::new(PolicyTable::deny_all())),
             listeners: Mutex::default(),
+            lacking: Mutex::default(),
             closed: Mutex::default(),
             purged: Mutex::default(),
             resets: AtomicU64::default(),
@@ -84,9 +87,26 @@ impl Engine for FakeEngine {
         }
         Ok(())
     }
+    fn transport(&self, transport: Transport) -> Result<TransportLimits, EngineError> {
+        if self.lacking.lock().unwrap().contains(&transport) {
+            return Err(EngineError { errno: libc::EPROTONOSUPPORT, message: "this build has no such carrier".into() });
+        }
+        let in_capsule_bytes = if transport.is_network() { 8192 } else { 0 };
+        let max_io_bytes = SHAPE.max_transfer_bytes;
+        Ok(TransportLimits {
+            max_queue_depth: 128,
+            max_admin_depth: 32,
+            max_io_queues: 64,
+            in_capsule_bytes,
+            max_io_bytes,
+        })
+    }
     fn listen(&self, address: &ListenAddress) -> Result<(), EngineError> {
-        if address.traddr.starts_with("/forbidden") {
-            return Err(EngineError { errno: libc::EACCES, message: format!("{}: permission denied", address.traddr) });
+        if address.traddr().starts_with("/forbidden") {
+            return Err(EngineError {
+                errno: libc::EACCES,
+                message: format!("{}: permission denied", address.traddr()),
+            });
         }
         assert!(self.listeners.lock().unwrap().insert(address.clone()), "listens on {address} already");
         Ok(())
@@ -112,7 +132,16 @@ impl Engine for FakeEngine {
         8192
     }
     fn queue_pairs(&self) -> Vec<QueuePairReport> {
-        vec![QueuePairReport { session: 0, qid: 1, core: 0, entries: 128, outstanding: 3, state: "active".into() }]
+        vec![QueuePairReport {
+            session: 0,
+            qid: 1,
+            core: 0,
+            entries: 128,
+            outstanding: 3,
+            commands: 10,
+            completions: 7,
+            state: "enabled".into(),
+        }]
     }
     fn trace(&self, core: Option<u32>) -> Vec<TraceEvent> {
         (0..SHAPE.cores)

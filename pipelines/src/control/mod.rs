@@ -2,7 +2,7 @@
 //!
 //! Nothing here runs on a polled core. The cores are reached through [`Engine`] alone.
 
-mod config;
+pub(crate) mod config;
 mod context;
 mod engine;
 mod error;
@@ -14,6 +14,6 @@ pub mod rpc;
 pub mod state;
 
 pub use context::{Context, Framework, Lifecycle, LogControl, LogLevel};
-pub use engine::{Engine, EngineError, Shape};
+pub use engine::{Engine, EngineError, Shape, TransportLimits};
 pub use error::ControlError;
 pub use state::Control;

@@ -91,7 +91,11 @@ pub struct QueuePairReport {
     pub entries: u32,
     /// Commands taken and not yet completed.
     pub outstanding: u32,
-    /// `active`, `connecting` or `closing`.
+    /// Commands taken so far.
+    pub commands: u64,
+    /// Completions given so far.
+    pub completions: u64,
+    /// `enabled`, `connecting` or `deactivating`.
     pub state: String,
 }
 

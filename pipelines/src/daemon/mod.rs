@@ -21,5 +21,5 @@ pub use exit::{Exit, StartError};
 pub use logging::{LogFormat, Logging};
 pub use options::Options;
 pub use run::{Assemble, run};
-pub use shortcuts::{DEFAULT_NQN, ListenOption, NamespaceOption};
+pub use shortcuts::{DEFAULT_NQN, HostOption, ListenOption, NamespaceOption};
 pub use store_option::{Format, StoreOption};

@@ -5,13 +5,18 @@ use std::path::PathBuf;
 use clap::{ArgAction, Parser};
 use dataplane::core::{CoreMask, IdlePolicy};
 
-use super::{DeviceOption, DeviceOptions, Exit, ListenOption, LogFormat, NamespaceOption, StartError, StoreOption};
+use super::{
+    DeviceOption, DeviceOptions, Exit, HostOption, ListenOption, LogFormat, NamespaceOption, StartError, StoreOption,
+};
 use crate::control::LogLevel;
 
 const EXAMPLES: &str = "\
 Examples:
   Keep blocks in a file, and serve them to processes of this user on this machine:
     kvplaned -m 0x1 --store file:/var/lib/kvplane/store,size=16G --listen vfio-user:/run/kvplane/tier
+  Serve two hosts of a storage network by NVMe/TCP:
+    kvplaned -m 0x3 --store file:/dev/nvme0n1 --listen tcp://192.0.2.7 \\
+      --host nqn.2014-08.org.nvmexpress:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf6 --host nqn.2026-01.com.example:gpu2
   Two cores, and a configuration that was saved with `kvplane rpc save_config`:
     kvplaned -m [0,2] --store file:/dev/nvme0n1 -c /etc/kvplane.json
   Two NVMe drives that the daemon drives itself, without the kernel on the way:
@@ -63,14 +68,24 @@ pub struct Options {
     #[arg(long, value_name = "DEVICE", conflicts_with = "store", help_heading = "Store")]
     pub device: Vec<DeviceOption>,
 
-    /// Serve processes and VMs of this machine by a controller in this folder (vfio-user:DIR). Makes the subsystem
-    /// nqn.2026-01.io.kvplane:tier, to which processes of the starting user are attached. Can be repeated.
+    /// Serve processes and VMs of this machine by a controller in this folder (vfio-user:DIR), or hosts of a network at
+    /// this IP address and port (tcp://ADDR:PORT or rdma://ADDR:PORT; 0.0.0.0 or [::] for all of this machine's; 4420 if
+    /// there is no port). Makes the subsystem nqn.2026-01.io.kvplane:tier, to which processes of the starting user are
+    /// attached; hosts of a network need --host. Can be repeated.
     #[arg(long, value_name = "ADDRESS", help_heading = "Serving")]
     pub listen: Vec<ListenOption>,
     /// A namespace of that subsystem: NAME[,quota=64G][,class=cache|durable][,max-value=4M]. Can be repeated; else there is
     /// one called default.
     #[arg(long, value_name = "NAMESPACE", requires = "listen", help_heading = "Serving")]
     pub namespace: Vec<NamespaceOption>,
+
+    /// Attach a host of a network to that subsystem, by the NQN that it gives (on Linux /etc/nvme/hostnqn). A name proves
+    /// nothing: let only such hosts reach the address. Can be repeated; without, nobody may connect over a network.
+    #[arg(long, value_name = "NQN", requires = "listen", help_heading = "Serving")]
+    pub host: Vec<HostOption>,
+    /// Let everybody connect to that subsystem, and see its namespaces, who can reach it.
+    #[arg(long, requires = "listen", help_heading = "Serving")]
+    pub allow_any_host: bool,
 
     /// The RPC socket.
     #[arg(short = 'r', long, value_name = "PATH", default_value = "/var/tmp/kvplane.sock", help_heading = "Control")]
@@ -141,6 +156,10 @@ mod tests {
         assert_eq!(options.cpumask.iter().collect::<Vec<_>>(), [0, 2, 3]);
         assert_eq!((options.main_core, options.mem_size, options.no_huge), (Some(2), Some(512), true));
         assert!(parse("--json x.json --listen vfio-user:/run/kv --namespace a --namespace b,class=durable").is_ok());
+        let network = "--listen tcp://10.0.0.1 --listen rdma://[::]:5 --host nqn.2026-01.io.kvplane:a --host \
+                       nqn.2026-01.io.kvplane:b --allow-any-host";
+        let network = parse(network).unwrap();
+        assert_eq!((network.listen.len(), network.host.len(), network.allow_any_host), (2, 2, true));
         assert_eq!(parse("-v").unwrap_err().kind(), clap::error::ErrorKind::DisplayVersion);
     }
 
@@ -157,6 +176,11 @@ mod tests {
             "--store tape:x",
             "--namespace a",
             "--listen tcp:x",
+            "--listen tcp://kv.example",
+            "--listen rdma://10.0.0.1:0",
+            "--host nqn.2026-01.io.kvplane:a",
+            "--listen tcp://10.0.0.1 --host a",
+            "--allow-any-host",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }

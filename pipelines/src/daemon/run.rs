@@ -11,7 +11,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use super::config_file::{self, Call};
-use super::{Exit, Logging, Options, StartError, shortcuts, signal::send_to_self};
+use super::shortcuts::Shortcuts;
+use super::{Exit, Logging, Options, StartError, signal::send_to_self};
 use crate::control::rpc::{RpcSocket, Server};
 use crate::control::{Context, Control, Engine, Framework, Lifecycle};
 
@@ -56,8 +57,14 @@ pub(super) fn read_calls(options: &Options) -> Result<Vec<Call>, StartError> {
     let mut calls = options.config.as_deref().map_or_else(|| Ok(Vec::new()), config_file::read)?;
     let process = std::fs::metadata("/proc/self");
     let uid = process.map_err(|error| StartError::new(Exit::Failure, format!("/proc/self: {error}")))?.uid();
-    for (method, params) in shortcuts::calls(&options.listen, &options.namespace, uid) {
-        calls.push(Call::check("--listen and --namespace".to_owned(), method, Some(&params))?);
+    let shortcuts = Shortcuts {
+        listen: &options.listen,
+        namespaces: &options.namespace,
+        hosts: &options.host,
+        allow_any_host: options.allow_any_host,
+    };
+    for (method, params) in shortcuts.calls(uid) {
+        calls.push(Call::check("--listen and what belongs to it".to_owned(), method, Some(&params))?);
     }
     Ok(calls)
 }

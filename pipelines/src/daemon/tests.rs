@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use clap::Parser;
+use dataplane::fabric::{Admission, CarrierKind, Peer};
 use serde_json::{Value, json};
 
 use super::run::Daemon;
@@ -120,4 +121,33 @@ fn a_saved_configuration_starts_another_daemon() {
     let (second, ..) = daemon(second).unwrap();
     second.context().framework.start().unwrap();
     assert_eq!(second.context().control.subsystems(), first.context().control.subsystems());
+}
+
+#[test]
+fn hosts_of_a_network_are_attached_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let (named, stranger) = ("nqn.2026-01.io.kvplane:gpu1", "nqn.2026-01.io.kvplane:gpu2");
+    let listen = ["--listen", "tcp://192.0.2.7", "--listen", "rdma://[2001:db8::7]:5", "--namespace", "a"];
+    let lets_in = |more: &[&str], host: &str| {
+        let (options, _) = options(&folder, &file(json!([])), &[&listen, more].concat());
+        let (daemon, _, engine) = daemon(options).unwrap();
+        daemon.context().framework.start().unwrap();
+        let listeners: Vec<_> = engine.listeners.lock().unwrap().iter().map(ToString::to_string).collect();
+        assert_eq!(listeners, ["tcp://192.0.2.7:4420", "rdma://[2001:db8::7]:5"]);
+        let peer = Peer {
+            carrier: CarrierKind::Tcp,
+            listener: "192.0.2.7:4420".into(),
+            subsystem_nqn: Some(DEFAULT_NQN.into()),
+            host_nqn: Some(host.into()),
+            host_id: None,
+            address: None,
+            uid: None,
+            pid: None,
+        };
+        daemon.context().control.open(&peer).is_ok_and(|session| session.namespaces().len() == 1)
+    };
+    assert!(!lets_in(&[], named) && !lets_in(&[], "nqn.2026-01.io.kvplane:uid-0"));
+    assert!(lets_in(&["--host", named], named) && !lets_in(&["--host", named], stranger));
+    assert!(lets_in(&["--host", stranger, "--host", named], named));
+    assert!(lets_in(&["--host", named, "--allow-any-host"], stranger));
 }

@@ -116,7 +116,7 @@ impl AdminQueue {
 
     fn with_controller<R>(&mut self, act: impl FnOnce(&mut Controller) -> R) -> R {
         match &mut self.party {
-            Party::Host(host) => act(&mut host.lock().controller),
+            Party::Host(host) => act(&mut host.lock()),
             Party::Discovery(asker) => act(&mut asker.controller),
         }
     }
@@ -133,16 +133,13 @@ impl AdminQueue {
         match &mut self.party {
             Party::Host(host) => {
                 for qid in host.link.take_ended() {
-                    let mut state = host.lock();
-                    if state.queues.remove(&qid) {
-                        state.controller.queue_lost(qid);
-                    }
+                    host.lock().queue_lost(qid);
                 }
                 let generation = host.session.generation();
                 if generation != self.generation {
                     self.generation = generation;
                     let namespaces = host.session.namespaces();
-                    host.lock().controller.set_namespaces(namespaces);
+                    host.lock().set_namespaces(namespaces);
                 }
             }
             Party::Discovery(asker) if asker.asked.elapsed() > DISCOVERY => {
@@ -171,7 +168,7 @@ impl AdminQueue {
         {
             // What namespaces hold changes without a new generation; Identify should tell what is so now.
             let namespaces = host.session.namespaces();
-            host.lock().controller.set_namespaces(namespaces);
+            host.lock().set_namespaces(namespaces);
         }
         match self.with_controller(|controller| controller.admin(sqe)) {
             AdminAction::Complete(completion) => Some(Ok((Vec::new(), completion))),
@@ -215,7 +212,6 @@ impl AdminQueue {
         if let Party::Host(host) = &self.party {
             self.hosts.end_queues(host.session.id());
             let _ = host.link.take_ended();
-            host.lock().queues.clear();
         }
         self.with_controller(Controller::queues_ended);
     }
@@ -225,7 +221,6 @@ impl Drop for AdminQueue {
     fn drop(&mut self) {
         let Party::Host(host) = &self.party else { return };
         host.link.lose();
-        host.lock().queues.clear();
         self.hosts.remove(host);
         let session = host.session.id().0;
         if self.hosts.end_queues(host.session.id()) {

@@ -8,7 +8,7 @@ use tracing::{debug, info, warn};
 
 use super::admin::AdminQueue;
 use super::channel::{AdminCapsule, Channel, ChannelError, QueueTerms};
-use super::hosts::{Host, HostName, HostState, Hosts, MAX_IO_QUEUES};
+use super::hosts::{Host, HostName, Hosts, MAX_IO_QUEUES};
 use super::orders::{CoreError, HostLink};
 use crate::fabric::controller::{Controller, ControllerLimits, FabricsLimits};
 use crate::fabric::{CarrierKind, Completion, Peer, Refused, RefusedKind, Session};
@@ -33,20 +33,23 @@ pub struct Door {
 }
 
 /// Why Connect was refused.
-enum Refusal {
-    Status(Status),
-    Parameter(ConnectInvalid),
-}
+struct Refusal(Completion);
 
 impl From<Status> for Refusal {
     fn from(status: Status) -> Self {
-        Self::Status(status)
+        Self(Completion::failed(status))
     }
 }
 
 impl From<ConnectInvalid> for Refusal {
     fn from(invalid: ConnectInvalid) -> Self {
-        Self::Parameter(invalid)
+        Self(Completion { dword0: invalid.dword0(), ..Completion::failed(Status::CONNECT_INVALID_PARAMETERS) })
+    }
+}
+
+impl From<Completion> for Refusal {
+    fn from(completion: Completion) -> Self {
+        Self(completion)
     }
 }
 
@@ -57,18 +60,6 @@ impl From<Refused> for Refusal {
             RefusedKind::HostNotAllowed => Status::CONNECT_INVALID_HOST.into(),
             RefusedKind::Full => Status::CONNECT_CONTROLLER_BUSY.into(),
             RefusedKind::Other => Status::INTERNAL_ERROR.into(),
-        }
-    }
-}
-
-impl Refusal {
-    fn completion(&self) -> Completion {
-        match self {
-            Self::Status(status) => Completion::failed(*status),
-            Self::Parameter(invalid) => {
-                let status = Status::CONNECT_INVALID_PARAMETERS;
-                Completion { dword0: invalid.dword0(), dword1: 0, status }
-            }
         }
     }
 }
@@ -115,8 +106,7 @@ impl Door {
                 // The end of the admin queue is that of the host, also if it did not hear the answer.
                 answered.and_then(|()| admin.serve(channel, &self.stop))
             }
-            Err(refusal) => {
-                let completion = refusal.completion();
+            Err(Refusal(completion)) => {
                 info!(listener = %self.listener, peer = ?channel.peer(), status = %completion.status, "an NVMe-oF host was refused");
                 channel.respond(&capsule.sqe, &[], answer(&capsule.sqe, completion, 1))
             }
@@ -128,9 +118,6 @@ impl Door {
         let FabricsCommand::Connect(fields) = FabricsCommand::decode(&sqe)? else {
             return Err(Status::COMMAND_SEQUENCE_ERROR.into());
         };
-        if fields.record_format != 0 {
-            return Err(Status::CONNECT_INCOMPATIBLE_FORMAT.into());
-        }
         let data = capsule.data.first_chunk().ok_or(Status::DATA_SGL_LENGTH_INVALID)?;
         Ok(Connect { sqe, fields, data: ConnectData::decode(data)? })
     }
@@ -167,14 +154,12 @@ impl Door {
 
     fn connect_admin(&self, channel: &impl Channel, connect: &Connect) -> Result<AdminQueue, Refusal> {
         let Connect { fields, data, .. } = connect;
-        let entries = u32::from(fields.sqsize) + 1;
-        if !(2..=4096).contains(&entries) {
-            return Err(ConnectInvalid::in_entry(ConnectFields::SQSIZE_OFFSET).into());
-        }
+        let limits = self.limits(channel.carrier());
+        limits.check_connect(fields)?;
         if data.controller_id != DYNAMIC_CONTROLLER {
             return Err(ConnectInvalid::CONTROLLER_ID.into());
         }
-        let (peer, limits) = (self.peer(channel, data), self.limits(channel.carrier()));
+        let peer = self.peer(channel, data);
         if data.subsystem_nqn == DISCOVERY_NQN {
             return Ok(AdminQueue::discovery(self.hosts.clone(), peer, limits, fields));
         }
@@ -197,9 +182,9 @@ impl Door {
         let mut controller = Controller::new(identity, session.namespaces(), limits);
         controller.connected(fields);
         info!(listener = %self.listener, host = %name.host_nqn, address = ?peer.address, session = session.id().0, controller = name.controller_id, "NVMe-oF host connected");
-        let state = Mutex::new(HostState { controller, queues: std::collections::BTreeSet::new() });
-        let host = Arc::new(Host { session, link: Arc::new(HostLink::default()), name, state });
-        Ok(AdminQueue::of(self.hosts.clone(), host, entries))
+        let (link, controller) = (Arc::new(HostLink::default()), Mutex::new(controller));
+        let host = Arc::new(Host { session, link, name, controller });
+        Ok(AdminQueue::of(self.hosts.clone(), host, u32::from(fields.sqsize) + 1))
     }
 
     fn connect_io(&self, channel: &mut impl Channel, connect: &Connect) -> Result<(), Refusal> {
@@ -211,25 +196,19 @@ impl Door {
             controller_id: data.controller_id,
         };
         let host = self.hosts.find(&name).ok_or(ConnectInvalid::CONTROLLER_ID)?;
-        let entries = u32::from(fields.sqsize) + 1;
-        if entries < 2 || entries > self.hosts.options().max_queue_entries {
-            return Err(ConnectInvalid::in_entry(ConnectFields::SQSIZE_OFFSET).into());
-        }
-        if fields.qid > MAX_IO_QUEUES {
-            return Err(ConnectInvalid::in_entry(ConnectFields::QID_OFFSET).into());
-        }
         {
-            let mut state = host.lock();
-            if !state.controller.is_ready() || host.link.is_lost() || !state.queues.insert(fields.qid) {
+            let mut controller = host.lock();
+            controller.check_queue(fields)?;
+            if host.link.is_lost() {
                 return Err(Status::COMMAND_SEQUENCE_ERROR.into());
             }
-            state.controller.queue_connected(fields.qid);
+            controller.queue_connected(fields.qid);
         }
         let most = self.hosts.options().max_transfer_bytes.min(channel.max_transfer_bytes());
         let terms = QueueTerms {
             session: host.session.id(),
             qid: fields.qid,
-            entries,
+            entries: u32::from(fields.sqsize) + 1,
             max_transfer_bytes: most.min(host.session.identity().max_transfer_bytes),
             link: Arc::clone(&host.link),
         };
@@ -247,16 +226,14 @@ impl Door {
         };
         if let Err(error) = taken {
             warn!(session = host.session.id().0, qid = fields.qid, %error, "a core did not take a queue");
-            let mut state = host.lock();
-            state.queues.remove(&fields.qid);
-            state.controller.queue_lost(fields.qid);
+            host.lock().queue_lost(fields.qid);
             return Err(match error {
                 CoreError::NoRoom => Status::CONNECT_CONTROLLER_BUSY.into(),
                 _ => Status::INTERNAL_ERROR.into(),
             });
         }
         // The controller may have been reset while the core took the queue, which then nobody ends but this.
-        if !host.lock().queues.contains(&fields.qid) {
+        if !host.lock().is_ready() {
             host.link.lose();
         }
         let completion = Completion::success(u32::from(data.controller_id), 0);

@@ -1,7 +1,7 @@
 //! The hosts that are connected over message carriers, over all listeners: who has which controller, and the cores'
 //! staging memory.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
@@ -18,7 +18,7 @@ use crate::memory::{Region, SlotAccount, SlotLease, populate};
 /// How often cores look for hosts that do not go on with what they began: such a host has between once and twice as long.
 const SWEEP: Duration = Duration::from_secs(15);
 /// I/O queues of one controller at most.
-pub(super) const MAX_IO_QUEUES: u16 = 64;
+pub const MAX_IO_QUEUES: u16 = 64;
 
 /// How hosts are treated.
 #[derive(Clone, Copy, Debug)]
@@ -62,7 +62,7 @@ pub(super) struct Host {
     pub session: Arc<dyn Session>,
     pub link: Arc<HostLink>,
     pub name: HostName,
-    pub state: Mutex<HostState>,
+    pub controller: Mutex<Controller>,
 }
 
 /// Who a host is, and which controller it has: what Connect of an I/O queue must name.
@@ -74,16 +74,9 @@ pub(super) struct HostName {
     pub controller_id: u16,
 }
 
-/// What changes about a host.
-pub(super) struct HostState {
-    pub controller: Controller,
-    /// I/O queues that are connected.
-    pub queues: BTreeSet<u16>,
-}
-
 impl Host {
-    pub fn lock(&self) -> MutexGuard<'_, HostState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn lock(&self) -> MutexGuard<'_, Controller> {
+        self.controller.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -16,7 +16,7 @@ mod staging;
 pub use channel::{AdminCapsule, Channel, ChannelError, QueueTerms};
 pub use core_end::{MessageFabric, StagedData};
 pub use door::Door;
-pub use hosts::{HostOptions, Hosts, OpenError, Watch};
+pub use hosts::{HostOptions, Hosts, MAX_IO_QUEUES, OpenError, Watch};
 pub use orders::{Answer, CoreCommand, CoreError, HostLink};
 pub use staging::{Area, Buffer, Staging, StagingLayout, StagingMap};
 

@@ -1,10 +1,11 @@
 //! The changes that can be made to what is configured.
 
+use super::listening::warn_of_access;
 use super::{
-    Control, Host, ListenAddress, MAX_HOSTS, MAX_LISTENERS, MAX_NAMESPACES, MAX_SUBSYSTEMS, NewNamespace, NewSubsystem,
-    Nqn, SessionRecord, State, ns28,
+    Control, Host, MAX_HOSTS, MAX_NAMESPACES, MAX_SUBSYSTEMS, NewNamespace, NewSubsystem, Nqn, SessionRecord, State,
+    ns28,
 };
-use crate::control::{ControlError, EngineError};
+use crate::control::ControlError;
 use dataplane::fabric::SessionId;
 
 impl Control {
@@ -40,50 +41,18 @@ impl Control {
                     namespace.name
                 )));
             }
+            state.subsystems.remove(&subsystem.nqn);
             for listener in &subsystem.listeners {
-                forgive_missing(engine.unlisten(listener))?;
+                state.let_go(listener, engine)?;
             }
             subsystem.touch();
-            state.subsystems.remove(&subsystem.nqn);
             Ok(state.revoke(|session| session.subsystem == subsystem.nqn))
         })?;
         self.disconnect(&lost)
     }
 
-    /// Lets a subsystem be reached at an address.
-    ///
-    /// # Errors
-    /// If there is no such subsystem, the address is taken, or the engine cannot listen there.
-    pub fn add_listener(&self, nqn: &str, address: &ListenAddress) -> Result<(), ControlError> {
-        self.change(|state, engine| {
-            state.subsystem(nqn)?;
-            if let Some(owner) = state.subsystems.values().find(|it| it.listeners.contains(address)) {
-                return Err(ControlError::Exists(format!("{address} is a listener of {} already", owner.nqn)));
-            }
-            let subsystem = state.subsystem_mut(nqn)?;
-            if subsystem.listeners.len() >= MAX_LISTENERS {
-                return Err(ControlError::Full(format!("{nqn} has {MAX_LISTENERS} listeners already")));
-            }
-            subsystem.listeners.push(address.clone());
-            Ok(engine.listen(address)?)
-        })
-    }
-
-    /// Ends a listener. Who came in by it stays.
-    ///
-    /// # Errors
-    /// If there is no such subsystem or listener.
-    pub fn remove_listener(&self, nqn: &str, address: &ListenAddress) -> Result<(), ControlError> {
-        self.change(|state, engine| {
-            let subsystem = state.subsystem_mut(nqn)?;
-            let at = subsystem.listeners.iter().position(|listener| listener == address);
-            let at = at.ok_or_else(|| ControlError::Missing(format!("{nqn} has no listener {address}")))?;
-            subsystem.listeners.remove(at);
-            forgive_missing(engine.unlisten(address))
-        })
-    }
-
-    /// Lets a host connect. On carriers of this machine, which carry no NQN, it is known by `uid`.
+    /// Lets a host connect. With a `uid` it is a process of that user on this machine, where no NQN is carried, and does
+    /// not get in over a network, where anybody can give its name; without, it is a host of a network, known by its NQN.
     ///
     /// # Errors
     /// If a name is not valid, there is no such subsystem, or the host or the uid is attached to it already.
@@ -136,6 +105,9 @@ impl Control {
             let subsystem = state.subsystem_mut(nqn)?;
             subsystem.allow_any_host = allow;
             subsystem.touch();
+            if allow {
+                subsystem.listeners.iter().for_each(|address| warn_of_access(subsystem, address));
+            }
             let nqn = subsystem.nqn.clone();
             Ok(state.revoke(|session| !allow && session.subsystem == nqn && session.host.is_none()))
         })?;
@@ -204,6 +176,22 @@ impl Control {
             self.lock().purging.remove(&number);
         }
         freed
+    }
+
+    /// Removes the namespace of that identifier. Its values stay until they are evicted, and a namespace of the same name
+    /// has them again.
+    ///
+    /// # Errors
+    /// If there is no such subsystem or namespace.
+    pub fn remove_namespace(&self, nqn: &str, nsid: u32) -> Result<(), ControlError> {
+        self.change(|state, _| {
+            let subsystem = state.subsystem_mut(nqn)?;
+            if subsystem.namespaces.remove(&nsid).is_none() {
+                return Err(ControlError::Missing(format!("subsystem {nqn} has no namespace {nsid}")));
+            }
+            subsystem.touch();
+            Ok(())
+        })
     }
 
     /// Lets an attached host see a namespace.
@@ -292,12 +280,4 @@ fn attached(subsystem: &super::Subsystem, host: &str) -> Result<Nqn, ControlErro
         "host {host} is not attached to {}: call nvmf_subsystem_add_host first",
         subsystem.nqn
     )))
-}
-
-/// A listener that the engine no longer has has ended, which is what was wanted.
-fn forgive_missing(ended: Result<(), EngineError>) -> Result<(), ControlError> {
-    match ended {
-        Err(error) if error.errno == libc::ENOENT || error.errno == libc::ENODEV => Ok(()),
-        other => Ok(other?),
-    }
 }

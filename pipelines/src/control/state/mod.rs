@@ -2,7 +2,9 @@
 
 mod changes;
 mod compile;
+mod discovery;
 mod listener;
+mod listening;
 mod namespace;
 mod nqn;
 mod session;
@@ -13,7 +15,10 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-pub use listener::{ListenAddress, Transport};
+use dataplane::nvme::spec::fabrics::DISCOVERY_NQN;
+
+pub use listener::{DEFAULT_PORT, ListenAddress, Transport};
+pub use listening::TransportRecord;
 pub use namespace::{MAX_NAMESPACES, Namespace, NewNamespace, ns28};
 pub use nqn::Nqn;
 pub use session::SessionRecord;
@@ -34,6 +39,12 @@ pub const MAX_LISTENERS: usize = 64;
 #[derive(Clone, Default)]
 struct State {
     subsystems: BTreeMap<Nqn, Subsystem>,
+    /// Carriers that are ready for listeners.
+    transports: BTreeMap<Transport, TransportRecord>,
+    /// Addresses at which there is the discovery subsystem and perhaps no other.
+    discovery: Vec<ListenAddress>,
+    /// Counts changes.
+    generation: u64,
     sessions: BTreeMap<u16, SessionRecord>,
     /// Numbers of sessions that have ended, but that a core may still know.
     ended: BTreeSet<u16>,
@@ -43,12 +54,12 @@ struct State {
 
 impl State {
     fn subsystem(&self, nqn: &str) -> Result<&Subsystem, ControlError> {
-        let nqn = Nqn::parse(nqn)?;
+        let nqn = subsystem_name(nqn)?;
         self.subsystems.get(&nqn).ok_or_else(|| ControlError::Missing(format!("there is no subsystem {nqn}")))
     }
 
     fn subsystem_mut(&mut self, nqn: &str) -> Result<&mut Subsystem, ControlError> {
-        let nqn = Nqn::parse(nqn)?;
+        let nqn = subsystem_name(nqn)?;
         self.subsystems.get_mut(&nqn).ok_or_else(|| ControlError::Missing(format!("there is no subsystem {nqn}")))
     }
 
@@ -61,6 +72,18 @@ impl State {
     fn free_session(&self) -> Option<u16> {
         (0..MAX_SESSIONS as u16).find(|id| !self.sessions.contains_key(id) && !self.ended.contains(id))
     }
+}
+
+/// The name of a subsystem that can be configured.
+fn subsystem_name(nqn: &str) -> Result<Nqn, ControlError> {
+    if nqn == DISCOVERY_NQN {
+        return Err(ControlError::Unsupported(
+            "the discovery subsystem has no hosts and no namespaces: any host may ask it, and is told of the subsystems \
+             that it is attached to"
+                .into(),
+        ));
+    }
+    Nqn::parse(nqn)
 }
 
 struct Shared {
@@ -144,6 +167,7 @@ impl Control {
         let mut state = self.lock();
         let mut next = state.clone();
         let result = change(&mut next, &*engine)?;
+        next.generation += 1;
         *state = next;
         state.distribute(&*engine)?;
         Ok(result)

@@ -1,13 +1,16 @@
 //! Who is connected, and who may be.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use dataplane::fabric::{Admission, ControllerIdentity, NamespaceInfo, Peer, Refused, RefusedKind, Session, SessionId};
+use dataplane::fabric::{
+    Admission, ControllerIdentity, Discovered, NamespaceInfo, Peer, Refused, RefusedKind, Session, SessionId,
+};
 use dataplane::nvme::spec::vendor::OwnerMap;
 
-use super::{Control, ListenAddress, Nqn, State, Subsystem};
-use crate::control::Shape;
+use super::{Control, ListenAddress, Nqn, State, Subsystem, Transport, discovery};
+use crate::control::{ControlError, Shape};
 use crate::policy::table::MAX_SESSIONS;
 
 /// A host that drives a controller.
@@ -19,28 +22,39 @@ pub struct SessionRecord {
     pub subsystem: Nqn,
     /// The attached host; `None` for one that is let in because any may connect.
     pub host: Option<Nqn>,
-    /// The user id of the peer process.
+    /// The name that it gave, attached or not; `None` on carriers of this machine, which carry none.
+    pub host_nqn: Option<Nqn>,
+    /// The host identifier that it gave, on carriers that carry one.
+    pub host_id: Option<[u8; 16]>,
+    /// Where it is, on carriers of a network.
+    pub address: Option<SocketAddr>,
+    /// The user id of the peer process, on carriers of this machine.
     pub uid: Option<u32>,
-    /// The process id of the peer.
+    /// The process id of the peer, on carriers of this machine.
     pub pid: Option<i32>,
-    /// Where it came in.
+    /// The listener that it came in by, which also tells the carrier.
     pub listener: ListenAddress,
     /// Whether its host lost its place since it connected: it sees nothing any more.
     pub revoked: bool,
 }
 
 impl SessionRecord {
-    /// The controller identifier that the host sees.
+    /// The controller identifier that the host sees: no two controllers of the process have the same.
     #[must_use]
     pub const fn controller_id(&self) -> u16 {
         self.id + 1
     }
 }
 
-/// Default is to deny: the listener must be a subsystem's, and the host attached to it or any host allowed.
+/// Default is to deny: the subsystem must listen where the peer came in, and the host be attached to it or any host
+/// allowed.
 impl Admission for Control {
     fn open(&self, peer: &Peer) -> Result<Box<dyn Session>, Refused> {
         let opened = self.admit(peer);
+        if let Some(transport) = self.lock().transports.get_mut(&peer.carrier.into()) {
+            let count = if opened.is_ok() { &mut transport.admitted } else { &mut transport.refused };
+            *count += 1;
+        }
         match &opened {
             Ok(session) => tracing::info!(?peer, session = session.id.0, "host connected"),
             // The listener warns of it, and bounds how often.
@@ -48,17 +62,18 @@ impl Admission for Control {
         }
         Ok(Box::new(opened?))
     }
+
+    fn discover(&self, peer: &Peer) -> Discovered {
+        self.discovered(peer)
+    }
 }
 
 impl Control {
     fn admit(&self, peer: &Peer) -> Result<OpenSession, Refused> {
-        let other = |error: super::ControlError| Refused::new(RefusedKind::Other, error.to_string());
+        let other = |error: ControlError| Refused::new(RefusedKind::Other, error.to_string());
         let engine = self.engine().map_err(other)?;
         let mut state = self.lock();
-        let (subsystem, listener) = state.listening(peer).ok_or_else(|| {
-            let reason = format!("no subsystem listens on {}: call nvmf_subsystem_add_listener", peer.listener);
-            Refused::new(RefusedKind::NotListening, reason)
-        })?;
+        let (subsystem, listener) = state.asked_for(peer)?;
         let host = standing(subsystem, peer)?;
         let id = state.free_session().ok_or_else(|| {
             let reason = format!("all {MAX_SESSIONS} sessions are taken; disconnect a host first");
@@ -68,15 +83,18 @@ impl Control {
             id,
             subsystem: subsystem.nqn.clone(),
             host,
+            host_nqn: peer.host_nqn.as_deref().and_then(|name| Nqn::parse(name).ok()),
+            host_id: peer.host_id,
+            address: peer.address,
             uid: peer.uid,
             pid: peer.pid,
-            listener,
+            listener: listener.clone(),
             revoked: false,
         };
         let session = OpenSession {
             control: self.clone(),
             id: SessionId(id),
-            identity: identity(subsystem, &record, &engine.shape()),
+            identity: state.identity(subsystem, &record, &engine.shape()),
             generation: Arc::clone(&subsystem.generation),
         };
         state.sessions.insert(id, record);
@@ -107,43 +125,69 @@ impl Control {
 }
 
 impl State {
-    fn listening(&self, peer: &Peer) -> Option<(&Subsystem, ListenAddress)> {
-        self.subsystems.values().find_map(|subsystem| {
-            let listener = subsystem.listeners.iter().find(|listener| listener.traddr == peer.listener)?;
-            Some((subsystem, listener.clone()))
-        })
+    /// The subsystem that a peer wants, and the listener of it that the peer came in by.
+    fn asked_for(&self, peer: &Peer) -> Result<(&Subsystem, &ListenAddress), Refused> {
+        let deaf = |who: &str| {
+            let reason = format!("{who} on {}: call nvmf_subsystem_add_listener", peer.listener);
+            Refused::new(RefusedKind::NotListening, reason)
+        };
+        let by = |subsystem: &'_ Subsystem| subsystem.listeners.iter().position(|listener| came_by(peer, listener));
+        if !Transport::from(peer.carrier).is_network() {
+            // A folder leads to one subsystem, so no name is needed.
+            let found = self.subsystems.values().find_map(|it| Some((it, it.listeners.get(by(it)?)?)));
+            return found.ok_or_else(|| deaf("no subsystem listens"));
+        }
+        let name = peer.subsystem_nqn.as_deref().unwrap_or_default();
+        let subsystem = Nqn::parse(name).ok().and_then(|nqn| self.subsystems.get(&nqn)).ok_or_else(|| {
+            let reason = format!("there is no subsystem {name:?}: call nvmf_create_subsystem, or correct the host");
+            Refused::new(RefusedKind::UnknownSubsystem, reason)
+        })?;
+        let listener = by(subsystem).and_then(|at| subsystem.listeners.get(at));
+        listener.map(|listener| (subsystem, listener)).ok_or_else(|| deaf(&format!("subsystem {name} does not listen")))
+    }
+
+    fn identity(&self, subsystem: &Subsystem, record: &SessionRecord, shape: &Shape) -> ControllerIdentity {
+        let limits = self.transports.get(&record.listener.transport()).map(|it| it.limits.max_io_bytes);
+        ControllerIdentity {
+            subsystem_nqn: subsystem.nqn.to_string(),
+            serial: subsystem.serial.clone(),
+            model: subsystem.model.clone(),
+            firmware: env!("CARGO_PKG_VERSION").chars().take(8).collect(),
+            controller_id: record.controller_id(),
+            max_transfer_bytes: limits.unwrap_or(u32::MAX).min(shape.max_transfer_bytes),
+            owners: OwnerMap { shards: shape.shards, cores: shape.cores },
+        }
     }
 }
 
-/// Which of the subsystem's hosts a peer is; `None` for a stranger where any host may connect.
-fn standing(subsystem: &Subsystem, peer: &Peer) -> Result<Option<Nqn>, Refused> {
-    let host = match &peer.host_nqn {
-        Some(name) => subsystem.host_of_name(name, peer.uid),
-        None => peer.uid.and_then(|uid| subsystem.host_of_uid(uid)).cloned(),
+/// Whether a peer came in by a listener: at its address, or at one that it stands for.
+fn came_by(peer: &Peer, listener: &ListenAddress) -> bool {
+    let here = |address: ListenAddress| *listener == address || listener.covers(&address);
+    match (Transport::from(peer.carrier), discovery::reached(peer)) {
+        (Transport::VfioUser, _) => *listener == ListenAddress::VfioUser(peer.listener.clone()),
+        (Transport::Tcp, Some(address)) => here(ListenAddress::Tcp(address)),
+        (Transport::Rdma, Some(address)) => here(ListenAddress::Rdma(address)),
+        (Transport::Tcp | Transport::Rdma, None) => false,
+    }
+}
+
+/// Which of the subsystem's hosts a peer is; `None` for a stranger where any host may connect. On this machine the user
+/// id decides, which nobody can make up; over a network the name that the host gives, which proves nothing: there is no
+/// authentication (DH-HMAC-CHAP) and no TLS yet.
+pub(super) fn standing(subsystem: &Subsystem, peer: &Peer) -> Result<Option<Nqn>, Refused> {
+    let not_allowed = |reason: String| Refused::new(RefusedKind::HostNotAllowed, reason);
+    let (host, who) = if Transport::from(peer.carrier).is_network() {
+        let name = Nqn::parse(peer.host_nqn.as_deref().unwrap_or_default());
+        let name = name.map_err(|error| not_allowed(error.to_string()))?;
+        (subsystem.host_of_name(&name).cloned(), format!("host {name}"))
+    } else {
+        let host = peer.uid.and_then(|uid| subsystem.host_of_uid(uid)).cloned();
+        (host, peer.uid.map_or_else(|| "a peer without uid".to_owned(), |uid| format!("uid {uid}")))
     };
     if host.is_some() || subsystem.allow_any_host {
         return Ok(host);
     }
-    let who = match (&peer.host_nqn, peer.uid) {
-        (Some(name), Some(uid)) => format!("host {name} with uid {uid}"),
-        (Some(name), None) => format!("host {name}"),
-        (None, Some(uid)) => format!("uid {uid}"),
-        (None, None) => "a peer without NQN and uid".to_owned(),
-    };
-    let reason = format!("{who} is not attached to subsystem {}: call nvmf_subsystem_add_host", subsystem.nqn);
-    Err(Refused::new(RefusedKind::HostNotAllowed, reason))
-}
-
-fn identity(subsystem: &Subsystem, record: &SessionRecord, shape: &Shape) -> ControllerIdentity {
-    ControllerIdentity {
-        subsystem_nqn: subsystem.nqn.to_string(),
-        serial: subsystem.serial.clone(),
-        model: subsystem.model.clone(),
-        firmware: env!("CARGO_PKG_VERSION").chars().take(8).collect(),
-        controller_id: record.controller_id(),
-        max_transfer_bytes: shape.max_transfer_bytes,
-        owners: OwnerMap { shards: shape.shards, cores: shape.cores },
-    }
+    Err(not_allowed(format!("{who} is not attached to subsystem {}: call nvmf_subsystem_add_host", subsystem.nqn)))
 }
 
 /// A session as its carrier holds it.
@@ -177,7 +221,8 @@ impl Session for OpenSession {
                     nsid,
                     size_bytes: namespace.quota_bytes.map_or(shape.capacity_bytes, |it| it.min(shape.capacity_bytes)),
                     used_bytes: 0,
-                    max_value_bytes: namespace.max_value_bytes,
+                    // What is longer than one command may move cannot be stored and not be fetched whole.
+                    max_value_bytes: namespace.max_value_bytes.min(self.identity.max_transfer_bytes),
                     max_keys: 0,
                     granularity: shape.granularity,
                     nguid: namespace.nguid(),

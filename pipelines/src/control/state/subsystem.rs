@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use dataplane::nvme::spec::fabrics::DISCOVERY_NQN;
+
 use super::{ListenAddress, Namespace, Nqn};
 use crate::control::ControlError;
 
@@ -19,7 +21,8 @@ const DEFAULT_MODEL: &str = "kvplane KV controller";
 /// A host that may connect.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Host {
-    /// The user id by which it is known on carriers of this machine, which carry no NQN.
+    /// The user id by which it is known on carriers of this machine, which carry no NQN. A host that has one does not
+    /// get in over a network: its name can be guessed, and anybody can give it there.
     pub uid: Option<u32>,
 }
 
@@ -79,12 +82,10 @@ impl Subsystem {
         self.hosts.iter().find(|(_, host)| host.uid == Some(uid)).map(|(nqn, _)| nqn)
     }
 
-    /// The host of a name that a peer gives, unless it is tied to another user id than the peer's.
+    /// The host that has this name on networks.
     #[must_use]
-    pub fn host_of_name(&self, name: &str, uid: Option<u32>) -> Option<Nqn> {
-        let nqn = Nqn::parse(name).ok()?;
-        let host = self.hosts.get(&nqn)?;
-        (host.uid.is_none() || uid.is_none() || host.uid == uid).then_some(nqn)
+    pub fn host_of_name(&self, name: &Nqn) -> Option<&Nqn> {
+        self.hosts.get_key_value(name).filter(|(_, host)| host.uid.is_none()).map(|(nqn, _)| nqn)
     }
 
     pub(super) fn namespace_mut(&mut self, nsid: u32) -> Result<&mut Namespace, ControlError> {
@@ -123,6 +124,10 @@ pub struct NewSubsystem {
 
 impl NewSubsystem {
     pub(super) fn check(self) -> Result<Subsystem, ControlError> {
+        if self.nqn == DISCOVERY_NQN {
+            return Err(ControlError::Exists("the discovery subsystem is there without being made".into()));
+        }
+        let nqn = Nqn::parse(&self.nqn)?;
         let max_namespaces = match self.max_namespaces {
             None | Some(0) => DEFAULT_MAX_NAMESPACES,
             Some(most) if most <= MAX_NAMESPACES_OF_SUBSYSTEM => most,
@@ -133,7 +138,7 @@ impl NewSubsystem {
             }
         };
         Ok(Subsystem {
-            nqn: Nqn::parse(&self.nqn)?,
+            nqn,
             serial: identity("serial_number", self.serial, DEFAULT_SERIAL, 20)?,
             model: identity("model_number", self.model, DEFAULT_MODEL, 40)?,
             allow_any_host: self.allow_any_host,

@@ -7,14 +7,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use dataplane::fabric::message::{HostOptions, Hosts, Watch};
-use dataplane::fabric::rdma::target::{RdmaDevices, RdmaTarget};
+use dataplane::fabric::rdma::target::{MAX_TRANSFER_BYTES, RdmaDevices, RdmaTarget};
+use dataplane::fabric::rdma::verbs::EventChannel;
+use dataplane::fabric::rdma::wire::ADMIN_ENTRIES;
 use dataplane::fabric::tcp::target::{TcpTarget, staging_layout};
 use dataplane::fabric::vfio_user::{Target, TargetOptions};
-use dataplane::fabric::{Admission, SessionId};
+use dataplane::fabric::{Admission, SessionId, message, vfio_user};
 
 use super::port::Cores;
-use crate::control::EngineError;
-use crate::control::state::ListenAddress;
+use crate::control::state::{ListenAddress, Transport};
+use crate::control::{EngineError, TransportLimits};
 
 /// Staging memory for data of hosts over the network, of each core: four of the longest values, or sixteen and more of a
 /// usual size.
@@ -28,8 +30,14 @@ const IN_CAPSULE_BYTES: u32 = 8192;
 #[derive(Clone)]
 pub(super) enum Listener {
     VfioUser(Arc<Target>),
-    Tcp(Arc<TcpTarget>),
-    Rdma(Arc<RdmaTarget>),
+    /// Only held: it does all it does by itself.
+    Tcp {
+        _target: Arc<TcpTarget>,
+    },
+    /// Likewise.
+    Rdma {
+        _target: Arc<RdmaTarget>,
+    },
 }
 
 impl Listener {
@@ -38,7 +46,7 @@ impl Listener {
         match self {
             Self::VfioUser(target) => target.close_session(session),
             // Hosts over the network are known to all of its listeners together.
-            Self::Tcp(_) | Self::Rdma(_) => {}
+            Self::Tcp { .. } | Self::Rdma { .. } => {}
         }
     }
 }
@@ -63,16 +71,6 @@ impl Listeners {
         Ok(Self { listeners: BTreeMap::new(), hosts, rdma, _watch: watch })
     }
 
-    /// How hosts over the network are treated.
-    pub(super) fn host_options(max_transfer_bytes: u32) -> HostOptions {
-        HostOptions {
-            layout: staging_layout(STAGING_BYTES),
-            max_queue_entries: MAX_QUEUE_ENTRIES,
-            max_transfer_bytes,
-            in_capsule_bytes: IN_CAPSULE_BYTES,
-        }
-    }
-
     /// Begins to listen.
     pub(super) fn listen(
         &mut self,
@@ -85,7 +83,7 @@ impl Listeners {
             return Err(EngineError { errno: libc::EADDRINUSE, message });
         }
         let listener = match address {
-            ListenAddress::VfioUser(folder) => vfio_user(folder, cores, admission)?,
+            ListenAddress::VfioUser(folder) => listen_vfio_user(folder, cores, admission)?,
             ListenAddress::Tcp(address) => self.tcp(*address)?,
             ListenAddress::Rdma(address) => self.rdma(*address)?,
         };
@@ -96,13 +94,13 @@ impl Listeners {
     fn tcp(&self, address: SocketAddr) -> Result<Listener, EngineError> {
         let target = TcpTarget::listen(address, &self.hosts);
         let target = target.map_err(|error| not_available(&error))?;
-        Ok(Listener::Tcp(Arc::new(target)))
+        Ok(Listener::Tcp { _target: Arc::new(target) })
     }
 
     fn rdma(&self, address: SocketAddr) -> Result<Listener, EngineError> {
         let target = RdmaTarget::listen(address, &self.rdma);
         let target = target.map_err(|error| not_available(&error))?;
-        Ok(Listener::Rdma(Arc::new(target)))
+        Ok(Listener::Rdma { _target: Arc::new(target) })
     }
 
     /// Takes a listener out, to be ended.
@@ -114,14 +112,9 @@ impl Listeners {
     pub(super) fn all(&self) -> Vec<Listener> {
         self.listeners.values().cloned().collect()
     }
-
-    /// The hosts over the network.
-    pub(super) fn hosts(&self) -> &Hosts {
-        &self.hosts
-    }
 }
 
-fn vfio_user(folder: &str, cores: &Arc<Cores>, admission: &Arc<dyn Admission>) -> Result<Listener, EngineError> {
+fn listen_vfio_user(folder: &str, cores: &Arc<Cores>, admission: &Arc<dyn Admission>) -> Result<Listener, EngineError> {
     // Any user may knock; whom the policy does not know by user id is turned away before a byte is read.
     let keep_files = cores.controllers().any_remote();
     let options = TargetOptions { socket_mode: 0o666, keep_files, ..TargetOptions::default() };
@@ -132,4 +125,49 @@ fn vfio_user(folder: &str, cores: &Arc<Cores>, admission: &Arc<dyn Admission>) -
 
 fn not_available(error: &impl ToString) -> EngineError {
     EngineError { errno: libc::EADDRNOTAVAIL, message: error.to_string() }
+}
+
+/// Whether this machine can serve RDMA at all.
+fn needs_rdma() -> Result<(), EngineError> {
+    let missing =
+        |error| EngineError { errno: libc::EPROTONOSUPPORT, message: format!("there is no RDMA here: {error}") };
+    EventChannel::new().map(drop).map_err(missing)
+}
+
+/// How hosts over the network are treated.
+pub(super) fn host_options(max_transfer_bytes: u32) -> HostOptions {
+    HostOptions {
+        layout: staging_layout(STAGING_BYTES),
+        max_queue_entries: MAX_QUEUE_ENTRIES,
+        max_transfer_bytes,
+        in_capsule_bytes: IN_CAPSULE_BYTES,
+    }
+}
+
+/// What a carrier can do.
+pub(super) fn limits(transport: Transport, hosts: &HostOptions) -> Result<TransportLimits, EngineError> {
+    let entries = TargetOptions::default().max_queue_entries;
+    match transport {
+        Transport::VfioUser => Ok(TransportLimits {
+            max_queue_depth: entries,
+            max_admin_depth: entries,
+            max_io_queues: vfio_user::MAX_IO_QUEUES,
+            in_capsule_bytes: 0,
+            max_io_bytes: hosts.max_transfer_bytes,
+        }),
+        Transport::Tcp => Ok(TransportLimits {
+            max_queue_depth: hosts.max_queue_entries,
+            max_admin_depth: hosts.max_queue_entries,
+            max_io_queues: message::MAX_IO_QUEUES,
+            in_capsule_bytes: hosts.in_capsule_bytes,
+            max_io_bytes: hosts.max_transfer_bytes,
+        }),
+        Transport::Rdma => needs_rdma().map(|()| TransportLimits {
+            max_queue_depth: hosts.max_queue_entries,
+            max_admin_depth: u32::from(ADMIN_ENTRIES),
+            max_io_queues: message::MAX_IO_QUEUES,
+            in_capsule_bytes: hosts.in_capsule_bytes,
+            max_io_bytes: hosts.max_transfer_bytes.min(MAX_TRANSFER_BYTES),
+        }),
+    }
 }

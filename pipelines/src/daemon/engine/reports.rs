@@ -148,7 +148,9 @@ pub(super) fn queue_pair(info: &QueuePairInfo, cpu: u32) -> QueuePairReport {
         core: cpu,
         entries: info.depth,
         outstanding: info.outstanding,
-        state: "active".into(),
+        commands: info.commands,
+        completions: info.completions,
+        state: "enabled".into(),
     }
 }
 

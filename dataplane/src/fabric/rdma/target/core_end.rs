@@ -84,16 +84,14 @@ impl RdmaEnd {
                 if let Some((id, queue)) = self.find(id) {
                     queue.word(cqe);
                     if !cqe.status.is_success() {
-                        queue.leave(false);
+                        queue.leave();
                     }
                     self.make_due(id);
                 }
             }
             RdmaOrder::Lose(id) => {
-                if let Some((id, queue)) = self.find(id) {
-                    // What the host asked to end ends as asked.
-                    queue.leave(false);
-                    self.close(id);
+                if let Some((id, _)) = self.find(id) {
+                    self.close_alone(id);
                 }
             }
         }
@@ -174,7 +172,7 @@ impl RdmaEnd {
         for id in ids {
             let Some(queue) = self.queues.get_mut(id) else { continue };
             if queue.session() == Some(session) {
-                queue.close_as_asked(&mut self.sends);
+                queue.close_alone(&mut self.sends);
                 self.make_due(id);
             }
         }
@@ -257,7 +255,7 @@ impl RdmaEnd {
         if let Some(fault) = done.failed() {
             if !queue.is_closed() {
                 tracing::debug!(queue_pair = done.queue_pair(), %fault, "an RDMA queue pair failed");
-                self.close(id);
+                self.close_alone(id);
             }
             return;
         }
@@ -284,8 +282,9 @@ impl RdmaEnd {
         if let Some(id) = self.by_number(port, done.queue_pair()) {
             match done.received().filter(|_| done.failed().is_none()) {
                 Some(bytes) if bytes >= COMMAND_BYTES => self.capsule(id, port, index, bytes - COMMAND_BYTES, staging),
-                // Too short for a command, or the queue pair failed.
-                _ => self.close(id),
+                // Too short for a command.
+                Some(_) => self.close(id),
+                None => self.close_alone(id),
             }
         }
         self.ports[port].reuse(index, staging);
@@ -344,7 +343,7 @@ impl RdmaEnd {
         let status = match FabricsCommand::decode(sqe) {
             Ok(FabricsCommand::Disconnect) => {
                 if let Some(queue) = self.queues.get_mut(id) {
-                    queue.leave(true);
+                    queue.leave();
                 }
                 Status::SUCCESS
             }
@@ -434,7 +433,15 @@ impl RdmaEnd {
         }
     }
 
-    /// Ends a queue at once.
+    /// Ends a queue at once, whose connection came to its end.
+    fn close_alone(&mut self, id: SlotId) {
+        if let Some(queue) = self.queues.get_mut(id) {
+            queue.close_alone(&mut self.sends);
+            self.make_due(id);
+        }
+    }
+
+    /// Ends a queue at once, and with it its controller.
     fn close(&mut self, id: SlotId) {
         if let Some(queue) = self.queues.get_mut(id) {
             queue.close(&mut self.sends);

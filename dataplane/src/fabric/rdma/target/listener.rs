@@ -13,7 +13,7 @@ use super::admin_channel::{AdminChannel, AdminParts};
 use super::devices::{Connection, Kind, RdmaDevices};
 use super::io_channel::IoChannel;
 use super::orders::{ExpectedQueue, RdmaOrder};
-use crate::fabric::message::{Channel, CoreCommand, Door, OpenError};
+use crate::fabric::message::{Channel, CoreCommand, Door, MAX_IO_QUEUES, OpenError};
 use crate::fabric::rdma::verbs::{
     ConnectRequest, Endpoint, EndpointId, Event, EventChannel, EventKind, QueuePairParts, Reads, VerbsError,
 };
@@ -29,9 +29,7 @@ const FAREWELL: Duration = Duration::from_secs(30);
 /// How long to wait for events before looking after the rest.
 const LOOK: Duration = Duration::from_millis(50);
 /// The most bytes of one command: what a keyed descriptor can name, as a power of two.
-const MAX_TRANSFER_BYTES: u32 = 8 << 20;
-/// I/O queues of one controller at most.
-const MAX_QID: u16 = 64;
+pub const MAX_TRANSFER_BYTES: u32 = 8 << 20;
 
 /// Why a target cannot listen.
 #[derive(Debug, thiserror::Error)]
@@ -202,8 +200,12 @@ impl Reception {
     /// Makes the queue pair of a request.
     fn prepare(&self, request: &mut ConnectRequest, query: ConnectQuery) -> Result<Prepared, RejectReason> {
         let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).len();
-        if threads >= MAX_THREADS || query.qid > MAX_QID {
-            return Err(if query.qid > MAX_QID { RejectReason::INVALID_QUEUE } else { RejectReason::NO_RESOURCES });
+        if threads >= MAX_THREADS || query.qid > MAX_IO_QUEUES {
+            return Err(if query.qid > MAX_IO_QUEUES {
+                RejectReason::INVALID_QUEUE
+            } else {
+                RejectReason::NO_RESOURCES
+            });
         }
         let entries = u32::from(query.host_sends) + 1;
         if query.qid > 0 && entries > self.devices.hosts().options().max_queue_entries {

@@ -13,6 +13,8 @@ mod core_end;
 mod desk;
 mod devices;
 mod exchange;
+#[doc(hidden)]
+pub mod fuzzing;
 mod io_channel;
 mod listener;
 mod orders;
@@ -21,6 +23,6 @@ mod queue;
 
 pub use core_end::{RdmaEnd, Remains};
 pub use devices::RdmaDevices;
-pub use listener::{ListenError, RdmaTarget};
+pub use listener::{ListenError, MAX_TRANSFER_BYTES, RdmaTarget};
 pub use orders::{ExpectedQueue, RdmaOrder};
 pub use port::PortParts;

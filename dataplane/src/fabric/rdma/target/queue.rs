@@ -106,8 +106,11 @@ pub(super) struct Queue {
     work: u32,
     work_most: u32,
     sequence: u32,
-    /// Whether its end was asked for: by the host (Disconnect), or by the control side.
-    asked: bool,
+    /// Whether it ends alone, and its controller lives on: the host disconnected or closed it, or the control side wants it
+    /// to end. Linux ends its I/O queues before it shuts the controller down over the admin queue (nvme-rdma,
+    /// nvme_rdma_shutdown_ctrl).
+    alone: bool,
+    /// Whether the control thread was told of the end.
     reported: bool,
     /// Commands taken in whose answer the host does not have.
     pub in_use: u32,
@@ -138,7 +141,7 @@ impl Queue {
             work_most: expected.send_entries.saturating_sub(1),
             endpoint: expected.endpoint,
             sequence: 0,
-            asked: false,
+            alone: false,
             reported: false,
             in_use: 0,
             due: false,
@@ -229,9 +232,9 @@ impl Queue {
         self.outgoing.push_back(Outgoing::Word(cqe));
     }
 
-    /// Ends the queue when all is sent.
-    pub fn leave(&mut self, asked: bool) {
-        self.asked |= asked;
+    /// Ends the queue, and not its controller, when all is sent.
+    pub fn leave(&mut self) {
+        self.alone = true;
         if self.state == State::Running {
             self.state = State::Leaving;
         }
@@ -257,7 +260,7 @@ impl Queue {
         }
         list.signal_last();
         if self.endpoint.post(list).is_err() {
-            self.close(list);
+            self.close_alone(list);
         }
     }
 
@@ -373,9 +376,10 @@ impl Queue {
         }
     }
 
-    /// As [`close`](Self::close), because the control side wants it to.
-    pub fn close_as_asked(&mut self, list: &mut SendList) {
-        self.asked = true;
+    /// As [`close`](Self::close), and the controller lives on.
+    pub fn close_alone(&mut self, list: &mut SendList) {
+        // Who broke the protocol, and then the connection, has broken the protocol.
+        self.alone |= self.state == State::Running;
         self.close(list);
     }
 
@@ -396,7 +400,7 @@ impl Queue {
             return;
         }
         match &mut self.party {
-            Party::Host(terms) if self.asked => terms.link.end_queue(terms.qid),
+            Party::Host(terms) if self.alone => terms.link.end_queue(terms.qid),
             Party::Host(terms) => terms.link.lose(),
             // Whoever waits for the first command hears that none comes.
             Party::Expected { connect, .. } => *connect = None,

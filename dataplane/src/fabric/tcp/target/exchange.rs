@@ -3,15 +3,8 @@
 use crate::fabric::message::Buffer;
 use crate::fabric::{Completion, SessionId};
 use crate::memory::SlotId;
-use crate::nvme::spec::{Sqe, Status};
-
-/// SGL identifiers that a command over TCP may carry (NVMe/TCP, section 3.7): type in bits 7:4, subtype in bits 3:0.
-mod sgl {
-    /// Data block with an offset: the data is in the capsule.
-    pub(super) const IN_CAPSULE: u8 = 0x01;
-    /// Transport data block: the data comes or goes in data PDUs.
-    pub(super) const TRANSPORT: u8 = 0x5A;
-}
+use crate::nvme::spec::fabrics::CapsuleData;
+use crate::nvme::spec::{DataPointer, Sqe, Status};
 
 /// How far a command is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,22 +68,20 @@ impl Route {
             return Err(Status::INVALID_FIELD);
         }
         // PSDT 01b and 10b are SGLs; fabrics have nothing else (base, "Data Transfer").
-        if !matches!((sqe.dword(0) >> 14) & 0b11, 0b01 | 0b10) {
-            return Err(Status::INVALID_FIELD);
-        }
-        let (address, length, identifier) = (sqe.quadword(6), sqe.dword(8), (sqe.dword(9) >> 24) as u8);
-        if length < bytes {
+        let Some(DataPointer::Sgl(descriptor)) = sqe.data_pointer() else { return Err(Status::INVALID_FIELD) };
+        let data = descriptor.capsule_data().ok_or(Status::SGL_TYPE_INVALID)?;
+        if data.length() < bytes {
             return Err(Status::DATA_SGL_LENGTH_INVALID);
         }
-        match identifier {
-            sgl::IN_CAPSULE if from_host => {
-                let end = address.checked_add(u64::from(bytes));
+        match data {
+            CapsuleData::InCapsule { offset, .. } if from_host => {
+                let end = offset.checked_add(u64::from(bytes));
                 if end.is_none_or(|end| end > u64::from(capsule_bytes)) {
-                    return Err(Status::DATA_SGL_LENGTH_INVALID);
+                    return Err(Status::SGL_OFFSET_INVALID);
                 }
-                route.in_capsule = Some(address as u32);
+                route.in_capsule = Some(offset as u32);
             }
-            sgl::TRANSPORT => {}
+            CapsuleData::Transport { .. } => {}
             _ => return Err(Status::SGL_TYPE_INVALID),
         }
         Ok(route)
@@ -117,8 +108,8 @@ mod tests {
         let store = |bytes, sgl| command(0x01, bytes, sgl);
         assert_eq!(of(&store(100, (0, 100, 0x01)), 100).unwrap().in_capsule, Some(0));
         assert_eq!(of(&store(100, (0, 100, 0x5A)), 0).unwrap().in_capsule, None);
-        assert_eq!(of(&store(100, (1, 100, 0x01)), 100), Err(Status::DATA_SGL_LENGTH_INVALID));
-        assert_eq!(of(&store(100, (u64::MAX, 100, 0x01)), 100), Err(Status::DATA_SGL_LENGTH_INVALID));
+        assert_eq!(of(&store(100, (1, 100, 0x01)), 100), Err(Status::SGL_OFFSET_INVALID));
+        assert_eq!(of(&store(100, (u64::MAX, 100, 0x01)), 100), Err(Status::SGL_OFFSET_INVALID));
         assert_eq!(of(&store(100, (0, 99, 0x5A)), 0), Err(Status::DATA_SGL_LENGTH_INVALID));
         assert_eq!(of(&store(2 << 20, (0, 2 << 20, 0x5A)), 0), Err(Status::INVALID_FIELD));
         assert_eq!(of(&store(100, (0, 100, 0x40)), 0), Err(Status::SGL_TYPE_INVALID));

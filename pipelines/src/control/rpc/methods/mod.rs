@@ -1,7 +1,9 @@
 //! The methods, by what they are about.
 
 mod bdev;
+mod controllers;
 mod framework;
+mod listeners;
 mod log;
 mod namespaces;
 mod nvmf;
@@ -9,8 +11,16 @@ mod statistics;
 
 use super::Method;
 
-const ALL: &[&[Method]] =
-    &[bdev::METHODS, framework::METHODS, log::METHODS, nvmf::METHODS, namespaces::METHODS, statistics::METHODS];
+const ALL: &[&[Method]] = &[
+    bdev::METHODS,
+    framework::METHODS,
+    log::METHODS,
+    nvmf::METHODS,
+    listeners::METHODS,
+    namespaces::METHODS,
+    controllers::METHODS,
+    statistics::METHODS,
+];
 
 /// Every method.
 pub fn all_methods() -> impl Iterator<Item = &'static Method> {

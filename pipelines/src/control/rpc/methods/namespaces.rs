@@ -2,12 +2,17 @@
 
 use serde_json::{Value, json};
 
+use super::nvmf::{NQN, TARGET, done};
 use crate::control::Context;
 use crate::control::rpc::{Action, Arguments, Fault, Kind, Method, Param, Phase};
 use crate::control::state::{MAX_HOSTS, MAX_NAMESPACES_OF_SUBSYSTEM, Namespace, NewNamespace, Nqn};
 use crate::policy::table::Durability;
 
 const NAME: Param = Param::required("name", Kind::Text(255), "the namespace's name, unique in the store");
+
+const NSIDS: Kind = Kind::Integer { least: 1, most: MAX_NAMESPACES_OF_SUBSYSTEM as u64 };
+const TAKEN: (i32, &str) = (-17, "the name or nsid is taken, or the store cannot tell the name from another");
+const BEING_FORGOTTEN: (i32, &str) = (-16, "the values of a namespace of that name are being forgotten");
 
 pub const METHODS: &[Method] = &[
     Method {
@@ -18,11 +23,7 @@ pub const METHODS: &[Method] = &[
         params: &[
             NAME,
             Param::required("nqn", Kind::Text(223), "the subsystem that it belongs to"),
-            Param::optional(
-                "nsid",
-                Kind::Integer { least: 1, most: MAX_NAMESPACES_OF_SUBSYSTEM as u64 },
-                "its identifier in the subsystem; else the lowest free one",
-            ),
+            Param::optional("nsid", NSIDS, "its identifier in the subsystem; else the lowest free one"),
             Param::optional("quota_bytes", Kind::Bytes { least: 4096, most: u64::MAX }, "bytes that it may hold"),
             Param::optional(
                 "class",
@@ -41,11 +42,49 @@ pub const METHODS: &[Method] = &[
         result: "its nsid",
         errors: &[
             (-19, "there is no such subsystem or attached host"),
-            (-17, "the name or nsid is taken, or the store cannot tell the name from another"),
-            (-16, "the values of a namespace of that name are being forgotten"),
+            TAKEN,
+            BEING_FORGOTTEN,
             (-28, "there are too many"),
         ],
         action: Action::Run(create),
+    },
+    Method {
+        name: "nvmf_subsystem_add_ns",
+        aliases: &[],
+        phase: Phase::Runtime,
+        summary: "Makes a namespace as SPDK's clients do: like namespace_create, of the class cache and without a quota, and \
+                  seen by every host that may connect.",
+        params: &[
+            NQN,
+            TARGET,
+            Param::required(
+                "namespace",
+                Kind::Group(&[
+                    Param::required("bdev_name", Kind::Text(255), "the namespace's name: all share one store"),
+                    Param::optional("nsid", NSIDS, "its identifier in the subsystem; else the lowest free one"),
+                    Param::optional("no_auto_visible", Kind::Flag, "let only hosts of nvmf_ns_add_host see it")
+                        .or("false"),
+                ]),
+                "the namespace",
+            ),
+        ],
+        result: "its nsid",
+        errors: &[(-19, "there is no such subsystem"), TAKEN, BEING_FORGOTTEN, (-28, "there are too many")],
+        action: Action::Run(add_ns),
+    },
+    Method {
+        name: "nvmf_subsystem_remove_ns",
+        aliases: &[],
+        phase: Phase::Runtime,
+        summary: "Removes a namespace. Its values stay until they are evicted, and a new namespace of its name has them; \
+                  namespace_delete forgets them.",
+        params: &[NQN, TARGET, Param::required("nsid", NSIDS, "its identifier in the subsystem")],
+        result: "true",
+        errors: &[(-19, "there is no such subsystem or namespace")],
+        action: Action::Run(|context, arguments| {
+            let nsid = arguments.number32("nsid")?.unwrap_or(0);
+            done(context.control.remove_namespace(arguments.text("nqn")?, nsid))
+        }),
     },
     Method {
         name: "namespace_list",
@@ -95,6 +134,18 @@ fn create(context: &Context, arguments: &Arguments) -> Result<Value, Fault> {
         max_value_bytes: arguments.number32("max_value_bytes")?,
         auto_visible: arguments.flag("auto_visible"),
         hosts: arguments.texts("hosts"),
+    })?;
+    Ok(nsid.into())
+}
+
+fn add_ns(context: &Context, arguments: &Arguments) -> Result<Value, Fault> {
+    let namespace = arguments.group("namespace");
+    let nsid = context.control.create_namespace(&NewNamespace {
+        name: namespace.text("bdev_name")?.to_owned(),
+        nqn: arguments.text("nqn")?.to_owned(),
+        nsid: namespace.number32("nsid")?,
+        auto_visible: !namespace.flag("no_auto_visible"),
+        ..NewNamespace::default()
     })?;
     Ok(nsid.into())
 }

@@ -1,28 +1,20 @@
-//! Methods about subsystems, listeners, hosts and controllers: SPDK's names and forms.
+//! Methods about subsystems and hosts: SPDK's names and forms.
 
+use dataplane::nvme::spec::fabrics::DISCOVERY_NQN;
 use serde_json::{Value, json};
 
-use crate::control::report::QueuePairReport;
+use crate::control::config::address_json;
 use crate::control::rpc::{Action, Arguments, Fault, Kind, Method, Param, Phase};
-use crate::control::state::{ListenAddress, MAX_NAMESPACES_OF_SUBSYSTEM, NewSubsystem, SessionRecord, Subsystem};
+use crate::control::state::{MAX_NAMESPACES_OF_SUBSYSTEM, NewSubsystem, Subsystem};
 use crate::control::{Context, ControlError};
 
 const MOST_UID: u64 = u32::MAX as u64 - 1;
-const NQN: Param = Param::required("nqn", Kind::Text(223), "the subsystem's NQN");
+pub(super) const NQN: Param = Param::required("nqn", Kind::Text(223), "the subsystem's NQN");
 const HOST: Param = Param::required("host", Kind::Text(223), "the host's NQN");
-const TARGET: Param = Param::optional("tgt_name", Kind::Text(255), "accepted for SPDK's clients: there is one target");
-const NO_SUBSYSTEM: (i32, &str) = (-19, "there is no such subsystem");
-const ADDRESS: Param = Param::required(
-    "listen_address",
-    Kind::Group(&[
-        Param::required("trtype", Kind::Text(32), "VFIOUSER"),
-        Param::required("traddr", Kind::Text(256), "for VFIOUSER the absolute path of a folder that exists"),
-        Param::optional("trsvcid", Kind::Text(32), "not used by VFIOUSER"),
-        Param::optional("adrfam", Kind::Text(32), "not used by VFIOUSER"),
-    ]),
-    "where to listen",
-);
-const NSID: Param = Param::required(
+pub(super) const TARGET: Param =
+    Param::optional("tgt_name", Kind::Text(255), "accepted for SPDK's clients: there is one target");
+pub(super) const NO_SUBSYSTEM: (i32, &str) = (-19, "there is no such subsystem");
+pub(super) const NSID: Param = Param::required(
     "nsid",
     Kind::Integer { least: 1, most: MAX_NAMESPACES_OF_SUBSYSTEM as u64 },
     "the namespace's identifier in the subsystem",
@@ -68,60 +60,21 @@ pub const METHODS: &[Method] = &[
         name: "nvmf_get_subsystems",
         aliases: &["get_nvmf_subsystems"],
         phase: Phase::Runtime,
-        summary: "Shows all subsystems, or one.",
+        summary: "Shows all subsystems, the discovery subsystem first, or one.",
         params: &[Param::optional("nqn", Kind::Text(223), "only this one"), TARGET],
         result: "list of {nqn, subtype, listen_addresses, allow_any_host, hosts: [{nqn, uid}], serial_number, \
-                 model_number, max_namespaces, min_cntlid, max_cntlid, namespaces: [{nsid, name, nguid, uuid}]}",
+                 model_number, max_namespaces, min_cntlid, max_cntlid, namespaces: [{nsid, bdev_name, name, nguid, uuid}]}; \
+                 the discovery subsystem has only the first five",
         errors: &[NO_SUBSYSTEM],
         action: Action::Run(get_subsystems),
-    },
-    Method {
-        name: "nvmf_subsystem_add_listener",
-        aliases: &[],
-        phase: Phase::Runtime,
-        summary: "Lets a subsystem be reached at an address.",
-        params: &[
-            NQN,
-            TARGET,
-            ADDRESS,
-            Param::optional("secure_channel", Kind::AlwaysFalse, "accepted for SPDK's clients"),
-        ],
-        result: "true",
-        errors: &[NO_SUBSYSTEM, (-17, "the address is taken"), (-95, "the transport is not there")],
-        action: Action::Run(|context, arguments| {
-            done(context.control.add_listener(arguments.text("nqn")?, &address(arguments)?))
-        }),
-    },
-    Method {
-        name: "nvmf_subsystem_remove_listener",
-        aliases: &[],
-        phase: Phase::Runtime,
-        summary: "Ends a listener; hosts that came in by it stay connected.",
-        params: &[NQN, TARGET, ADDRESS],
-        result: "true",
-        errors: &[(-19, "there is no such subsystem or listener")],
-        action: Action::Run(|context, arguments| {
-            done(context.control.remove_listener(arguments.text("nqn")?, &address(arguments)?))
-        }),
-    },
-    Method {
-        name: "nvmf_subsystem_get_listeners",
-        aliases: &[],
-        phase: Phase::Runtime,
-        summary: "Shows where a subsystem can be reached.",
-        params: &[NQN, TARGET],
-        result: "list of {address: {trtype, adrfam, traddr, trsvcid}}",
-        errors: &[NO_SUBSYSTEM],
-        action: Action::Run(|context, arguments| {
-            let subsystem = context.control.subsystem(arguments.text("nqn")?)?;
-            Ok(subsystem.listeners.iter().map(|it| json!({ "address": address_json(it) })).collect())
-        }),
     },
     Method {
         name: "nvmf_subsystem_add_host",
         aliases: &[],
         phase: Phase::Runtime,
-        summary: "Attaches a host: it may connect. A process on this machine, which has no NQN, is known by its uid.",
+        summary: "Attaches a host: it may connect. A process on this machine, which has no NQN, is known by its uid; a host \
+                  of a network by its NQN, which it only needs to say (there is no DH-HMAC-CHAP and no TLS). A host with a \
+                  uid does not get in over TCP and RDMA.",
         params: &[
             NQN,
             HOST,
@@ -129,7 +82,7 @@ pub const METHODS: &[Method] = &[
             Param::optional(
                 "uid",
                 Kind::Integer { least: 0, most: MOST_UID },
-                "user id under which the host's process runs; VFIOUSER needs it",
+                "user id under which the host's process runs; VFIOUSER needs it, and TCP and RDMA must not have it",
             ),
         ],
         result: "true",
@@ -165,7 +118,7 @@ pub const METHODS: &[Method] = &[
         aliases: &[],
         phase: Phase::Runtime,
         summary: "Lets any host connect, or only attached ones. A host that is not attached sees namespaces made with \
-                  auto_visible only.",
+                  auto_visible only. Over TCP and RDMA that is everybody who can reach the listener.",
         params: &[NQN, TARGET, Param::required("allow_any_host", Kind::Flag, "whether any host may connect")],
         result: "true",
         errors: &[NO_SUBSYSTEM],
@@ -199,39 +152,10 @@ pub const METHODS: &[Method] = &[
             done(context.control.namespace_remove_host(nqn, arguments.number32("nsid")?.unwrap_or(0), host))
         }),
     },
-    Method {
-        name: "nvmf_subsystem_get_controllers",
-        aliases: &[],
-        phase: Phase::Runtime,
-        summary: "Shows the controllers of a subsystem, one for each connected host.",
-        params: &[NQN, TARGET],
-        result: "list of {cntlid, hostnqn, num_io_qpairs, session, uid, pid, listen_address}",
-        errors: &[NO_SUBSYSTEM],
-        action: Action::Run(get_controllers),
-    },
-    Method {
-        name: "nvmf_subsystem_get_qpairs",
-        aliases: &[],
-        phase: Phase::Runtime,
-        summary: "Shows the queue pairs of a subsystem's controllers.",
-        params: &[NQN, TARGET],
-        result: "list of {cntlid, qid, state, thread, core, entries, outstanding, hostnqn, listen_address}",
-        errors: &[NO_SUBSYSTEM],
-        action: Action::Run(get_qpairs),
-    },
 ];
 
-fn done(outcome: Result<(), ControlError>) -> Result<Value, Fault> {
+pub(super) fn done(outcome: Result<(), ControlError>) -> Result<Value, Fault> {
     Ok(outcome.map(|()| Value::Bool(true))?)
-}
-
-fn address(arguments: &Arguments) -> Result<ListenAddress, Fault> {
-    let given = arguments.group("listen_address");
-    Ok(ListenAddress::parse(given.text("trtype")?, given.text("traddr")?)?)
-}
-
-fn address_json(address: &ListenAddress) -> Value {
-    json!({ "trtype": address.transport.name(), "adrfam": "IPv4", "traddr": address.traddr, "trsvcid": "0" })
 }
 
 fn create_subsystem(context: &Context, arguments: &Arguments) -> Result<Value, Fault> {
@@ -246,11 +170,22 @@ fn create_subsystem(context: &Context, arguments: &Arguments) -> Result<Value, F
 }
 
 fn get_subsystems(context: &Context, arguments: &Arguments) -> Result<Value, Fault> {
-    let subsystems = match arguments.optional_text("nqn") {
-        Some(nqn) => vec![context.control.subsystem(nqn)?],
-        None => context.control.subsystems(),
+    let discovery = || {
+        json!({
+            "nqn": DISCOVERY_NQN,
+            "subtype": "Discovery",
+            "listen_addresses": context.control.discovery_listeners().iter().map(address_json).collect::<Vec<_>>(),
+            "allow_any_host": true,
+            "hosts": [],
+        })
     };
-    Ok(subsystems.iter().map(subsystem_json).collect())
+    match arguments.optional_text("nqn") {
+        Some(DISCOVERY_NQN) => Ok(json!([discovery()])),
+        Some(nqn) => Ok(json!([subsystem_json(&context.control.subsystem(nqn)?)])),
+        None => {
+            Ok(std::iter::once(discovery()).chain(context.control.subsystems().iter().map(subsystem_json)).collect())
+        }
+    }
 }
 
 fn subsystem_json(subsystem: &Subsystem) -> Value {
@@ -261,7 +196,7 @@ fn subsystem_json(subsystem: &Subsystem) -> Value {
     let namespaces = subsystem.namespaces.iter().map(|(nsid, namespace)| {
         let nguid = super::namespaces::hex(&namespace.nguid());
         let uuid = [&nguid[..8], &nguid[8..12], &nguid[12..16], &nguid[16..20], &nguid[20..]].join("-").to_lowercase();
-        json!({ "nsid": nsid, "name": namespace.name, "nguid": nguid, "uuid": uuid })
+        json!({ "nsid": nsid, "bdev_name": namespace.name, "name": namespace.name, "nguid": nguid, "uuid": uuid })
     });
     json!({
         "nqn": subsystem.nqn.as_str(),
@@ -276,52 +211,4 @@ fn subsystem_json(subsystem: &Subsystem) -> Value {
         "max_cntlid": crate::policy::table::MAX_SESSIONS,
         "namespaces": namespaces.collect::<Vec<_>>(),
     })
-}
-
-/// The sessions of a subsystem.
-fn sessions_of(context: &Context, arguments: &Arguments) -> Result<Vec<SessionRecord>, Fault> {
-    let subsystem = context.control.subsystem(arguments.text("nqn")?)?;
-    Ok(context.control.sessions().into_iter().filter(|session| session.subsystem == subsystem.nqn).collect())
-}
-
-fn host_name(session: &SessionRecord) -> &str {
-    session.host.as_ref().map_or("", |host| host.as_str())
-}
-
-fn get_controllers(context: &Context, arguments: &Arguments) -> Result<Value, Fault> {
-    let sessions = sessions_of(context, arguments)?;
-    let queue_pairs = context.control.engine()?.queue_pairs();
-    let controller = |session: &SessionRecord| {
-        let own = queue_pairs.iter().filter(|pair| pair.session == session.id && pair.qid != 0);
-        json!({
-            "cntlid": session.controller_id(),
-            "hostnqn": host_name(session),
-            "num_io_qpairs": own.count(),
-            "session": session.id,
-            "uid": session.uid,
-            "pid": session.pid,
-            "listen_address": address_json(&session.listener),
-        })
-    };
-    Ok(sessions.iter().map(controller).collect())
-}
-
-fn get_qpairs(context: &Context, arguments: &Arguments) -> Result<Value, Fault> {
-    let sessions = sessions_of(context, arguments)?;
-    let queue_pairs = context.control.engine()?.queue_pairs();
-    let shown = |pair: &QueuePairReport| {
-        let session = sessions.iter().find(|session| session.id == pair.session)?;
-        Some(json!({
-            "cntlid": session.controller_id(),
-            "qid": pair.qid,
-            "state": pair.state,
-            "thread": format!("core_{}", pair.core),
-            "core": pair.core,
-            "entries": pair.entries,
-            "outstanding": pair.outstanding,
-            "hostnqn": host_name(session),
-            "listen_address": address_json(&session.listener),
-        }))
-    };
-    Ok(queue_pairs.iter().filter_map(shown).collect())
 }
