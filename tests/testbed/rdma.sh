@@ -70,7 +70,7 @@ SOCKET=/run/kvplane.sock
 
 # daemon OPTIONS...: starts kvplaned in the background, and waits until it serves.
 daemon() {
-    "$KVPLANE_BIN/kvplaned" --no-huge -m 0x3 --store ram:256M,shards=2 -r $SOCKET --listen "rdma://$ROCE_B:4420" \
+    "$KVPLANE_BIN/kvplaned" --no-huge -m 0x3 --store ram:512M -r $SOCKET --listen "rdma://$ROCE_B:4420" \
         --namespace tier "$@" >/run/kvplaned.log 2>&1 &
     daemon=$!
     local tries=0
