@@ -175,7 +175,7 @@ fn forgive_missing(ended: Result<(), EngineError>) -> Result<(), ControlError> {
     }
 }
 
-/// Says in the log who gets in at an address of a network, if that is nobody or anybody: neither may pass unseen.
+/// Says in the log who gets in at an address, if that is anybody, or nobody on a network: neither may pass unseen.
 pub(super) fn warn_of_access(subsystem: &Subsystem, address: &ListenAddress) {
     if let Some(warning) = access(subsystem, address) {
         tracing::warn!("{warning}");
@@ -184,13 +184,10 @@ pub(super) fn warn_of_access(subsystem: &Subsystem, address: &ListenAddress) {
 
 pub(super) fn access(subsystem: &Subsystem, address: &ListenAddress) -> Option<String> {
     let nqn = &subsystem.nqn;
-    if !address.transport().is_network() {
-        return None;
-    }
     if subsystem.allow_any_host {
         return Some(format!("anybody who can reach {address} may connect to {nqn}: allow_any_host is set"));
     }
-    let nobody = subsystem.hosts.values().all(|host| host.uid.is_some());
+    let nobody = address.transport().is_network() && subsystem.hosts.values().all(|host| host.uid.is_some());
     nobody.then(|| {
         format!(
             "nobody may connect to {nqn} at {address} yet, because no host of a network is attached: kvplane rpc \

@@ -228,6 +228,7 @@ fn a_host_is_told_of_what_it_may_connect_to_and_of_nothing_else() {
         at("[2001:db8::8]:4431", HOST_A),
         ["tcp://192.0.2.7:4420", "rdma://[2001:db8::7]:4421", "rdma://[2001:db8::8]:4431"]
     );
+    assert_eq!(at("[fe80::7%2]:4431", HOST_A), ["tcp://192.0.2.7:4420", "rdma://[2001:db8::7]:4421"]);
     // Who is on this machine is also told what only this machine can reach.
     assert_eq!(at("127.0.0.1:4440", HOST_A).last().unwrap(), "tcp://127.0.0.1:4440");
     assert_eq!(at("0.0.0.0:4430", HOST_A), ["tcp://192.0.2.7:4420", "rdma://[2001:db8::7]:4421"]);
@@ -329,4 +330,5 @@ fn a_listener_that_lets_in_nobody_or_anybody_says_so() {
     assert_eq!(said("tcp://192.0.2.7"), None);
     control.allow_any_host(NQN, true).unwrap();
     assert!(said("rdma://[::]").unwrap().contains("anybody who can reach rdma://[::]:4420"));
+    assert!(said("vfio-user:/run/kv").unwrap().contains("anybody who can reach vfio-user:/run/kv"));
 }
