@@ -4,6 +4,7 @@ mod clock;
 mod core_lock;
 mod descriptor_limit;
 mod idle;
+pub(crate) mod io_ring;
 mod mailbox;
 mod manual_clock;
 mod mask;

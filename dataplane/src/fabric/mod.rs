@@ -2,9 +2,13 @@
 //! carriers, one folder each.
 
 mod admission;
+pub mod carriers;
 pub mod controller;
+pub mod host;
+pub mod message;
 pub mod null;
 mod permit;
+pub mod tcp;
 pub mod vfio_user;
 
 pub use admission::{Admission, CarrierKind, Discovered, Peer, Refused, RefusedKind};
@@ -96,6 +100,12 @@ pub trait Fabric {
 
     /// Publishes completions and raises interrupts, once a burst.
     fn flush(&mut self);
+
+    /// Whether the carrier itself moves bytes that the core has to look after, so that it is not idle although there
+    /// is no command to take.
+    fn is_moving(&self) -> bool {
+        false
+    }
 
     /// The next contiguous bytes of the client's memory, `max` at most and at least one, and moves the cursor past
     /// them. Adjacent pages come as one slice.

@@ -16,6 +16,9 @@ pub fn lost_completions() -> u64 {
 
 /// The core of a permit whose duty was taken out. No core has this number.
 const NO_CORE: u16 = u16::MAX;
+/// Above the core's number stands which carrier issued the permit.
+const CARRIER_SHIFT: u32 = 14;
+const CORE_MASK: u16 = (1 << CARRIER_SHIFT) - 1;
 
 thread_local! {
     static ABANDONING: Cell<bool> = const { Cell::new(false) };
@@ -62,6 +65,27 @@ impl Permit {
         Self { core, queue, cid }
     }
 
+    /// As [`issue`](Self::issue), where a core has several carriers: `carrier` (0 to 2) says which of them issued it.
+    #[inline]
+    pub fn issue_by(carrier: u16, core: u16, queue: SlotId, cid: u16) -> Self {
+        debug_assert!(carrier < 3 && core <= CORE_MASK);
+        Self { core: core | (carrier << CARRIER_SHIFT), queue, cid }
+    }
+
+    /// Which of the core's carriers issued it; 0 where there is only one.
+    #[inline]
+    #[must_use]
+    pub fn carrier(&self) -> u16 {
+        self.core >> CARRIER_SHIFT
+    }
+
+    /// For carriers only: the place of the command's exchange, for a permit that names one.
+    #[inline]
+    #[must_use]
+    pub fn queue(&self) -> SlotId {
+        self.queue
+    }
+
     /// Takes the duty out of a command that stays where it is. What is left behind stands for nothing.
     #[inline]
     pub fn take(&mut self) -> Self {
@@ -72,7 +96,7 @@ impl Permit {
     #[inline]
     #[must_use]
     pub fn core(&self) -> u16 {
-        self.core
+        self.core & CORE_MASK
     }
 
     /// For carriers only: gives the permit up and says what it stood for.

@@ -37,7 +37,7 @@ impl<B: BlockQueue, F: Fabric, C: Clock> CorePipeline<B, F, C> {
         self.blocks.ring();
         self.fabric.settle(&mut self.blocks);
         self.fabric.flush();
-        Poll::of(items)
+        Poll::of(items + usize::from(self.fabric.is_moving()))
     }
 
     /// Completions of the device: the dma stage's pieces, and the shards' own commands.

@@ -9,9 +9,14 @@ use e2e::{Daemon, Setup, key, value};
 
 fn main() {
     let folder = PathBuf::from(std::env::args_os().nth(1).expect("the folder of the corpora"));
-    for (target, seeds) in
-        [("wire", wire()), ("cursor", cursor()), ("rpc", rpc()), ("recover", recover()), ("capsules", capsules())]
-    {
+    for (target, seeds) in [
+        ("wire", wire()),
+        ("cursor", cursor()),
+        ("rpc", rpc()),
+        ("recover", recover()),
+        ("capsules", capsules()),
+        ("fabrics_admin", fabrics_admin()),
+    ] {
         write(&folder.join(target), &seeds);
         println!("{target}: {} seeds", seeds.len());
     }
@@ -176,4 +181,45 @@ fn capsules() -> Vec<Vec<u8>> {
     .collect();
     let chain = all.concat();
     all.into_iter().chain([chain]).collect()
+}
+
+/// What a host does to a controller over the network, and what belongs to each step: commands (0), an event (3), a
+/// change of what can be discovered (4) or of the namespaces (5), Connect's data (7).
+fn fabrics_admin() -> Vec<Vec<u8>> {
+    let command = |opcode: u8, nsid: u32, dwords: [u32; 4]| {
+        let mut bytes = vec![0, opcode, 0, 1, 0];
+        bytes.extend(nsid.to_le_bytes());
+        bytes.resize(1 + 40, 0);
+        bytes.extend(dwords.iter().flat_map(|word| word.to_le_bytes()));
+        bytes.resize(1 + 64, 0);
+        bytes
+    };
+    // Property Set of CC, Property Get of CSTS, Connect of the admin queue and of an I/O queue.
+    let begin = |cc: u32| {
+        let connect = command(0x7F, 1, [0, 31, 5000, 0]);
+        [connect, command(0x7F, 0, [0, 0x14, cc, 0]), command(0x7F, 4, [0, 0x1C, 0, 0])].concat()
+    };
+    let queue = command(0x7F, 1, [1 << 16, 127, 0, 0]);
+    let identify =
+        [0x00, 0x01, 0x02, 0x03, 0x05, 0x08, 0x1C].map(|cns| command(0x06, 1, [cns, 1 << 24, 0, 0])).concat();
+    let logs = [0x01, 0x02, 0x04, 0x05].map(|page| command(0x02, u32::MAX, [page | (127 << 16), 0, 0, 0])).concat();
+    let features = [0x07, 0x0B, 0x0F].map(|fid| command(0x09, 0, [fid, 0x100, 0, 0])).concat();
+    let event = [command(0x0C, 0, [0; 4]), command(0x09, 0, [0x0B, (1 << 31) | (1 << 8), 0, 0])].concat();
+    let discovery = |offset| command(0x02, u32::MAX, [0x70 | (1023 << 16), 0, offset, 0]);
+    let mut connect = vec![7];
+    connect.extend([0x11; 16]);
+    connect.extend([0xFF, 0xFF]);
+    connect.resize(1 + 256, 0);
+    connect.extend(b"nqn.2014-08.org.nvmexpress.discovery");
+    connect.resize(1 + 512, 0);
+    connect.extend(b"nqn.2026-01.io.kvplane:host");
+    connect.resize(1 + 1024, 0);
+    let host = |kind: u8| [vec![kind], begin(0x46_0061), queue.clone(), identify.clone(), logs.clone()].concat();
+    vec![
+        host(1),
+        host(4 | 1),
+        [vec![1], begin(0x46_0061), features, event.clone(), vec![5, 0b101, 3]].concat(),
+        [vec![3], begin(0x46_0001), event, vec![4, 3], discovery(0), vec![4, 4, 3], discovery(1024)].concat(),
+        [vec![1], connect].concat(),
+    ]
 }

@@ -3,30 +3,26 @@
 use crate::fabric::Completion;
 use crate::nvme::spec::{Sqe, Status};
 
-use super::Controller;
 use super::queues::{NewCompletionQueue, NewSubmissionQueue};
+use super::{Controller, Kind};
 
-mod opcode {
-    pub(super) const DELETE_SQ: u8 = 0x00;
-    pub(super) const CREATE_SQ: u8 = 0x01;
-    pub(super) const GET_LOG_PAGE: u8 = 0x02;
-    pub(super) const DELETE_CQ: u8 = 0x04;
-    pub(super) const CREATE_CQ: u8 = 0x05;
-    pub(super) const IDENTIFY: u8 = 0x06;
-    pub(super) const ABORT: u8 = 0x08;
-    pub(super) const SET_FEATURES: u8 = 0x09;
-    pub(super) const GET_FEATURES: u8 = 0x0A;
-    pub(super) const ASYNC_EVENT_REQUEST: u8 = 0x0C;
-    pub(super) const KEEP_ALIVE: u8 = 0x18;
+pub(super) mod opcode {
+    pub(in super::super) const DELETE_SQ: u8 = 0x00;
+    pub(in super::super) const CREATE_SQ: u8 = 0x01;
+    pub(in super::super) const GET_LOG_PAGE: u8 = 0x02;
+    pub(in super::super) const DELETE_CQ: u8 = 0x04;
+    pub(in super::super) const CREATE_CQ: u8 = 0x05;
+    pub(in super::super) const IDENTIFY: u8 = 0x06;
+    pub(in super::super) const ABORT: u8 = 0x08;
+    pub(in super::super) const SET_FEATURES: u8 = 0x09;
+    pub(in super::super) const GET_FEATURES: u8 = 0x0A;
+    pub(in super::super) const ASYNC_EVENT_REQUEST: u8 = 0x0C;
+    pub(in super::super) const KEEP_ALIVE: u8 = 0x18;
 }
 
-/// For the Commands Supported and Effects log.
-pub(super) const SUPPORTED_OPCODES: [u8; 11] = [
-    opcode::DELETE_SQ,
-    opcode::CREATE_SQ,
+/// Commands of every controller.
+const COMMON_OPCODES: [u8; 7] = [
     opcode::GET_LOG_PAGE,
-    opcode::DELETE_CQ,
-    opcode::CREATE_CQ,
     opcode::IDENTIFY,
     opcode::ABORT,
     opcode::SET_FEATURES,
@@ -34,6 +30,15 @@ pub(super) const SUPPORTED_OPCODES: [u8; 11] = [
     opcode::ASYNC_EVENT_REQUEST,
     opcode::KEEP_ALIVE,
 ];
+
+/// Commands that make and end queues in shared memory; message carriers have Connect for that.
+const QUEUE_OPCODES: [u8; 4] = [opcode::DELETE_SQ, opcode::CREATE_SQ, opcode::DELETE_CQ, opcode::CREATE_CQ];
+
+/// The admin commands of a kind of controller.
+pub(super) fn supported_opcodes(kind: Kind) -> impl Iterator<Item = u8> {
+    let queues: &[u8] = if kind == Kind::Memory { &QUEUE_OPCODES } else { &[] };
+    COMMON_OPCODES.iter().chain(queues).copied()
+}
 
 /// What an admin command asks of the carrier.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,6 +82,13 @@ impl Controller {
     pub(super) fn dispatch(&mut self, sqe: &Sqe) -> AdminAction {
         if sqe.fuse() != 0 {
             return AdminAction::failed(Status::INVALID_FIELD);
+        }
+        if !supported_opcodes(self.kind).any(|opcode| opcode == sqe.opcode()) {
+            return AdminAction::failed(Status::INVALID_OPCODE);
+        }
+        if self.kind != Kind::Memory && !self.is_ready() {
+            // Its admin queue is there before it is enabled.
+            return AdminAction::failed(Status::COMMAND_SEQUENCE_ERROR);
         }
         let (limits, queues) = (self.limits, &self.queues);
         or_failed(match sqe.opcode() {

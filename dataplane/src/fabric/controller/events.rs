@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use crate::nvme::spec::admin::log::DISCOVERY;
+
 use super::logs::{CHANGED_NAMESPACES, ERROR};
 
 /// Requests that may wait at once: Identify Controller AERL is one less.
@@ -23,6 +25,8 @@ pub(super) struct Events {
 
 /// DW0: type 2h (notice), information 00h (namespace attribute changed), log page 04h.
 const NAMESPACE_CHANGED: u32 = 0x02 | ((CHANGED_NAMESPACES as u32) << 16);
+/// DW0: type 2h (notice), information F0h (discovery log page changed), log page 70h.
+const DISCOVERY_CHANGED: u32 = 0x02 | (0xF0 << 8) | ((DISCOVERY as u32) << 16);
 /// DW0: type 0h (error status), information 01h (invalid doorbell write value), log page 01h.
 const INVALID_DOORBELL: u32 = (0x01 << 8) | ((ERROR as u32) << 16);
 
@@ -49,6 +53,12 @@ impl Events {
 
     pub(super) fn invalid_doorbell(&mut self) {
         self.happened(INVALID_DOORBELL);
+    }
+
+    pub(super) fn discovery_changed(&mut self, wanted: bool) {
+        if wanted {
+            self.happened(DISCOVERY_CHANGED);
+        }
     }
 
     pub(super) fn namespaces_changed(&mut self, nsids: &[u32], wanted: bool) {

@@ -3,7 +3,7 @@
 use crate::fabric::Completion;
 use crate::nvme::spec::{Sqe, Status};
 
-use super::ControllerLimits;
+use super::{ControllerLimits, Kind};
 
 mod fid {
     pub(super) const ARBITRATION: u8 = 0x01;
@@ -22,6 +22,10 @@ mod fid {
 
 /// Asynchronous event configuration: namespace attribute notices.
 const NAMESPACE_NOTICES: u32 = 1 << 8;
+/// Asynchronous event configuration: discovery log page change notices.
+const DISCOVERY_NOTICES: u32 = 1 << 31;
+/// The unit of keep alive timeouts, in milliseconds: Identify Controller KAS.
+pub(super) const KEEP_ALIVE_UNIT_MS: u32 = 1000;
 /// Composite temperature, in kelvin, at which a drive would warn. There is no drive behind it, so it never does.
 const DEFAULT_THRESHOLD: u32 = 0x0157;
 
@@ -36,12 +40,53 @@ pub(super) struct Values {
     keep_alive: u32,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Features {
+    kind: Kind,
+    defaults: Values,
     values: Values,
 }
 
+/// A keep alive timeout rounded up to whole units.
+fn whole_units(timeout_ms: u32) -> u32 {
+    let most = u32::MAX - u32::MAX % KEEP_ALIVE_UNIT_MS;
+    timeout_ms.checked_next_multiple_of(KEEP_ALIVE_UNIT_MS).unwrap_or(most)
+}
+
 impl Features {
+    pub(super) fn new(kind: Kind) -> Self {
+        Self { kind, defaults: Values::default(), values: Values::default() }
+    }
+
+    /// Back to the defaults.
+    pub(super) fn reset(&mut self) {
+        self.values = self.defaults;
+    }
+
+    /// Connect's timeout is the default of the feature.
+    pub(super) fn set_connected_keep_alive(&mut self, timeout_ms: u32) {
+        self.defaults.keep_alive = whole_units(timeout_ms);
+        self.values.keep_alive = self.defaults.keep_alive;
+    }
+
+    pub(super) fn keep_alive_ms(&self) -> Option<u64> {
+        Some(u64::from(self.values.keep_alive)).filter(|timeout| *timeout > 0)
+    }
+
+    pub(super) fn discovery_events(&self) -> bool {
+        self.values.async_events & DISCOVERY_NOTICES != 0
+    }
+
+    /// Whether the kind of controller has a feature.
+    fn has(&self, fid: u8) -> bool {
+        match self.kind {
+            Kind::Memory => true,
+            // Interrupts are a matter of PCI Express.
+            Kind::Fabrics => !matches!(fid, fid::INTERRUPT_COALESCING | fid::INTERRUPT_VECTOR),
+            Kind::Discovery => matches!(fid, fid::ASYNC_EVENTS | fid::KEEP_ALIVE),
+        }
+    }
+
     pub(super) fn namespace_events(&self) -> bool {
         self.values.async_events & NAMESPACE_NOTICES != 0
     }
@@ -55,7 +100,7 @@ impl Features {
             // Durability is a matter of namespaces and of the store below, which flushes by itself.
             fid::VOLATILE_WRITE_CACHE => 0,
             fid::NUMBER_OF_QUEUES => {
-                let most = u32::from(limits.io_queues) - 1;
+                let most = u32::from(limits.io_queues).saturating_sub(1);
                 most | (most << 16)
             }
             fid::INTERRUPT_COALESCING => values.coalescing,
@@ -70,16 +115,17 @@ impl Features {
     /// Get Features.
     pub(super) fn get(&self, sqe: &Sqe, limits: &ControllerLimits) -> Result<Completion, Status> {
         let (fid, select) = (sqe.dword(10) as u8, (sqe.dword(10) >> 8) & 0b111);
-        let none = Values::default();
+        if !self.has(fid) {
+            return Err(Status::INVALID_FIELD);
+        }
         let values = match select {
             0 => &self.values,
             // Default and saved values; nothing is saveable, so saved ones are the defaults.
-            1 | 2 => &none,
+            1 | 2 => &self.defaults,
             3 => {
                 // Supported capabilities: bit 2 changeable; nothing is saveable or specific to a namespace.
                 let changeable = u32::from(!matches!(fid, fid::VOLATILE_WRITE_CACHE));
-                let known = Self::current(&none, fid, 0, limits).ok_or(Status::INVALID_FIELD)?;
-                let _ = known;
+                Self::current(&self.values, fid, 0, limits).ok_or(Status::INVALID_FIELD)?;
                 return Ok(Completion::success(changeable << 2, 0));
             }
             _ => return Err(Status::INVALID_FIELD),
@@ -99,7 +145,11 @@ impl Features {
             return Err(Status::FEATURE_NOT_SAVEABLE);
         }
         let value = sqe.dword(11);
-        match sqe.dword(10) as u8 {
+        let fid = sqe.dword(10) as u8;
+        if !self.has(fid) {
+            return Err(Status::INVALID_FIELD);
+        }
+        match fid {
             fid::ARBITRATION => self.values.arbitration = value,
             fid::POWER_MANAGEMENT if value & 0x1F == 0 => {}
             fid::TEMPERATURE_THRESHOLD => self.values.threshold = Some(value),
@@ -110,7 +160,7 @@ impl Features {
             fid::INTERRUPT_VECTOR if value & 0xFFFF < u32::from(limits.vectors) => {}
             fid::WRITE_ATOMICITY => self.values.write_atomicity = value & 1,
             fid::ASYNC_EVENTS => self.values.async_events = value,
-            fid::KEEP_ALIVE => self.values.keep_alive = value,
+            fid::KEEP_ALIVE => self.values.keep_alive = whole_units(value),
             // Profile 0 is the only one: the combination that Identify CNS 1Ch tells.
             fid::COMMAND_SET_PROFILE if value & 0x1FF == 0 => {}
             _ => return Err(Status::INVALID_FIELD),
@@ -126,7 +176,7 @@ impl Features {
         if submission == 0xFFFF || completion == 0xFFFF {
             return Err(Status::INVALID_FIELD);
         }
-        let most = u32::from(limits.io_queues) - 1;
+        let most = u32::from(limits.io_queues).saturating_sub(1);
         Ok(Completion::success(submission.min(most) | (completion.min(most) << 16), 0))
     }
 }

@@ -6,7 +6,9 @@ use crate::nvme::spec::vendor::OwnerMap;
 use crate::nvme::spec::{Sqe, Status};
 
 use super::events::REQUEST_LIMIT;
-use super::{Controller, MAX_NAMESPACES};
+use super::features::KEEP_ALIVE_UNIT_MS;
+use super::logs::ERROR_ENTRIES;
+use super::{Controller, FabricsLimits, Kind, MAX_NAMESPACES};
 
 /// Bytes of every Identify data structure.
 pub(super) const IDENTIFY_BYTES: usize = 4096;
@@ -44,6 +46,9 @@ impl Controller {
         let cns = sqe.dword(10) as u8;
         let csi = (sqe.dword(11) >> 24) as u8;
         let nsid = sqe.nsid();
+        if self.kind == Kind::Discovery && cns != 0x01 {
+            return Err(Status::INVALID_FIELD);
+        }
         match cns {
             0x00 => self.namespace_nvm(nsid),
             0x01 => Ok(self.controller()),
@@ -72,27 +77,69 @@ impl Controller {
             .put(77, &[mdts])
             .put(78, &controller_id.to_le_bytes())
             .put(80, &0x0002_0000u32.to_le_bytes()) // VER: 2.0
-            .put(92, &(1u32 << 8).to_le_bytes()) // OAES: namespace attribute notices
-            .put(111, &[1]) // CNTRLTYPE: I/O controller
             .put(258, &[3]) // ACL; OACS (257:256) is zero: no optional admin command
             .put(259, &[REQUEST_LIMIT as u8 - 1]) // AERL
-            .put(260, &[0b11]) // FRMW: one slot, read only
-            .put(261, &[0b110]) // LPA: commands supported and effects, extended data
-            .put(262, &[0]) // ELPE: one error entry
-            .put(266, &0x0157u16.to_le_bytes()) // WCTEMP
-            .put(268, &0x0175u16.to_le_bytes()) // CCTEMP
-            .put(320, &10u16.to_le_bytes()) // KAS: units of 1 s; whether the timer runs out is the carrier's business
-            .put(512, &[0x66, 0x44]) // SQES 64 bytes, CQES 16 bytes
-            .put(514, &0u16.to_le_bytes()) // MAXCMD: as the queues
-            .put(516, &MAX_NAMESPACES.to_le_bytes()) // NN
-            .put(525, &[0]) // VWC: none that a host need care for
-            .put(536, &1u32.to_le_bytes()) // SGLS: supported, no alignment or granularity required
-            .put(540, &MAX_NAMESPACES.to_le_bytes()); // MNAN
+            .put(262, &[ERROR_ENTRIES as u8 - 1]) // ELPE
+            // KAS, in units of 100 ms; whether the timer runs out is the carrier's business.
+            .put(320, &((KEEP_ALIVE_UNIT_MS / 100) as u16).to_le_bytes())
+            .put(536, &1u32.to_le_bytes()); // SGLS: supported, no alignment or granularity required
         let nqn = subsystem_nqn.as_bytes();
         page.put(768, &nqn[..nqn.len().min(223)]);
-        page.put(2048 + 4, &[0]) // PSD0: all zeros, nothing said
-            .put(OwnerMap::IDENTIFY_OFFSET, &self.identity.owners.to_bytes());
+        if let Some(fabrics) = &self.limits.fabrics {
+            self.put_fabrics(&mut page, fabrics);
+        }
+        match self.kind {
+            Kind::Memory | Kind::Fabrics => self.put_io_controller(&mut page),
+            Kind::Discovery => {
+                page.put(92, &(1u32 << 31).to_le_bytes()) // OAES: discovery log page change notices
+                    .put(111, &[2]) // CNTRLTYPE: discovery controller
+                    .put(261, &[0b100]); // LPA: extended data, so that a log can be read in parts
+            }
+        }
         page.0
+    }
+
+    /// What a controller with namespaces adds.
+    fn put_io_controller(&self, page: &mut Page) {
+        page.put(92, &(1u32 << 8).to_le_bytes()) // OAES: namespace attribute notices
+            .put(111, &[1]) // CNTRLTYPE: I/O controller
+            .put(260, &[0b11]) // FRMW: one slot, read only
+            .put(261, &[0b110]) // LPA: commands supported and effects, extended data
+            .put(266, &0x0157u16.to_le_bytes()) // WCTEMP
+            .put(268, &0x0175u16.to_le_bytes()) // CCTEMP
+            .put(512, &[0x66, 0x44]) // SQES 64 bytes, CQES 16 bytes
+            .put(516, &MAX_NAMESPACES.to_le_bytes()) // NN
+            .put(525, &[0]) // VWC: none that a host need care for
+            .put(540, &MAX_NAMESPACES.to_le_bytes()) // MNAN
+            .put(2048 + 4, &[0]) // PSD0: all zeros, nothing said
+            .put(OwnerMap::IDENTIFY_OFFSET, &self.identity.owners.to_bytes());
+    }
+
+    /// What the controller of a message carrier adds.
+    fn put_fabrics(&self, page: &mut Page, fabrics: &FabricsLimits) {
+        let in_capsule = fabrics.io_capsule_bytes > Sqe::BYTES as u32;
+        // Keyed data blocks, or transport ones; and, for data in the capsule, an offset instead of an address.
+        let data_blocks = if fabrics.keyed_sgl { 1 << 2 } else { 1 << 21 };
+        let sgls: u32 = 1 | data_blocks | (u32::from(in_capsule) << 20);
+        page.put(96, &1u32.to_le_bytes()) // CTRATT: host identifiers of 128 bits
+            // MAXCMD: what fits into a queue. Hosts take zero for a fault.
+            .put(514, &u16::try_from(self.limits.max_queue_entries).unwrap_or(u16::MAX).to_le_bytes())
+            .put(536, &sgls.to_le_bytes());
+        if self.kind == Kind::Discovery {
+            return;
+        }
+        page.put(76, &[0b11]) // CMIC: more than one port, more than one controller
+            .put(1792, &(fabrics.io_capsule_bytes / 16).to_le_bytes()) // IOCCSZ
+            .put(1796, &(fabrics.response_bytes / 16).to_le_bytes()) // IORCSZ
+            .put(1800, &(fabrics.in_capsule_offset / 16).to_le_bytes()) // ICDOFF
+            .put(1802, &[0]) // FCATT: controllers are made for who connects
+            .put(1803, &[fabrics.max_sgl_descriptors]) // MSDBD
+            .put(1804, &0u16.to_le_bytes()); // OFCS: queues end with their connection, not by Disconnect
+    }
+
+    /// NMIC: a host may reach a namespace over several connections to the subsystem, and several hosts may.
+    fn sharing(&self) -> u8 {
+        u8::from(self.kind == Kind::Fabrics)
     }
 
     /// CNS 00h. The namespaces have the KV command set, which has no NVM fields; hosts that ask anyway get size 0.
@@ -104,7 +151,7 @@ impl Controller {
             return inactive(nsid);
         };
         let mut page = Page::new();
-        page.put(104, &namespace.nguid).put(128, &[0, 0, 9, 0]); // LBAF0: 512 bytes, never used
+        page.put(30, &[self.sharing()]).put(104, &namespace.nguid).put(128, &[0, 0, 9, 0]); // LBAF0: 512 bytes, never used
         Ok(page.0)
     }
 
@@ -148,6 +195,7 @@ impl Controller {
         page.put(0, &size_bytes.to_le_bytes())
             .put(16, &used_bytes.to_le_bytes())
             .put(25, &[0]) // NKVF: one format
+            .put(26, &[self.sharing()]) // NMIC
             .put(29, &[0]) // KVFC: format 0 is in use
             .put(32, &granularity.to_le_bytes())
             .put(48, nguid)
@@ -162,7 +210,8 @@ impl Controller {
     fn namespace_independent(&self, nsid: u32) -> Result<Vec<u8>, Status> {
         self.namespace(nsid)?;
         let mut page = Page::new();
-        page.put(14, &[1]); // NSTAT: ready
+        page.put(1, &[self.sharing()]) // NMIC
+            .put(14, &[1]); // NSTAT: ready
         Ok(page.0)
     }
 }

@@ -1,8 +1,11 @@
 //! Get Log Page.
 
+use std::collections::VecDeque;
+
+use crate::nvme::spec::admin::log::DISCOVERY;
 use crate::nvme::spec::{Sqe, Status, kv, vendor};
 
-use super::Controller;
+use super::{Controller, Kind};
 
 /// Log page identifiers.
 pub(super) const ERROR: u8 = 0x01;
@@ -11,29 +14,35 @@ const FIRMWARE_SLOT: u8 = 0x03;
 pub(super) const CHANGED_NAMESPACES: u8 = 0x04;
 const COMMANDS_AND_EFFECTS: u8 = 0x05;
 
-/// The last admin command that failed, for log page 01h.
-#[derive(Debug)]
+/// Entries of the error log: Identify Controller ELPE is one less.
+pub(super) const ERROR_ENTRIES: usize = 8;
+
+/// The last admin commands that failed, the youngest first, for log page 01h.
+#[derive(Debug, Default)]
 pub(super) struct ErrorLog {
     count: u64,
-    last: [u8; 64],
-}
-
-impl Default for ErrorLog {
-    fn default() -> Self {
-        Self { count: 0, last: [0; 64] }
-    }
+    entries: VecDeque<[u8; 64]>,
 }
 
 impl ErrorLog {
     pub(super) fn record(&mut self, sqid: u16, sqe: &Sqe, status: Status) {
         self.count += 1;
-        self.last = [0; 64];
-        self.last[0..8].copy_from_slice(&self.count.to_le_bytes());
-        self.last[8..10].copy_from_slice(&sqid.to_le_bytes());
-        self.last[10..12].copy_from_slice(&sqe.cid().to_le_bytes());
-        self.last[12..14].copy_from_slice(&(status.bits() << 1).to_le_bytes());
-        self.last[14..16].copy_from_slice(&0xFFFFu16.to_le_bytes());
-        self.last[24..28].copy_from_slice(&sqe.nsid().to_le_bytes());
+        let mut entry = [0; 64];
+        entry[0..8].copy_from_slice(&self.count.to_le_bytes());
+        entry[8..10].copy_from_slice(&sqid.to_le_bytes());
+        entry[10..12].copy_from_slice(&sqe.cid().to_le_bytes());
+        entry[12..14].copy_from_slice(&(status.bits() << 1).to_le_bytes());
+        entry[14..16].copy_from_slice(&0xFFFFu16.to_le_bytes());
+        entry[24..28].copy_from_slice(&sqe.nsid().to_le_bytes());
+        self.entries.truncate(ERROR_ENTRIES - 1);
+        self.entries.push_front(entry);
+    }
+
+    /// Entries that there were not yet are zeros, as their error count says.
+    fn bytes(&self) -> Vec<u8> {
+        let mut bytes: Vec<u8> = self.entries.iter().flatten().copied().collect();
+        bytes.resize(ERROR_ENTRIES * 64, 0);
+        bytes
     }
 }
 
@@ -41,13 +50,13 @@ impl ErrorLog {
 const SUPPORTED: u32 = 1;
 const CHANGES_DATA: u32 = 1 << 1;
 
-fn commands_and_effects(csi: u8) -> Vec<u8> {
+fn commands_and_effects(kind: Kind, csi: u8) -> Vec<u8> {
     let mut log = vec![0; 4096];
     let mut set = |offset: usize, opcode: u8, effects: u32| {
         let at = offset + usize::from(opcode) * 4;
         log[at..at + 4].copy_from_slice(&effects.to_le_bytes());
     };
-    for opcode in super::admin::SUPPORTED_OPCODES {
+    for opcode in super::admin::supported_opcodes(kind) {
         set(0, opcode, SUPPORTED);
     }
     if csi == kv::CSI {
@@ -89,11 +98,13 @@ impl Controller {
             return Err(Status::INVALID_FIELD);
         }
         let log = match page {
-            ERROR => self.errors.last.to_vec(),
+            ERROR => self.errors.bytes(),
+            DISCOVERY if self.kind == Kind::Discovery => self.discovery.bytes().to_vec(),
+            _ if self.kind == Kind::Discovery => return Err(Status::INVALID_LOG_PAGE),
             SMART => smart(),
             FIRMWARE_SLOT => self.firmware_slot(),
             CHANGED_NAMESPACES => self.changed_namespaces(retain),
-            COMMANDS_AND_EFFECTS => commands_and_effects((sqe.dword(14) >> 24) as u8),
+            COMMANDS_AND_EFFECTS => commands_and_effects(self.kind, (sqe.dword(14) >> 24) as u8),
             _ => return Err(Status::INVALID_LOG_PAGE),
         };
         let Some(start) = usize::try_from(offset).ok().filter(|start| *start <= log.len()) else {

@@ -1,23 +1,32 @@
 //! The NVMe controller that every carrier presents: properties, admin commands, Identify.
 //!
 //! A synchronous model without I/O and without a clock. A carrier hands it register accesses and admin commands and
-//! is told what to do; what an answer needs of queues and memory, the carrier does.
+//! is told what to do; what an answer needs of queues, memory and time, the carrier does.
+//!
+//! Carriers with shared memory make queues by admin command and reach properties as registers; message carriers make
+//! them by Connect and reach properties by command ([`ControllerLimits::fabrics`]). The rest is the same.
 
 mod admin;
+mod discovery;
 mod events;
+mod fabrics;
 mod features;
+#[doc(hidden)]
+pub mod fuzzing;
 mod identify;
 mod logs;
 mod queues;
 mod registers;
 
 pub use admin::AdminAction;
+pub use fabrics::FabricsLimits;
 pub use queues::{NewCompletionQueue, NewSubmissionQueue};
 pub use registers::{AdminQueues, RegisterEffect, offset};
 
 use crate::nvme::spec::{Sqe, Status};
 
 use super::{ControllerIdentity, NamespaceInfo};
+use discovery::DiscoveryLog;
 use events::Events;
 use features::Features;
 use queues::Queues;
@@ -37,11 +46,25 @@ pub struct ControllerLimits {
     pub vectors: u16,
     /// Cores that serve I/O queues: queue `q` is served by core `(q - 1) % cores`.
     pub cores: u16,
+    /// What only message carriers have; `None` for a carrier with shared memory.
+    pub fabrics: Option<FabricsLimits>,
+}
+
+/// What kind of controller it is, which decides what commands, properties and features there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Queues lie in shared memory.
+    Memory,
+    /// Queues are connections.
+    Fabrics,
+    /// Tells what there is to connect to; has an admin queue only, which is a connection.
+    Discovery,
 }
 
 /// One controller, for one host.
 #[derive(Debug)]
 pub struct Controller {
+    kind: Kind,
     identity: ControllerIdentity,
     namespaces: Vec<NamespaceInfo>,
     limits: ControllerLimits,
@@ -50,21 +73,36 @@ pub struct Controller {
     features: Features,
     events: Events,
     errors: logs::ErrorLog,
+    /// Empty, except for [`Kind::Discovery`].
+    discovery: DiscoveryLog,
 }
 
 impl Controller {
     /// A controller that was just reset.
     #[must_use]
     pub fn new(identity: ControllerIdentity, namespaces: Vec<NamespaceInfo>, limits: ControllerLimits) -> Self {
+        let kind = if limits.fabrics.is_some() { Kind::Fabrics } else { Kind::Memory };
+        Self::of_kind(kind, identity, namespaces, limits)
+    }
+
+    fn of_kind(
+        kind: Kind,
+        mut identity: ControllerIdentity,
+        namespaces: Vec<NamespaceInfo>,
+        limits: ControllerLimits,
+    ) -> Self {
+        identity.max_transfer_bytes = limits.transfer_bytes(identity.max_transfer_bytes);
         Self {
+            kind,
             identity,
             namespaces,
             limits,
-            registers: Registers::new(limits.max_queue_entries),
+            registers: Registers::new(kind, limits.max_queue_entries),
             queues: Queues::default(),
-            features: Features::default(),
+            features: Features::new(kind),
             events: Events::default(),
             errors: logs::ErrorLog::default(),
+            discovery: DiscoveryLog::default(),
         }
     }
 
@@ -80,17 +118,17 @@ impl Controller {
     }
 
     /// The carrier has ended every queue after [`RegisterEffect::Reset`] or [`RegisterEffect::Shutdown`], or the
-    /// whole device was reset.
+    /// whole device was reset. Requests for events that waited are forgotten; nobody completes them.
     pub fn queues_ended(&mut self) {
         self.queues = Queues::default();
-        self.features = Features::default();
+        self.features.reset();
         self.events.forget_requests();
         self.registers.settle();
     }
 
     /// Puts every property back to its value after power-on. The carrier has ended every queue before.
     pub fn reset(&mut self) {
-        self.registers = Registers::new(self.limits.max_queue_entries);
+        self.registers = Registers::new(self.kind, self.limits.max_queue_entries);
         self.queues_ended();
     }
 
@@ -106,7 +144,9 @@ impl Controller {
         self.registers.is_ready()
     }
 
-    /// Carries out an admin command.
+    /// Carries out an admin command. Fabrics commands are not among them: see
+    /// [`FabricsCommand`](crate::nvme::spec::fabrics::FabricsCommand), [`property_get`](Self::property_get) and their
+    /// like.
     pub fn admin(&mut self, sqe: &Sqe) -> AdminAction {
         let action = self.dispatch(sqe);
         if let AdminAction::Complete(completion) = &action

@@ -36,7 +36,7 @@ pub struct NewSubmissionQueue {
 pub(super) struct Queues {
     /// Completion queues and how many submission queues use each.
     completion: BTreeMap<u16, u16>,
-    /// Submission queues and their completion queues.
+    /// Submission queues and their completion queues. Connected queue pairs are here alone.
     submission: BTreeMap<u16, u16>,
 }
 
@@ -135,6 +135,15 @@ impl Queues {
 
     pub(super) fn remove_completion(&mut self, qid: u16) {
         self.completion.remove(&qid);
+    }
+
+    /// A queue pair of a message carrier.
+    pub(super) fn connect(&mut self, qid: u16) {
+        self.submission.insert(qid, qid);
+    }
+
+    pub(super) fn disconnect(&mut self, qid: u16) {
+        self.submission.remove(&qid);
     }
 
     pub(super) fn any(&self) -> bool {

@@ -1,5 +1,9 @@
 //! Controller properties (base, "Controller Properties") and the enable, disable and shutdown of the controller.
 
+use crate::nvme::spec::Status;
+
+use super::Kind;
+
 /// Offsets of the properties.
 pub mod offset {
     /// Controller capabilities, 64 bits.
@@ -62,7 +66,11 @@ pub enum RegisterEffect {
     None,
     /// The controller was enabled: set the admin queues up, or call [`fail`](super::Controller::fail).
     Enable(AdminQueues),
-    /// The controller was disabled: end every queue, then call [`queues_ended`](super::Controller::queues_ended).
+    /// The controller of a message carrier was enabled. Its admin queue is connected already; it takes admin commands
+    /// from now on.
+    Ready,
+    /// The controller was disabled: end every queue (a message carrier keeps the connection of its admin queue), then
+    /// call [`queues_ended`](super::Controller::queues_ended).
     Reset,
     /// The host wants to leave: end every I/O queue, then call [`queues_ended`](super::Controller::queues_ended).
     Shutdown,
@@ -70,6 +78,7 @@ pub enum RegisterEffect {
 
 #[derive(Debug)]
 pub(super) struct Registers {
+    kind: Kind,
     cap: u64,
     interrupt_mask: u32,
     cc: u32,
@@ -80,10 +89,12 @@ pub(super) struct Registers {
 }
 
 impl Registers {
-    pub(super) fn new(max_queue_entries: u32) -> Self {
+    pub(super) fn new(kind: Kind, max_queue_entries: u32) -> Self {
         let mqes = u64::from(max_queue_entries.clamp(2, 65_536) - 1);
-        let cap = mqes | CAP_CQR | CAP_TO | CAP_CSS_NVM | CAP_CSS_MANY;
-        Self { cap, interrupt_mask: 0, cc: 0, csts: 0, aqa: 0, asq: 0, acq: 0 }
+        // A discovery controller has no I/O command set; hosts and targets agree on the bit for the NVM one there.
+        let css = if kind == Kind::Discovery { CAP_CSS_NVM } else { CAP_CSS_NVM | CAP_CSS_MANY };
+        let cap = mqes | CAP_CQR | CAP_TO | css;
+        Self { kind, cap, interrupt_mask: 0, cc: 0, csts: 0, aqa: 0, asq: 0, acq: 0 }
     }
 
     pub(super) fn is_ready(&self) -> bool {
@@ -129,6 +140,25 @@ impl Registers {
             let at = offset.checked_add(index as u64).and_then(|at| usize::try_from(at).ok());
             *byte = at.and_then(|at| bytes.get(at)).copied().unwrap_or(0);
         }
+    }
+
+    /// A property as Property Get reads it (base, "Property Get": what is not defined for fabrics is reserved).
+    pub(super) fn property(&self, offset: u32, size8: bool) -> Result<u64, Status> {
+        match (u64::from(offset), size8) {
+            (offset::CAP, true) => Ok(self.cap),
+            (offset::VS, false) => Ok(u64::from(VERSION)),
+            (offset::CC, false) => Ok(u64::from(self.cc)),
+            (offset::CSTS, false) => Ok(u64::from(self.csts)),
+            _ => Err(Status::INVALID_FIELD),
+        }
+    }
+
+    /// Property Set. Controller configuration is all that a host may set.
+    pub(super) fn set_property(&mut self, offset: u32, size8: bool, value: u64) -> Result<RegisterEffect, Status> {
+        if u64::from(offset) != offset::CC || size8 {
+            return Err(Status::INVALID_FIELD);
+        }
+        Ok(self.configure(value as u32 & CC_MASK))
     }
 
     pub(super) fn write(&mut self, offset: u64, from: &[u8]) -> RegisterEffect {
@@ -184,18 +214,21 @@ impl Registers {
         let page_size = (self.cc >> 7) & 0b1111;
         let arbitration = (self.cc >> 11) & 0b111;
         let (sq_entries, cq_entries) = ((self.aqa & 0xFFF) + 1, ((self.aqa >> 16) & 0xFFF) + 1);
-        let valid = matches!(css, 0b000 | 0b110)
-            && page_size == 0
-            && arbitration == 0
-            && sq_entries >= 2
-            && cq_entries >= 2
-            && self.asq != 0
-            && self.acq != 0;
+        let queues = sq_entries >= 2 && cq_entries >= 2 && self.asq != 0 && self.acq != 0;
+        // CAP.CSS has a bit for each value of CC.CSS that there is.
+        let command_set = self.cap & (1 << (37 + css)) != 0;
+        let valid = command_set && page_size == 0 && arbitration == 0 && (queues || self.kind != Kind::Memory);
         if !valid {
             self.csts |= CSTS_FATAL;
             return RegisterEffect::None;
         }
         self.csts = CSTS_READY;
-        RegisterEffect::Enable(AdminQueues { sq_address: self.asq, sq_entries, cq_address: self.acq, cq_entries })
+        match self.kind {
+            Kind::Memory => {
+                let (sq_address, cq_address) = (self.asq, self.acq);
+                RegisterEffect::Enable(AdminQueues { sq_address, sq_entries, cq_address, cq_entries })
+            }
+            Kind::Fabrics | Kind::Discovery => RegisterEffect::Ready,
+        }
     }
 }

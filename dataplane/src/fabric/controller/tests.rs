@@ -1,5 +1,9 @@
 //! Against literal bytes and the specification's rules.
 
+mod discovery;
+mod fabrics;
+mod random;
+
 use super::*;
 use crate::fabric::Completion;
 use crate::nvme::spec::vendor::OwnerMap;
@@ -16,8 +20,8 @@ fn namespace(nsid: u32) -> NamespaceInfo {
     }
 }
 
-fn controller() -> Controller {
-    let identity = ControllerIdentity {
+fn identity() -> ControllerIdentity {
+    ControllerIdentity {
         subsystem_nqn: "nqn.2026-01.io.kvplane:tier".into(),
         serial: "SN1".into(),
         model: "kvplane".into(),
@@ -25,9 +29,12 @@ fn controller() -> Controller {
         controller_id: 7,
         max_transfer_bytes: 16 << 20,
         owners: OwnerMap { shards: 4, cores: 2 },
-    };
-    let limits = ControllerLimits { max_queue_entries: 1024, io_queues: 64, vectors: 64, cores: 2 };
-    Controller::new(identity, vec![namespace(1), namespace(5)], limits)
+    }
+}
+
+fn controller() -> Controller {
+    let limits = ControllerLimits { max_queue_entries: 1024, io_queues: 64, vectors: 64, cores: 2, fabrics: None };
+    Controller::new(identity(), vec![namespace(1), namespace(5)], limits)
 }
 
 fn read32(controller: &Controller, offset: u64) -> u32 {
@@ -280,6 +287,25 @@ fn logs_honour_length_and_offset() {
     let errors = sent(controller.admin(&log_page(0x01, 16, 0, 0)));
     assert_eq!((errors[0], errors[10]), (4, 4), "four refusals, the last of command 4");
     assert_eq!(&sent(controller.admin(&log_page(0x03, 4, 0, 0)))[8..16], b"1.0     ");
+}
+
+#[test]
+fn the_error_log_keeps_the_last_refusals() {
+    let mut controller = enabled();
+    let counts = |controller: &mut Controller| -> Vec<(u8, u8)> {
+        let log = sent(controller.admin(&log_page(0x01, 8 * 16, 0, 0)));
+        log.chunks_exact(64).map(|entry| (entry[0], entry[10])).collect()
+    };
+    for cid in 1..=2 {
+        assert_eq!(status(controller.admin(&Sqe::new(0x80, cid))), Status::INVALID_OPCODE);
+    }
+    assert_eq!(counts(&mut controller)[..3], [(2, 2), (1, 1), (0, 0)], "the youngest first; none has the count 0");
+    for cid in 3..=20 {
+        assert_eq!(status(controller.admin(&Sqe::new(0x80, cid))), Status::INVALID_OPCODE);
+    }
+    assert_eq!(counts(&mut controller), (13..=20).rev().map(|count| (count, count)).collect::<Vec<_>>());
+    let data = sent(identify(&mut controller, 0x01, 0, 0));
+    assert_eq!(data[262], 7, "ELPE, 0's based");
 }
 
 #[test]

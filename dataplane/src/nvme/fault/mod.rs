@@ -3,7 +3,7 @@
 
 mod plan;
 mod queue;
-mod random;
+pub(crate) mod random;
 #[cfg(test)]
 mod tests;
 

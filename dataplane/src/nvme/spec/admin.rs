@@ -20,8 +20,12 @@ pub mod opcode {
     pub const ABORT: u8 = 0x08;
     /// Set Features.
     pub const SET_FEATURES: u8 = 0x09;
+    /// Get Features.
+    pub const GET_FEATURES: u8 = 0x0A;
     /// Asynchronous Event Request.
     pub const ASYNC_EVENT: u8 = 0x0C;
+    /// Keep Alive.
+    pub const KEEP_ALIVE: u8 = 0x18;
     /// Doorbell Buffer Config.
     pub const DOORBELL_BUFFER_CONFIG: u8 = 0x7C;
 }
@@ -42,6 +46,8 @@ pub mod feature {
     pub const NUMBER_OF_QUEUES: u8 = 0x07;
     /// Asynchronous Event Configuration.
     pub const ASYNC_EVENT_CONFIGURATION: u8 = 0x0B;
+    /// Keep Alive Timer.
+    pub const KEEP_ALIVE_TIMER: u8 = 0x0F;
 }
 
 /// Log page identifiers.
@@ -52,6 +58,8 @@ pub mod log {
     pub const HEALTH: u8 = 0x02;
     /// Changed Attached Namespace List.
     pub const CHANGED_NAMESPACES: u8 = 0x04;
+    /// Discovery.
+    pub const DISCOVERY: u8 = 0x70;
 }
 
 /// Identify, of one structure of 4096 bytes.
@@ -73,6 +81,22 @@ pub const fn get_log_page(page: u8, bytes: u32) -> Sqe {
     sqe.set_dword(10, (page as u32) | ((dwords & 0xFFFF) << 16));
     sqe.set_dword(11, dwords >> 16);
     sqe
+}
+
+/// Get Log Page of a part of a log, from byte `offset` on, which is a multiple of 4. `retain`: the event that the log
+/// belongs to stays reported, because the host is not through with it.
+#[must_use]
+pub const fn get_log_part(page: u8, bytes: u32, offset: u64, retain: bool) -> Sqe {
+    let mut sqe = get_log_page(page, bytes);
+    sqe.set_dword(10, sqe.dword(10) | ((retain as u32) << 15));
+    sqe.set_quadword(12, offset);
+    sqe
+}
+
+/// Keep Alive.
+#[must_use]
+pub const fn keep_alive() -> Sqe {
+    Sqe::new(opcode::KEEP_ALIVE, 0)
 }
 
 /// Set Features, not saved.
@@ -136,6 +160,9 @@ mod tests {
     fn fields_lie_where_the_specification_puts_them() {
         let sqe = get_log_page(log::HEALTH, 512);
         assert_eq!((sqe.opcode(), sqe.nsid(), sqe.dword(10), sqe.dword(11)), (2, u32::MAX, 0x007F_0002, 0));
+        let sqe = get_log_part(log::DISCOVERY, 1024, 0x1_0000_0400, true);
+        assert_eq!((sqe.dword(10), sqe.dword(12), sqe.dword(13)), (0x00FF_8070, 0x400, 1));
+        assert_eq!(keep_alive().opcode(), 0x18);
         let sqe = create_sq(3, 64, 0x1000);
         assert_eq!(
             (sqe.opcode(), sqe.quadword(6), sqe.dword(10), sqe.dword(11)),

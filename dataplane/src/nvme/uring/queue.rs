@@ -12,6 +12,7 @@ use io_uring::IoUring;
 
 use super::device::{Deallocation, OpenFile};
 use super::{entry, ring};
+use crate::core::io_ring;
 use crate::memory::{Region, RegionSlot, SlotId, SlotPool};
 use crate::nvme::attached::AttachedRegions;
 use crate::nvme::{AttachError, BlockDone, BlockError, BlockIo, BlockOp, BlockQueue, Geometry, QueueFull};
@@ -78,9 +79,9 @@ impl UringQueue {
     ) -> io::Result<Self> {
         let fd = file.file.as_raw_fd();
         let io_poll = io_poll && ring::try_io_poll(&file.file, geometry.lba_bytes).is_ok();
-        let ring = ring::set_up(geometry.depth, io_poll)?;
+        let ring = io_ring::set_up(geometry.depth, io_poll)?;
         ring.submitter().register_files(&[fd])?;
-        let side = if io_poll { Some(ring::set_up(geometry.depth, false)?) } else { None };
+        let side = if io_poll { Some(io_ring::set_up(geometry.depth, false)?) } else { None };
         if let Some(side) = &side {
             side.submitter().register_files(&[fd])?;
         }
@@ -139,7 +140,7 @@ impl UringQueue {
         self.unsent = false;
         for ring in std::iter::once(&mut self.ring).chain(&mut self.side) {
             let entries = ring.submission().len();
-            if entries == 0 && !must_gather(ring) {
+            if entries == 0 && !io_ring::must_gather(ring) {
                 continue;
             }
             self.stats.enters += 1;
@@ -199,13 +200,6 @@ impl UringQueue {
         self.registered[usize::from(slot.0)] = region.is_some();
         Ok(())
     }
-}
-
-/// Whether only a system call brings the ring's completions forward.
-fn must_gather(ring: &mut IoUring) -> bool {
-    let polls = ring.params().is_setup_iopoll();
-    let submission = ring.submission();
-    polls || submission.taskrun() || submission.cq_overflow()
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -283,7 +277,7 @@ impl BlockQueue for UringQueue {
             return;
         }
         self.reap(done);
-        let gather = must_gather(&mut self.ring) || self.side.as_mut().is_some_and(must_gather);
+        let gather = io_ring::must_gather(&mut self.ring) || self.side.as_mut().is_some_and(io_ring::must_gather);
         if !done.is_full() && (self.unsent || gather) {
             self.enter();
             self.reap(done);

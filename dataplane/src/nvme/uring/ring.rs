@@ -1,51 +1,17 @@
-//! Setting a ring up, with the best that the kernel offers.
+//! What the device needs of a ring.
 #![allow(unsafe_code)]
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
-use io_uring::{IoUring, opcode, types};
+use io_uring::{opcode, types};
 
+use crate::core::io_ring::set_up;
 use crate::memory::{Region, RegionSlot};
 
 /// The most buffers that the kernel's table holds (`IORING_MAX_REG_BUFFERS`).
 pub(super) const MAX_BUFFERS: u16 = 1 << 14;
-
-/// A ring of `entries` submissions whose completions are only gathered when asked for, by the thread that made it;
-/// on older kernels whatever comes closest. With `io_poll`, completions are polled for on the device.
-pub(super) fn set_up(entries: u32, io_poll: bool) -> io::Result<IoUring> {
-    // Linux 6.1, 5.19, 5.11.
-    deferred(entries, io_poll).or_else(|_| cooperative(entries, io_poll)).or_else(|_| plain(entries, io_poll))
-}
-
-fn deferred(entries: u32, io_poll: bool) -> io::Result<IoUring> {
-    let mut builder = IoUring::builder();
-    builder.dontfork().setup_clamp().setup_submit_all();
-    builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
-    if io_poll {
-        builder.setup_iopoll();
-    }
-    builder.build(entries)
-}
-
-fn cooperative(entries: u32, io_poll: bool) -> io::Result<IoUring> {
-    let mut builder = IoUring::builder();
-    builder.dontfork().setup_clamp().setup_submit_all().setup_coop_taskrun().setup_taskrun_flag();
-    if io_poll {
-        builder.setup_iopoll();
-    }
-    builder.build(entries)
-}
-
-fn plain(entries: u32, io_poll: bool) -> io::Result<IoUring> {
-    let mut builder = IoUring::builder();
-    builder.dontfork().setup_clamp();
-    if io_poll {
-        builder.setup_iopoll();
-    }
-    builder.build(entries)
-}
 
 /// Reads the first block with a ring that polls for its completion: fails where the device cannot be polled.
 pub(super) fn try_io_poll(file: &File, lba_bytes: u32) -> io::Result<()> {

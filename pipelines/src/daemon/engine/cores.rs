@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dataplane::core::{IdlePolicy, Mailbox, Postbox, Reactor, ReactorHandle, SpawnError, TscClock};
-use dataplane::fabric::vfio_user::VfioUserFabric;
+use dataplane::fabric::carriers::Carriers;
 use dataplane::memory::{ArenaError, HugePages};
 use dataplane::nvme::span::SpanQueue;
 use dataplane::nvme::{AttachError, BlockQueue};
@@ -26,8 +26,8 @@ pub(super) struct Setup {
     pub(super) idle: IdlePolicy,
     pub(super) clock: TscClock,
     pub(super) pacing: PacingConfig,
-    pub(super) mailboxes: Vec<Mailbox<Mail<VfioUserFabric>>>,
-    pub(super) postboxes: Vec<Postbox<Mail<VfioUserFabric>>>,
+    pub(super) mailboxes: Vec<Mailbox<Mail<Carriers>>>,
+    pub(super) postboxes: Vec<Postbox<Mail<Carriers>>>,
 }
 
 /// Why a core could not be started.
@@ -66,9 +66,9 @@ fn core_pipeline<S: QueueSource>(
     huge: HugePages,
     clock: TscClock,
     pacing: PacingConfig,
-    mailbox: Mailbox<Mail<VfioUserFabric>>,
-    peers: Vec<Postbox<Mail<VfioUserFabric>>>,
-) -> Result<CorePipeline<SpanQueue<S::Queue>, VfioUserFabric, TscClock>, CoreError> {
+    mailbox: Mailbox<Mail<Carriers>>,
+    peers: Vec<Postbox<Mail<Carriers>>>,
+) -> Result<CorePipeline<SpanQueue<S::Queue>, Carriers, TscClock>, CoreError> {
     let mut arena = volume.arena(plan.arena_bytes(), huge)?;
     tracing::info!(core = plan.ownership.core, bytes = plan.arena_bytes(), backing = %arena.backing(), "arena");
     if let Some(note) = arena.note() {
@@ -81,7 +81,7 @@ fn core_pipeline<S: QueueSource>(
     Ok(CorePipeline::new(Parts {
         ownership: plan.ownership,
         blocks,
-        fabric: VfioUserFabric::new(plan.ownership.core),
+        fabric: Carriers::new(plan.ownership.core),
         clock,
         shards,
         staging,

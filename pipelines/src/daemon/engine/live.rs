@@ -1,16 +1,15 @@
 //! The engine that runs: cores, store and listeners, as the control plane sees them.
 
-use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use dataplane::core::{Clock, ReactorHandle, TscClock};
-use dataplane::fabric::vfio_user::{MAX_IO_QUEUES, Target, TargetOptions};
+use dataplane::fabric::message::Hosts;
 use dataplane::fabric::{Admission, SessionId};
 
+use super::listeners::{self, Listener, Listeners};
 use super::port::{Cores, PATIENCE, Silent};
 use super::reports::{self, DeviceFacts, ReactorFacts, StoreFacts};
 use crate::control::report::{
@@ -27,7 +26,7 @@ pub(super) type Launch = Box<dyn FnOnce() -> Result<Vec<ReactorHandle>, EngineEr
 
 enum Stage {
     Prepared(Launch),
-    Running { reactors: Vec<ReactorHandle>, listeners: BTreeMap<ListenAddress, Arc<Target>> },
+    Running { reactors: Vec<ReactorHandle>, listeners: Listeners },
     Stopped,
 }
 
@@ -41,6 +40,8 @@ pub(super) struct LiveEngine {
     cpus: Vec<u32>,
     cores: Arc<Cores>,
     admission: Arc<dyn Admission>,
+    /// The hosts over the network.
+    hosts: Hosts,
     stage: Mutex<Stage>,
     /// Whether the cores take mail. Apart from `stage`, because a session that opens or ends sets a policy while a
     /// listener's lock is held, and whoever holds `stage` may want that lock.
@@ -61,15 +62,18 @@ impl LiveEngine {
         admission: Arc<dyn Admission>,
         launch: Launch,
     ) -> Self {
-        let stage = Mutex::new(Stage::Prepared(launch));
+        let (stage, cores) = (Mutex::new(Stage::Prepared(launch)), Arc::new(cores));
+        let options = listeners::host_options(shape.max_transfer_bytes);
+        let hosts = Hosts::new(Arc::clone(&admission), Arc::clone(&cores) as _, options);
         Self {
             shape,
             clock,
             store,
             devices,
             cpus,
-            cores: Arc::new(cores),
+            cores,
             admission,
+            hosts,
             stage,
             running: AtomicBool::new(false),
             ending: Mutex::new(Vec::new()),
@@ -82,7 +86,7 @@ impl LiveEngine {
 
     /// Drops listeners on a thread of its own. Whoever drops the last hold on one waits for its connections, and those
     /// may wait for whoever called this.
-    fn end_elsewhere(&self, targets: Vec<Arc<Target>>) {
+    fn end_elsewhere(&self, targets: Vec<Listener>) {
         let thread = std::thread::spawn(move || drop(targets));
         let mut ending = self.ending.lock().unwrap_or_else(PoisonError::into_inner);
         ending.retain(|thread| !thread.is_finished());
@@ -117,11 +121,6 @@ impl LiveEngine {
         EngineError { errno: libc::ETIMEDOUT, message }
     }
 
-    fn no_carrier(transport: Transport) -> EngineError {
-        let message = format!("this build has no {} carrier; it has VFIOUSER", transport.name());
-        EngineError { errno: libc::EPROTONOSUPPORT, message }
-    }
-
     fn not_running() -> EngineError {
         EngineError { errno: libc::ESHUTDOWN, message: "the cores do not run".into() }
     }
@@ -137,7 +136,11 @@ impl Engine for LiveEngine {
         match std::mem::replace(&mut *stage, Stage::Stopped) {
             Stage::Prepared(launch) => {
                 let reactors = launch()?;
-                *stage = Stage::Running { reactors, listeners: BTreeMap::new() };
+                let listeners = Listeners::new(self.hosts.clone()).map_err(|error| EngineError {
+                    errno: error.raw_os_error().unwrap_or(libc::EIO),
+                    message: format!("cannot start the thread that watches hosts: {error}"),
+                })?;
+                *stage = Stage::Running { reactors, listeners };
                 self.running.store(true, Ordering::Release);
                 Ok(())
             }
@@ -184,38 +187,14 @@ impl Engine for LiveEngine {
     }
 
     fn transport(&self, transport: Transport) -> Result<TransportLimits, EngineError> {
-        let entries = TargetOptions::default().max_queue_entries;
-        match transport {
-            Transport::VfioUser => Ok(TransportLimits {
-                max_queue_depth: entries,
-                max_admin_depth: entries,
-                max_io_queues: MAX_IO_QUEUES,
-                in_capsule_bytes: 0,
-                max_io_bytes: self.shape.max_transfer_bytes,
-            }),
-            Transport::Tcp | Transport::Rdma => Err(Self::no_carrier(transport)),
-        }
+        listeners::limits(transport, self.hosts.options())
     }
 
     fn listen(&self, address: &ListenAddress) -> Result<(), EngineError> {
-        let folder = match address {
-            ListenAddress::VfioUser(folder) => folder,
-            ListenAddress::Tcp(_) | ListenAddress::Rdma(_) => return Err(Self::no_carrier(address.transport())),
-        };
-        let mut stage = self.stage();
-        let Stage::Running { listeners, .. } = &mut *stage else { return Err(Self::not_running()) };
-        if listeners.contains_key(address) {
-            let message = format!("already listening on {address}");
-            return Err(EngineError { errno: libc::EADDRINUSE, message });
+        match &mut *self.stage() {
+            Stage::Running { listeners, .. } => listeners.listen(address, &self.cores, &self.admission),
+            _ => Err(Self::not_running()),
         }
-        // Any user may knock; whom the policy does not know by user id is turned away before a byte is read.
-        let keep_files = self.cores.controllers().any_remote();
-        let options = TargetOptions { socket_mode: 0o666, keep_files, ..TargetOptions::default() };
-        let target =
-            Target::listen(Path::new(folder), options, Arc::clone(&self.cores) as _, Arc::clone(&self.admission))
-                .map_err(|error| EngineError { errno: libc::EADDRNOTAVAIL, message: error.to_string() })?;
-        listeners.insert(address.clone(), Arc::new(target));
-        Ok(())
     }
 
     fn unlisten(&self, address: &ListenAddress) -> Result<(), EngineError> {
@@ -236,11 +215,12 @@ impl Engine for LiveEngine {
     fn close_session(&self, session: SessionId) {
         // Not under the lock: a listener that admits a client holds its own and waits for the control state, and who
         // holds the control state may wait for this one.
-        let targets: Vec<Arc<Target>> = match &*self.stage() {
-            Stage::Running { listeners, .. } => listeners.values().cloned().collect(),
+        let targets = match &*self.stage() {
+            Stage::Running { listeners, .. } => listeners.all(),
             _ => Vec::new(),
         };
         targets.iter().for_each(|target| target.close_session(session));
+        self.hosts.close_session(session);
         self.end_elsewhere(targets);
     }
 

@@ -2,6 +2,7 @@
 
 mod cores;
 mod device;
+mod listeners;
 mod live;
 mod nvme;
 mod port;

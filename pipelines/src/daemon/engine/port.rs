@@ -6,8 +6,8 @@ use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 use dataplane::core::{PostError, Postbox};
-use dataplane::fabric::vfio_user::{CoreCommand, VfioUserFabric};
-use dataplane::fabric::{CorePort, Fabric};
+use dataplane::fabric::carriers::{CarrierCommand, Carriers};
+use dataplane::fabric::{CorePort, Fabric, message, vfio_user};
 use dataplane::memory::Region;
 
 use super::nvme::Controllers;
@@ -18,7 +18,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Every core's postbox, and the controllers that reach clients' memory.
 pub(super) struct Cores {
-    postboxes: Vec<Postbox<Mail<VfioUserFabric>>>,
+    postboxes: Vec<Postbox<Mail<Carriers>>>,
     controllers: Arc<Controllers>,
 }
 
@@ -29,7 +29,7 @@ pub(super) struct Silent {
 }
 
 impl Cores {
-    pub(super) fn new(postboxes: Vec<Postbox<Mail<VfioUserFabric>>>, controllers: Arc<Controllers>) -> Self {
+    pub(super) fn new(postboxes: Vec<Postbox<Mail<Carriers>>>, controllers: Arc<Controllers>) -> Self {
         Self { postboxes, controllers }
     }
 
@@ -69,7 +69,7 @@ impl Cores {
     }
 
     /// Posts what `make` makes to every core.
-    pub(super) fn tell_all(&self, mut make: impl FnMut() -> Mail<VfioUserFabric>) -> Result<(), Silent> {
+    pub(super) fn tell_all(&self, mut make: impl FnMut() -> Mail<Carriers>) -> Result<(), Silent> {
         let mut result = Ok(());
         for (core, postbox) in self.postboxes.iter().enumerate() {
             if Self::post(postbox, make()).is_err() {
@@ -109,18 +109,48 @@ impl Cores {
     }
 }
 
-impl CorePort<CoreCommand> for Cores {
+impl Cores {
+    /// Hands a command to a core's end of the carriers, however long it takes: whoever sends takes an error to mean that
+    /// the core has stopped for good, and may never give up queues and memory that a slow core still holds.
+    fn hand_over(&self, core: u16, command: CarrierCommand) -> Result<(), CarrierCommand> {
+        let Some(postbox) = self.postboxes.get(usize::from(core)) else { return Err(command) };
+        Self::post_until(postbox, Mail::Fabric(command), None).map_err(|mail| match mail {
+            Mail::Fabric(command) => command,
+            _ => unreachable!("the same message comes back"),
+        })
+    }
+}
+
+impl CorePort<vfio_user::CoreCommand> for Cores {
     fn cores(&self) -> u16 {
         self.count()
     }
 
-    fn send(&self, core: u16, command: CoreCommand) -> Result<(), CoreCommand> {
-        let Some(postbox) = self.postboxes.get(usize::from(core)) else { return Err(command) };
-        // However long it takes: whoever sends takes an error to mean that the core has stopped for good, and may never
-        // give up queues and memory that a slow core still holds.
-        Self::post_until(postbox, Mail::Fabric(command), None).map_err(|mail| match mail {
-            Mail::Fabric(command) => command,
-            _ => unreachable!("the same message comes back"),
+    fn send(&self, core: u16, command: vfio_user::CoreCommand) -> Result<(), vfio_user::CoreCommand> {
+        self.hand_over(core, CarrierCommand::VfioUser(command)).map_err(|command| match command {
+            CarrierCommand::VfioUser(command) => command,
+            CarrierCommand::Message(_) => unreachable!("the same command comes back"),
+        })
+    }
+
+    fn hold_memory(&self, region: &Arc<Region>) -> io::Result<()> {
+        self.controllers.hold_memory(region)
+    }
+
+    fn release_memory(&self, region: &Arc<Region>) {
+        self.controllers.release_memory(region);
+    }
+}
+
+impl CorePort<message::CoreCommand> for Cores {
+    fn cores(&self) -> u16 {
+        self.count()
+    }
+
+    fn send(&self, core: u16, command: message::CoreCommand) -> Result<(), message::CoreCommand> {
+        self.hand_over(core, CarrierCommand::Message(command)).map_err(|command| match command {
+            CarrierCommand::Message(command) => command,
+            CarrierCommand::VfioUser(_) => unreachable!("the same command comes back"),
         })
     }
 

@@ -4,31 +4,21 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use crate::fabric::host::AdminPort;
 use crate::memory::Region;
-use crate::nvme::spec::{Cqe, Sqe};
+use crate::nvme::spec::{Cqe, Sqe, Status};
 
 use super::super::DOORBELL_OFFSET;
 use super::super::ring::{CommandRing, CompletionRing, Doorbell};
 use super::super::shared_memory::SharedMemory;
 use super::super::wire::region;
-use super::{ConnectError, Initiator, Iova};
+use super::{AdminData, ConnectError, Initiator, Iova};
 
 const SQ_OFFSET: u64 = 0;
 const CQ_OFFSET: u64 = 4096;
 const DATA_OFFSET: u64 = 8192;
 /// Bytes that an admin command may move: two pages, so that no PRP list is needed.
 const DATA_BYTES: usize = 8192;
-
-/// What an admin command moves.
-#[derive(Debug)]
-pub enum AdminData<'a> {
-    /// Nothing.
-    None,
-    /// Controller to host, 8192 bytes at most.
-    In(&'a mut [u8]),
-    /// Host to controller, 8192 bytes at most.
-    Out(&'a [u8]),
-}
 
 pub(super) struct AdminRings {
     pub(super) memory: Arc<SharedMemory>,
@@ -119,17 +109,6 @@ impl Initiator {
         Ok(cqe)
     }
 
-    /// As [`admin`](Self::admin), with a failed completion as an error.
-    pub(super) fn admin_checked(
-        &mut self,
-        command: &'static str,
-        sqe: Sqe,
-        data: AdminData<'_>,
-    ) -> Result<Cqe, ConnectError> {
-        let cqe = self.admin(sqe, data)?;
-        if cqe.status.is_success() { Ok(cqe) } else { Err(ConnectError::Admin { command, status: cqe.status }) }
-    }
-
     fn submit_admin(&mut self, mut sqe: Sqe) -> Result<Cqe, ConnectError> {
         self.admin.cid = self.admin.cid.wrapping_add(1);
         let cid = self.admin.cid;
@@ -154,5 +133,17 @@ impl Initiator {
             }
             std::thread::sleep(Duration::from_micros(50));
         }
+    }
+}
+
+impl AdminPort for Initiator {
+    type Error = ConnectError;
+
+    fn admin(&mut self, sqe: Sqe, data: AdminData<'_>) -> Result<Cqe, ConnectError> {
+        Self::admin(self, sqe, data)
+    }
+
+    fn refused(command: &'static str, status: Status) -> ConnectError {
+        ConnectError::Admin { command, status }
     }
 }

@@ -10,7 +10,7 @@ mod data_pointer;
 mod function;
 mod queue;
 
-pub use admin::AdminData;
+pub use crate::fabric::host::{AdminData, InitiatorIdentity};
 pub use channel::ChannelError;
 pub use client_memory::ClientMemory;
 pub use data_pointer::{PrpError, PrpList, set_prps, set_sgl};
@@ -23,9 +23,9 @@ use std::time::{Duration, Instant};
 
 use crate::fabric::NamespaceInfo;
 use crate::fabric::controller::offset as property;
+use crate::fabric::host;
 use crate::memory::Region;
-use crate::nvme::spec::vendor::OwnerMap;
-use crate::nvme::spec::{Sqe, Status, kv};
+use crate::nvme::spec::Status;
 
 use super::pci::{COMMAND_BUS_MASTER, COMMAND_MEMORY, offset as config};
 use super::shared_memory;
@@ -102,27 +102,6 @@ pub enum ConnectError {
     Invalid(&'static str),
 }
 
-/// What the controller says of itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InitiatorIdentity {
-    /// Serial number.
-    pub serial: String,
-    /// Model number.
-    pub model: String,
-    /// Firmware revision.
-    pub firmware: String,
-    /// NQN of the subsystem.
-    pub subsystem_nqn: String,
-    /// The most bytes one command may move; `None` for no limit.
-    pub max_transfer_bytes: Option<u32>,
-    /// How keys map to cores; `None` from a controller that is not kvplane's.
-    pub owners: Option<OwnerMap>,
-    /// Entries of the longest queue.
-    pub max_queue_entries: u32,
-    /// I/O queues that may be made.
-    pub io_queues: u16,
-}
-
 /// A connection to one controller.
 pub struct Initiator {
     channel: Channel,
@@ -169,16 +148,7 @@ impl Initiator {
             stride: 4 << ((cap >> 32) & 0xF),
             max_queue_entries: (cap & 0xFFFF) as u32 + 1,
             admin,
-            identity: InitiatorIdentity {
-                serial: String::new(),
-                model: String::new(),
-                firmware: String::new(),
-                subsystem_nqn: String::new(),
-                max_transfer_bytes: None,
-                owners: None,
-                max_queue_entries: 0,
-                io_queues: 0,
-            },
+            identity: InitiatorIdentity::default(),
             next_iova: FIRST_IOVA,
             registered: Vec::new(),
             queues: Vec::new(),
@@ -273,77 +243,19 @@ impl Initiator {
     /// # Errors
     /// What the controller said.
     pub fn namespaces(&mut self) -> Result<Vec<NamespaceInfo>, ConnectError> {
-        let list = self.identify("Identify (active namespaces)", 0x07, 0, kv::CSI)?;
-        let words = list.chunks_exact(4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]));
-        let nsids: Vec<u32> = words.take_while(|nsid| *nsid != 0).collect();
-        nsids.into_iter().map(|nsid| self.namespace(nsid)).collect()
-    }
-
-    fn namespace(&mut self, nsid: u32) -> Result<NamespaceInfo, ConnectError> {
-        let data = self.identify("Identify (KV namespace)", 0x05, nsid, kv::CSI)?;
-        let mut nguid = [0; 16];
-        nguid.copy_from_slice(&data[48..64]);
-        let format = 72 + 16 * usize::from(data[29] & 0x0F);
-        Ok(NamespaceInfo {
-            nsid,
-            size_bytes: word64(&data, 0),
-            used_bytes: word64(&data, 16),
-            max_value_bytes: word32(&data, format + 4),
-            max_keys: word32(&data, format + 8),
-            granularity: word32(&data, 32),
-            nguid,
-        })
-    }
-
-    fn identify(&mut self, what: &'static str, cns: u8, nsid: u32, csi: u8) -> Result<Vec<u8>, ConnectError> {
-        let mut sqe = Sqe::new(0x06, 0);
-        sqe.set_nsid(nsid);
-        sqe.set_dword(10, u32::from(cns));
-        sqe.set_dword(11, u32::from(csi) << 24);
-        let mut data = vec![0; 4096];
-        self.admin_checked(what, sqe, AdminData::In(&mut data))?;
-        Ok(data)
+        host::namespaces(self)
     }
 
     fn identify_controller(&mut self) -> Result<InitiatorIdentity, ConnectError> {
-        let data = self.identify("Identify (controller)", 0x01, 0, 0)?;
-        let text = |from: usize, to: usize| {
-            String::from_utf8_lossy(&data[from..to]).trim_matches(|c| c == ' ' || c == '\0').to_owned()
-        };
-        let mut owners = [0; OwnerMap::BYTES];
-        owners.copy_from_slice(&data[OwnerMap::IDENTIFY_OFFSET..OwnerMap::IDENTIFY_OFFSET + OwnerMap::BYTES]);
-        let shift = u32::from(data[77]);
-        let (serial, model, firmware, nqn) = (text(4, 24), text(24, 64), text(64, 72), text(768, 1024));
-        let mut sqe = Sqe::new(0x09, 0);
-        sqe.set_dword(10, 0x07);
-        // As many as there are; the answer says how many that is.
-        sqe.set_dword(11, 0x00FF_00FF);
-        let queues = self.admin_checked("Set Features (number of queues)", sqe, AdminData::None)?.dword0;
-        let io_queues = ((queues & 0xFFFF).min(queues >> 16) + 1).min(self.doorbell_room());
-        Ok(InitiatorIdentity {
-            serial,
-            model,
-            firmware,
-            subsystem_nqn: nqn,
-            max_transfer_bytes: (shift > 0).then(|| 4096u32.checked_shl(shift).unwrap_or(u32::MAX)),
-            owners: OwnerMap::from_bytes(&owners),
-            max_queue_entries: self.max_queue_entries,
-            io_queues: io_queues as u16,
-        })
+        let identity = host::identify_controller(self)?;
+        let io_queues = host::number_of_queues(self)?.min(self.doorbell_room()) as u16;
+        Ok(InitiatorIdentity { max_queue_entries: self.max_queue_entries, io_queues, ..identity })
     }
 
     /// I/O queues that the mapped doorbells have room for.
     fn doorbell_room(&self) -> u32 {
         (self.doorbells.bytes() as u64 / (2 * self.stride)) as u32 - 1
     }
-}
-
-fn word32(data: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes([data[at], data[at + 1], data[at + 2], data[at + 3]])
-}
-
-fn word64(data: &[u8], at: usize) -> u64 {
-    u64::from(word32(data, at)) | (u64::from(word32(data, at + 4)) << 32)
 }
 
 fn check_class(channel: &mut Channel) -> Result<(), ConnectError> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::Burst;
+use crate::fabric::host::AdminPort;
 use crate::nvme::spec::{Cqe, Sqe};
 
 use super::super::VECTORS;

@@ -71,6 +71,7 @@ impl Connection {
             io_queues: MAX_IO_QUEUES,
             vectors: VECTORS,
             cores: cores.count(),
+            fabrics: None,
         };
         Ok(Self {
             stream,
@@ -169,7 +170,7 @@ impl Connection {
     /// Does what a write to a property asks for.
     fn apply(&mut self, effect: RegisterEffect) {
         match effect {
-            RegisterEffect::None => {}
+            RegisterEffect::None | RegisterEffect::Ready => {}
             RegisterEffect::Enable(queues) => {
                 self.admin = AdminQueue::new(self.memory.table(), &self.doorbells, &queues);
                 if self.admin.is_none() {

@@ -7,12 +7,14 @@ use std::sync::mpsc::sync_channel;
 use tracing::warn;
 
 use crate::fabric::{CorePort, SessionId};
-use crate::memory::{Access, MAX_REGION_BYTES, MapError, Region, map_client, page_bytes_of, populate, seals};
+use crate::memory::{
+    Access, MAX_REGION_BYTES, MapError, NoSlot, Region, SlotAccount, SlotLease, map_client, page_bytes_of, populate,
+    seals,
+};
 
 use super::super::wire::{DMA_READABLE, DMA_WRITABLE};
 use super::iova::{IovaRange, IovaTable};
 use super::orders::{CoreCommand, CoreError, Order};
-use super::slot_table::{NoSlot, SlotAccount, SlotLease};
 
 /// The longest piece of memory in ordinary pages. Every core's ring pins a piece in one go, and serves nobody
 /// meanwhile: with the pages there already, this many take some milliseconds.

@@ -20,7 +20,7 @@ use super::connection::{Connection, Terms};
 use super::dma::DmaLimits;
 use super::orders::CoreCommand;
 use super::refusals::Refusals;
-use super::slot_table::SlotAccount;
+use crate::memory::SlotAccount;
 
 /// Name of the socket in its folder, as SPDK names it.
 pub const SOCKET_NAME: &str = "cntrl";

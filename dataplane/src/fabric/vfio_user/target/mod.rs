@@ -12,10 +12,9 @@ mod listener;
 mod orders;
 mod queue_pair;
 mod refusals;
-mod slot_table;
 
+pub use crate::memory::region_slots_in_use;
 pub use core_end::VfioUserFabric;
 pub use cursor::Cursor;
 pub use listener::{ListenError, Target, TargetOptions};
 pub use orders::{CoreCommand, CoreError};
-pub use slot_table::region_slots_in_use;

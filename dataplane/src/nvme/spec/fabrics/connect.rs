@@ -121,12 +121,12 @@ mod tests {
             [(256, ConnectInvalid::SUBSYSTEM_NQN, 0x0001_0100), (512, ConnectInvalid::HOST_NQN, 0x0001_0200)]
         {
             assert_eq!(invalid.dword0(), dword0);
-            let spoilt: [&dyn Fn(&mut [u8]); 5] = [
-                &|field| field.fill(b'n'),        // does not end
-                &|field| field[0] = 0,            // is empty
-                &|field| field[..224].fill(b'n'), // is too long by one
-                &|field| field[4] = 0xFF,         // is not UTF-8
-                &|field| field[4] = b'\n',        // would spoil a log
+            let spoilt: [fn(&mut [u8]); 5] = [
+                |field| field.fill(b'n'),        // does not end
+                |field| field[0] = 0,            // is empty
+                |field| field[..224].fill(b'n'), // is too long by one
+                |field| field[4] = 0xFF,         // is not UTF-8
+                |field| field[4] = b'\n',        // would spoil a log
             ];
             for spoil in spoilt {
                 let mut bytes = data().encode();

@@ -2,21 +2,21 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::memory::RegionSlot;
+use super::RegionSlot;
 
 /// Slots 1 to 1023; slot 0 is each core's arena.
 const SLOTS: usize = 1024;
 
 /// On whose account a slot is, and how many that user may have over all connections.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct SlotAccount {
+pub(crate) struct SlotAccount {
     pub uid: u32,
     pub most: usize,
 }
 
 /// Why there is no slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum NoSlot {
+pub(crate) enum NoSlot {
     #[error("all of this process's 1023 regions of client memory are in use; other clients must give some back")]
     OfProcess,
     #[error(
@@ -47,7 +47,7 @@ pub fn region_slots_in_use() -> usize {
 
 /// The use of one slot; given back when dropped.
 #[derive(Debug)]
-pub(super) struct SlotLease {
+pub(crate) struct SlotLease {
     slot: RegionSlot,
 }
 
@@ -56,7 +56,7 @@ impl SlotLease {
     ///
     /// # Errors
     /// See [`NoSlot`].
-    pub(super) fn take(account: SlotAccount) -> Result<Self, NoSlot> {
+    pub(crate) fn take(account: SlotAccount) -> Result<Self, NoSlot> {
         let SlotAccount { uid, most } = account;
         let mut table = table();
         if table.taken.iter().flatten().filter(|&&holder| holder == uid).count() >= most {
@@ -71,7 +71,7 @@ impl SlotLease {
     }
 
     /// The number.
-    pub(super) fn slot(&self) -> RegionSlot {
+    pub(crate) fn slot(&self) -> RegionSlot {
         self.slot
     }
 }

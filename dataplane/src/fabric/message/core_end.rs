@@ -1,0 +1,233 @@
+//! One core's end of all message carriers.
+
+use std::sync::Arc;
+
+use super::carrier;
+use super::orders::{Answer, CoreCommand, CoreError};
+use super::staging::{Staging, StagingMap};
+use crate::Burst;
+use crate::fabric::tcp::target::TcpEnd;
+use crate::fabric::{Capsule, Completion, Fabric, Permit, QueuePairInfo, SessionId};
+use crate::memory::DmaSlice;
+use crate::nvme::BlockQueue;
+use crate::nvme::spec::{Sqe, Status};
+
+/// Where the bytes of a command lie in staging memory, and how far they have been read or written.
+#[derive(Clone, Copy, Debug)]
+pub struct StagedData {
+    core: u16,
+    unit: u32,
+    at: u32,
+    bytes: u32,
+}
+
+impl StagedData {
+    /// For carriers: makes a command, in its private copy, name its buffer.
+    pub(crate) fn name_buffer(sqe: &mut Sqe, unit: u32, bytes: u32) {
+        sqe.set_quadword(6, u64::from(unit));
+        sqe.set_quadword(8, u64::from(bytes));
+    }
+
+    fn of(capsule: &Capsule) -> Self {
+        let (unit, bytes) = (capsule.sqe.quadword(6) as u32, capsule.sqe.quadword(8) as u32);
+        Self { core: capsule.permit.core(), unit, at: 0, bytes }
+    }
+
+    /// Moves on by at most `max` bytes: where they begin, and how many they are.
+    #[inline]
+    fn advance(&mut self, max: u32) -> Result<(u32, u32), Status> {
+        let (at, bytes) = (self.at, max.min(self.bytes - self.at));
+        if bytes == 0 {
+            return Err(Status::DATA_SGL_LENGTH_INVALID);
+        }
+        self.at += bytes;
+        Ok((at, bytes))
+    }
+
+    /// Moves on by exactly `bytes`.
+    fn advance_by(&mut self, bytes: usize) -> Result<u32, Status> {
+        let bytes = u32::try_from(bytes).map_err(|_| Status::DATA_SGL_LENGTH_INVALID)?;
+        if bytes > self.bytes - self.at {
+            return Err(Status::DATA_SGL_LENGTH_INVALID);
+        }
+        let at = self.at;
+        self.at += bytes;
+        Ok(at)
+    }
+}
+
+/// A session that is to end, and who waits for it.
+struct Closing {
+    session: SessionId,
+    answer: Answer,
+}
+
+/// One core's end of the carriers that have no memory in common with their hosts.
+pub struct MessageFabric {
+    core: u16,
+    open: Option<Open>,
+    closing: Vec<Closing>,
+    copied: u64,
+}
+
+/// What there is once a listener needs it.
+struct Open {
+    staging: Staging,
+    tcp: TcpEnd,
+}
+
+impl std::fmt::Debug for MessageFabric {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MessageFabric")
+            .field("core", &self.core)
+            .field("open", &self.open.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+impl MessageFabric {
+    /// The end of core `core`. Costs nothing until staging memory is given to it.
+    #[must_use]
+    pub fn new(core: u16) -> Self {
+        Self { core, open: None, closing: Vec::new(), copied: 0 }
+    }
+
+    /// Whether there is any connection.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.open.as_ref().is_none_or(|open| open.tcp.connections() == 0)
+    }
+
+    fn open<B: BlockQueue>(&mut self, map: StagingMap, blocks: &mut B) -> Result<(), CoreError> {
+        if self.open.is_some() {
+            return Ok(());
+        }
+        for region in map.regions() {
+            blocks.attach(Arc::clone(region)).map_err(|error| CoreError::Attach(error.to_string()))?;
+        }
+        let staging = Staging::new(self.core, map).ok_or(CoreError::NotOpen)?;
+        let tcp = TcpEnd::new(self.core, &staging).map_err(|error| CoreError::System(error.to_string()))?;
+        self.open = Some(Open { staging, tcp });
+        Ok(())
+    }
+
+    fn close_session(&mut self, session: SessionId, answer: Answer) {
+        if let Some(open) = &mut self.open {
+            open.tcp.close_session(session, &mut open.staging);
+        }
+        self.closing.push(Closing { session, answer });
+    }
+
+    fn map(&self) -> Result<&StagingMap, Status> {
+        self.open.as_ref().map(|open| open.staging.map()).ok_or(Status::DATA_TRANSFER_ERROR)
+    }
+}
+
+impl Fabric for MessageFabric {
+    type Data = StagedData;
+    type Command = CoreCommand;
+
+    fn command<B: BlockQueue>(&mut self, command: CoreCommand, blocks: &mut B) {
+        // Whoever no longer waits for the answer is no reason to stop.
+        match command {
+            CoreCommand::Open(map, answer) => drop(answer.try_send(self.open(map, blocks))),
+            CoreCommand::TakeTcp(queue, answer) => {
+                let taken = match &mut self.open {
+                    Some(open) => open.tcp.take(*queue, &mut open.staging),
+                    None => Err(CoreError::NotOpen),
+                };
+                drop(answer.try_send(taken));
+            }
+            CoreCommand::CloseSession(session, answer) => self.close_session(session, answer),
+            CoreCommand::Sweep => {
+                if let Some(open) = &mut self.open {
+                    open.tcp.sweep(&mut open.staging);
+                }
+            }
+        }
+    }
+
+    fn settle<B: BlockQueue>(&mut self, _blocks: &mut B) {
+        if self.closing.is_empty() {
+            return;
+        }
+        let open = &self.open;
+        self.closing.retain(|closing| {
+            let gone = open.as_ref().is_none_or(|open| !open.tcp.serves(closing.session));
+            if gone {
+                let _ = closing.answer.try_send(Ok(()));
+            }
+            !gone
+        });
+    }
+
+    fn outstanding(&self) -> usize {
+        self.open.as_ref().map_or(0, |open| open.tcp.outstanding())
+    }
+
+    #[inline]
+    fn poll(&mut self, capsules: &mut Burst<Capsule>) {
+        if let Some(open) = &mut self.open {
+            open.tcp.poll(&mut open.staging, capsules);
+        }
+    }
+
+    #[inline]
+    fn data(&self, capsule: &Capsule) -> StagedData {
+        StagedData::of(capsule)
+    }
+
+    #[inline]
+    fn complete(&mut self, permit: Permit, completion: Completion) {
+        debug_assert_eq!(permit.core(), self.core, "a permit goes back to the core that issued it");
+        debug_assert_eq!(permit.carrier(), carrier::TCP);
+        let (exchange, _) = permit.redeem();
+        if let Some(open) = &mut self.open {
+            open.tcp.complete(exchange, completion, &mut open.staging);
+        }
+    }
+
+    fn flush(&mut self) {
+        if let Some(open) = &mut self.open {
+            open.tcp.flush(&mut open.staging);
+        }
+    }
+
+    fn is_moving(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| open.tcp.is_moving())
+    }
+
+    #[inline]
+    fn window(&mut self, data: &mut StagedData, max: u32) -> Result<DmaSlice, Status> {
+        let (at, bytes) = data.advance(max)?;
+        let map = self.map()?;
+        map.note_filled(data.core, data.unit, data.at);
+        map.slice(data.core, data.unit, at, bytes).ok_or(Status::DATA_TRANSFER_ERROR)
+    }
+
+    fn copy_from_client(&mut self, data: &mut StagedData, into: &mut [u8]) -> Result<(), Status> {
+        let at = data.advance_by(into.len())?;
+        self.map()?.read(data.core, data.unit, at, into).ok_or(Status::DATA_TRANSFER_ERROR)?;
+        self.copied += into.len() as u64;
+        Ok(())
+    }
+
+    fn copy_to_client(&mut self, data: &mut StagedData, from: &[u8]) -> Result<(), Status> {
+        let at = data.advance_by(from.len())?;
+        let map = self.map()?;
+        map.write(data.core, data.unit, at, from).ok_or(Status::DATA_TRANSFER_ERROR)?;
+        map.note_filled(data.core, data.unit, data.at);
+        self.copied += from.len() as u64;
+        Ok(())
+    }
+
+    fn copied_bytes(&self) -> u64 {
+        self.copied + self.open.as_ref().map_or(0, |open| open.tcp.copied_bytes())
+    }
+
+    fn queue_pairs(&self, into: &mut Vec<QueuePairInfo>) {
+        if let Some(open) = &self.open {
+            open.tcp.queue_pairs(into);
+        }
+    }
+}

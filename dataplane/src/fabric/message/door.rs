@@ -1,0 +1,251 @@
+//! A connection's first command must be Connect: who may come in, and as what.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tracing::{debug, info, warn};
+
+use super::admin::AdminQueue;
+use super::channel::{AdminCapsule, Channel, ChannelError, QueueTerms};
+use super::hosts::{Host, HostName, Hosts, MAX_IO_QUEUES};
+use super::orders::{CoreError, HostLink};
+use crate::fabric::controller::{Controller, ControllerLimits, FabricsLimits};
+use crate::fabric::{CarrierKind, Completion, Peer, Refused, RefusedKind, Session};
+use crate::nvme::spec::fabrics::{
+    ConnectData, ConnectFields, ConnectInvalid, DISCOVERY_NQN, DYNAMIC_CONTROLLER, FabricsCommand,
+};
+use crate::nvme::spec::{Cqe, Sqe, Status};
+
+/// How long a host has for Connect.
+const CONNECT: Duration = Duration::from_secs(10);
+/// Bytes of a submission queue entry in a capsule.
+const ENTRY_BYTES: u32 = 64;
+
+/// What every connection of a listener is received with.
+pub struct Door {
+    /// The hosts.
+    pub hosts: Hosts,
+    /// The listener's address, as peers are told apart by it: `IP:PORT`.
+    pub listener: String,
+    /// Whether the listener ends.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// Why Connect was refused.
+struct Refusal(Completion);
+
+impl From<Status> for Refusal {
+    fn from(status: Status) -> Self {
+        Self(Completion::failed(status))
+    }
+}
+
+impl From<ConnectInvalid> for Refusal {
+    fn from(invalid: ConnectInvalid) -> Self {
+        Self(Completion { dword0: invalid.dword0(), ..Completion::failed(Status::CONNECT_INVALID_PARAMETERS) })
+    }
+}
+
+impl From<Completion> for Refusal {
+    fn from(completion: Completion) -> Self {
+        Self(completion)
+    }
+}
+
+impl From<Refused> for Refusal {
+    fn from(refused: Refused) -> Self {
+        match refused.kind {
+            RefusedKind::UnknownSubsystem | RefusedKind::NotListening => ConnectInvalid::SUBSYSTEM_NQN.into(),
+            RefusedKind::HostNotAllowed => Status::CONNECT_INVALID_HOST.into(),
+            RefusedKind::Full => Status::CONNECT_CONTROLLER_BUSY.into(),
+            RefusedKind::Other => Status::INTERNAL_ERROR.into(),
+        }
+    }
+}
+
+/// Connect as a host sent it.
+struct Connect {
+    sqe: Sqe,
+    fields: ConnectFields,
+    data: ConnectData,
+}
+
+impl Door {
+    /// Serves a connection: an admin queue until its host leaves, an I/O queue until its core has it.
+    pub fn serve(&self, mut channel: impl Channel) {
+        let peer = channel.peer();
+        let outcome = self.receive_connect(&mut channel).and_then(|capsule| self.connect(&mut channel, &capsule));
+        match outcome {
+            Ok(()) | Err(ChannelError::Closed) => {}
+            Err(error) => debug!(listener = %self.listener, ?peer, %error, "a connection ended"),
+        }
+    }
+
+    fn receive_connect(&self, channel: &mut impl Channel) -> Result<AdminCapsule, ChannelError> {
+        let deadline = Instant::now() + CONNECT;
+        while Instant::now() < deadline && !self.stop.load(Ordering::Acquire) {
+            if let Some(capsule) = channel.receive(Duration::from_millis(100))? {
+                return Ok(capsule);
+            }
+        }
+        Err(ChannelError::Stuck(CONNECT))
+    }
+
+    fn connect(&self, channel: &mut impl Channel, capsule: &AdminCapsule) -> Result<(), ChannelError> {
+        let taken = Self::decode(capsule).and_then(|connect| {
+            if connect.fields.qid != 0 {
+                return self.connect_io(channel, &connect).map(|()| None);
+            }
+            self.connect_admin(channel, &connect).map(Some)
+        });
+        match taken {
+            Ok(None) => Ok(()),
+            Ok(Some(admin)) => {
+                let answered = channel.respond(&capsule.sqe, &[], admin.connected(capsule.sqe.cid()));
+                // The end of the admin queue is that of the host, also if it did not hear the answer.
+                answered.and_then(|()| admin.serve(channel, &self.stop))
+            }
+            Err(Refusal(completion)) => {
+                info!(listener = %self.listener, peer = ?channel.peer(), status = %completion.status, "an NVMe-oF host was refused");
+                channel.respond(&capsule.sqe, &[], answer(&capsule.sqe, completion, 1))
+            }
+        }
+    }
+
+    fn decode(capsule: &AdminCapsule) -> Result<Connect, Refusal> {
+        let sqe = capsule.sqe;
+        let FabricsCommand::Connect(fields) = FabricsCommand::decode(&sqe)? else {
+            return Err(Status::COMMAND_SEQUENCE_ERROR.into());
+        };
+        let data = capsule.data.first_chunk().ok_or(Status::DATA_SGL_LENGTH_INVALID)?;
+        Ok(Connect { sqe, fields, data: ConnectData::decode(data)? })
+    }
+
+    fn peer(&self, channel: &impl Channel, data: &ConnectData) -> Peer {
+        Peer {
+            carrier: channel.carrier(),
+            listener: self.listener.clone(),
+            subsystem_nqn: Some(data.subsystem_nqn.clone()),
+            host_nqn: Some(data.host_nqn.clone()),
+            host_id: Some(data.host_id),
+            address: channel.peer(),
+            uid: None,
+            pid: None,
+        }
+    }
+
+    fn limits(&self, carrier: CarrierKind) -> ControllerLimits {
+        let options = self.hosts.options();
+        ControllerLimits {
+            max_queue_entries: options.max_queue_entries,
+            io_queues: MAX_IO_QUEUES,
+            vectors: 1,
+            cores: self.hosts.cores(),
+            fabrics: Some(FabricsLimits {
+                io_capsule_bytes: ENTRY_BYTES + options.in_capsule_bytes,
+                response_bytes: 16,
+                in_capsule_offset: 0,
+                max_sgl_descriptors: 1,
+                keyed_sgl: carrier == CarrierKind::Rdma,
+            }),
+        }
+    }
+
+    fn connect_admin(&self, channel: &impl Channel, connect: &Connect) -> Result<AdminQueue, Refusal> {
+        let Connect { fields, data, .. } = connect;
+        let limits = self.limits(channel.carrier());
+        limits.check_connect(fields)?;
+        if data.controller_id != DYNAMIC_CONTROLLER {
+            return Err(ConnectInvalid::CONTROLLER_ID.into());
+        }
+        let peer = self.peer(channel, data);
+        if data.subsystem_nqn == DISCOVERY_NQN {
+            return Ok(AdminQueue::discovery(self.hosts.clone(), peer, limits, fields));
+        }
+        let session: Arc<dyn Session> = match self.hosts.admission().open(&peer) {
+            Ok(session) => Arc::from(session),
+            Err(refused) => {
+                warn!(listener = %self.listener, host = %data.host_nqn, address = ?peer.address, reason = %refused, "NVMe-oF host refused");
+                return Err(refused.into());
+            }
+        };
+        let mut identity = session.identity();
+        let most = self.hosts.options().max_transfer_bytes.min(channel.max_transfer_bytes());
+        identity.max_transfer_bytes = identity.max_transfer_bytes.min(most);
+        let name = HostName {
+            subsystem_nqn: data.subsystem_nqn.clone(),
+            host_nqn: data.host_nqn.clone(),
+            host_id: data.host_id,
+            controller_id: identity.controller_id,
+        };
+        let mut controller = Controller::new(identity, session.namespaces(), limits);
+        controller.connected(fields);
+        info!(listener = %self.listener, host = %name.host_nqn, address = ?peer.address, session = session.id().0, controller = name.controller_id, "NVMe-oF host connected");
+        let (link, controller) = (Arc::new(HostLink::default()), Mutex::new(controller));
+        let host = Arc::new(Host { session, link, name, controller });
+        Ok(AdminQueue::of(self.hosts.clone(), host, u32::from(fields.sqsize) + 1))
+    }
+
+    fn connect_io(&self, channel: &mut impl Channel, connect: &Connect) -> Result<(), Refusal> {
+        let Connect { sqe, fields, data } = connect;
+        let name = HostName {
+            subsystem_nqn: data.subsystem_nqn.clone(),
+            host_nqn: data.host_nqn.clone(),
+            host_id: data.host_id,
+            controller_id: data.controller_id,
+        };
+        let host = self.hosts.find(&name).ok_or(ConnectInvalid::CONTROLLER_ID)?;
+        {
+            let mut controller = host.lock();
+            controller.check_queue(fields)?;
+            if host.link.is_lost() {
+                return Err(Status::COMMAND_SEQUENCE_ERROR.into());
+            }
+            controller.queue_connected(fields.qid);
+        }
+        let most = self.hosts.options().max_transfer_bytes.min(channel.max_transfer_bytes());
+        let terms = QueueTerms {
+            session: host.session.id(),
+            qid: fields.qid,
+            entries: u32::from(fields.sqsize) + 1,
+            max_transfer_bytes: most.min(host.session.identity().max_transfer_bytes),
+            link: Arc::clone(&host.link),
+        };
+        let core = (fields.qid - 1) % self.hosts.cores();
+        let mut system = None;
+        let (told, answered) = std::sync::mpsc::sync_channel(1);
+        match channel.hand_over(terms, told) {
+            Ok(order) => self.hosts.tell(core, order),
+            Err(error) => system = Some(error),
+        }
+        let taken = match system {
+            Some(error) => Err(CoreError::System(error.to_string())),
+            // A core that has stopped drops the order, and with it the way to answer.
+            None => answered.recv().unwrap_or(Err(CoreError::NotOpen)),
+        };
+        if let Err(error) = taken {
+            warn!(session = host.session.id().0, qid = fields.qid, %error, "a core did not take a queue");
+            host.lock().queue_lost(fields.qid);
+            return Err(match error {
+                CoreError::NoRoom => Status::CONNECT_CONTROLLER_BUSY.into(),
+                _ => Status::INTERNAL_ERROR.into(),
+            });
+        }
+        // The controller may have been reset while the core took the queue, which then nobody ends but this.
+        if !host.lock().is_ready() {
+            host.link.lose();
+        }
+        let completion = Completion::success(u32::from(data.controller_id), 0);
+        if channel.respond(sqe, &[], answer(sqe, completion, 1)).is_err() {
+            host.link.lose();
+        }
+        Ok(())
+    }
+}
+
+/// A completion as it goes into a capsule; `sq_head` entries were taken so far.
+pub(super) fn answer(sqe: &Sqe, completion: Completion, sq_head: u16) -> Cqe {
+    let Completion { dword0, dword1, status } = completion;
+    Cqe { dword0, dword1, sq_head, sq_id: 0, cid: sqe.cid(), status }
+}

@@ -1,0 +1,253 @@
+//! The hosts that are connected over message carriers, over all listeners: who has which controller, and the cores'
+//! staging memory.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::orders::{Answer, CoreCommand, CoreError, HostLink};
+use super::staging::{StagingLayout, StagingMap};
+use crate::fabric::controller::Controller;
+use crate::fabric::{Admission, CorePort, Session, SessionId};
+use crate::memory::{Region, SlotAccount, SlotLease, populate};
+
+/// How often cores look for hosts that do not go on with what they began: such a host has between once and twice as long.
+const SWEEP: Duration = Duration::from_secs(15);
+/// I/O queues of one controller at most.
+pub const MAX_IO_QUEUES: u16 = 64;
+
+/// How hosts are treated.
+#[derive(Clone, Copy, Debug)]
+pub struct HostOptions {
+    /// Staging memory of each core, and how it is cut.
+    pub layout: StagingLayout,
+    /// Entries of the longest queue, 2 to 4096.
+    pub max_queue_entries: u32,
+    /// The most bytes that one command may move.
+    pub max_transfer_bytes: u32,
+    /// Data that may come in a capsule, in bytes: 0 to 8192, a multiple of 16.
+    pub in_capsule_bytes: u32,
+}
+
+/// Why there is no staging memory.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// No memory, or none of the numbers it is known by.
+    #[error("cannot set up {bytes} bytes of staging memory for each core: {cause}")]
+    Memory {
+        /// Bytes a core.
+        bytes: u64,
+        /// Why not.
+        cause: io::Error,
+    },
+    /// A core refused.
+    #[error("core {core}: {cause}")]
+    Core {
+        /// Which.
+        core: u16,
+        /// Why.
+        cause: CoreError,
+    },
+    /// A core has stopped.
+    #[error("core {0} has stopped")]
+    Stopped(u16),
+}
+
+/// A host's controller: what its admin queue's thread and the threads that connect its I/O queues share.
+pub(super) struct Host {
+    pub session: Arc<dyn Session>,
+    pub link: Arc<HostLink>,
+    pub name: HostName,
+    pub controller: Mutex<Controller>,
+}
+
+/// Who a host is, and which controller it has: what Connect of an I/O queue must name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct HostName {
+    pub subsystem_nqn: String,
+    pub host_nqn: String,
+    pub host_id: [u8; 16],
+    pub controller_id: u16,
+}
+
+impl Host {
+    pub fn lock(&self) -> MutexGuard<'_, Controller> {
+        self.controller.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Everything that was made for [`Hosts::open`].
+struct Staged {
+    regions: Vec<Arc<Region>>,
+    _slots: Vec<SlotLease>,
+}
+
+struct Shared {
+    admission: Arc<dyn Admission>,
+    cores: Arc<dyn CorePort<CoreCommand>>,
+    options: HostOptions,
+    hosts: Mutex<BTreeMap<SessionId, Arc<Host>>>,
+    staged: Mutex<Option<Staged>>,
+    stop: AtomicBool,
+}
+
+/// The hosts over message carriers. Clones are the same.
+#[derive(Clone)]
+pub struct Hosts {
+    shared: Arc<Shared>,
+}
+
+impl Hosts {
+    /// None yet.
+    #[must_use]
+    pub fn new(admission: Arc<dyn Admission>, cores: Arc<dyn CorePort<CoreCommand>>, options: HostOptions) -> Self {
+        let (hosts, staged, stop) = (Mutex::default(), Mutex::default(), AtomicBool::new(false));
+        Self { shared: Arc::new(Shared { admission, cores, options, hosts, staged, stop }) }
+    }
+
+    pub(super) fn admission(&self) -> &dyn Admission {
+        &*self.shared.admission
+    }
+
+    /// How hosts are treated.
+    #[must_use]
+    pub fn options(&self) -> &HostOptions {
+        &self.shared.options
+    }
+
+    /// How many cores there are.
+    #[must_use]
+    pub fn cores(&self) -> u16 {
+        self.shared.cores.cores().max(1)
+    }
+
+    /// Sets up staging memory on every core, if that was not done before. Takes a while.
+    ///
+    /// # Errors
+    /// See [`OpenError`]. Cores that have it keep it.
+    pub fn open(&self) -> Result<(), OpenError> {
+        let mut staged = self.shared.staged.lock().unwrap_or_else(PoisonError::into_inner);
+        if staged.is_some() {
+            return Ok(());
+        }
+        let layout = self.shared.options.layout;
+        let made = self.make_regions().map_err(|cause| OpenError::Memory { bytes: layout.bytes(), cause })?;
+        let map = StagingMap::new(layout, made.regions.clone());
+        let map = map.ok_or(OpenError::Memory { bytes: layout.bytes(), cause: io::ErrorKind::InvalidInput.into() })?;
+        for core in 0..self.cores() {
+            match self.ask(core, |answer| CoreCommand::Open(map.clone(), answer)) {
+                Some(Ok(())) => {}
+                Some(Err(cause)) => return Err(OpenError::Core { core, cause }),
+                None => return Err(OpenError::Stopped(core)),
+            }
+        }
+        *staged = Some(made);
+        Ok(())
+    }
+
+    fn make_regions(&self) -> io::Result<Staged> {
+        let (mut regions, mut slots) = (Vec::new(), Vec::new());
+        // On nobody's account: there are as many as cores, once.
+        let account = SlotAccount { uid: u32::MAX, most: usize::MAX };
+        for _ in 0..self.cores() {
+            let slot = SlotLease::take(account).map_err(io::Error::other)?;
+            let region = Arc::new(Region::shared(self.shared.options.layout.bytes() as usize, slot.slot())?);
+            populate(&region)?;
+            self.shared.cores.hold_memory(&region)?;
+            regions.push(region);
+            slots.push(slot);
+        }
+        Ok(Staged { regions, _slots: slots })
+    }
+
+    /// The staging memory of each core, for carriers that make it known to something else besides the devices.
+    #[must_use]
+    pub fn staging(&self) -> Vec<Arc<Region>> {
+        let staged = self.shared.staged.lock().unwrap_or_else(PoisonError::into_inner);
+        staged.as_ref().map(|staged| staged.regions.clone()).unwrap_or_default()
+    }
+
+    /// Asks a core and waits for the answer; `None` if it has stopped.
+    pub fn ask(&self, core: u16, order: impl FnOnce(Answer) -> CoreCommand) -> Option<Result<(), CoreError>> {
+        let (answer, answers) = sync_channel(1);
+        self.shared.cores.send(core, order(answer)).ok()?;
+        answers.recv().ok()
+    }
+
+    /// Tells a core something that has no answer.
+    pub fn tell(&self, core: u16, order: CoreCommand) {
+        // A core that has stopped has nothing to be told.
+        let _ = self.shared.cores.send(core, order);
+    }
+
+    /// Ends a session's I/O queues on every core, and waits until none is left. Says whether every core did.
+    pub(super) fn end_queues(&self, session: SessionId) -> bool {
+        let mut all = true;
+        // Every core is asked, also after one that has stopped.
+        for core in 0..self.cores() {
+            all &= self.ask(core, |answer| CoreCommand::CloseSession(session, answer)) == Some(Ok(()));
+        }
+        all
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<SessionId, Arc<Host>>> {
+        self.shared.hosts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn add(&self, host: &Arc<Host>) {
+        self.lock().insert(host.session.id(), Arc::clone(host));
+    }
+
+    pub(super) fn remove(&self, host: &Host) {
+        self.lock().remove(&host.session.id());
+    }
+
+    /// The host that Connect of an I/O queue names.
+    pub(super) fn find(&self, name: &HostName) -> Option<Arc<Host>> {
+        self.lock().values().find(|host| host.name == *name).cloned()
+    }
+
+    /// Disconnects a host. Does not wait.
+    pub fn close_session(&self, session: SessionId) {
+        if let Some(host) = self.lock().get(&session) {
+            host.link.lose();
+        }
+    }
+
+    /// Begins to look for hosts that do not go on with what they began, until this is dropped.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn watch(&self) -> io::Result<Watch> {
+        let hosts = self.clone();
+        let thread = std::thread::Builder::new().name("nvmf-sweep".into()).spawn(move || {
+            while !hosts.shared.stop.load(Ordering::Acquire) {
+                std::thread::park_timeout(SWEEP);
+                for core in 0..hosts.cores() {
+                    hosts.tell(core, CoreCommand::Sweep);
+                }
+            }
+        })?;
+        Ok(Watch { hosts: self.clone(), thread: Some(thread) })
+    }
+}
+
+/// See [`Hosts::watch`].
+pub struct Watch {
+    hosts: Hosts,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.hosts.shared.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            let _ = thread.join();
+        }
+    }
+}

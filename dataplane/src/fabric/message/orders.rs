@@ -1,0 +1,73 @@
+//! What control threads ask of a core's end, and what both know of a host.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::SyncSender;
+
+use super::staging::StagingMap;
+use crate::fabric::SessionId;
+use crate::fabric::tcp::target::NewTcpQueue;
+
+/// What a core and the control thread of a host tell each other besides orders.
+#[derive(Debug, Default)]
+pub struct HostLink {
+    lost: AtomicBool,
+    /// I/O queues that the host ended by itself, one bit each.
+    ended: AtomicU64,
+}
+
+impl HostLink {
+    /// A connection of the host has ended: its controller is to end too.
+    pub fn lose(&self) {
+        self.lost.store(true, Ordering::Release);
+    }
+
+    /// The host ended an I/O queue by itself, with Disconnect. It may connect it again.
+    pub fn end_queue(&self, qid: u16) {
+        self.ended.fetch_or(1 << (qid.saturating_sub(1) % 64), Ordering::AcqRel);
+    }
+
+    /// The I/O queues that ended so since the last call.
+    pub fn take_ended(&self) -> impl Iterator<Item = u16> + use<> {
+        let ended = self.ended.swap(0, Ordering::AcqRel);
+        (0..64).filter(move |bit| ended & (1 << bit) != 0).map(|bit| bit + 1)
+    }
+
+    /// Whether a connection has ended that the host did not mean to end.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
+    }
+}
+
+/// Why a core could not do what it was asked to.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CoreError {
+    /// The core has no staging memory yet.
+    #[error("the core has no staging memory")]
+    NotOpen,
+    /// The core's tables are full.
+    #[error("the core serves as many connections or commands as it can; connect with fewer or shorter queues")]
+    NoRoom,
+    /// The device's queue refused the staging memory.
+    #[error("the device refused the staging memory: {0}")]
+    Attach(String),
+    /// The system refused.
+    #[error("{0}")]
+    System(String),
+}
+
+/// Where a core answers.
+pub type Answer = SyncSender<Result<(), CoreError>>;
+
+/// What is asked of a core's end.
+#[derive(Debug)]
+pub enum CoreCommand {
+    /// Take staging memory into use, of every core. Once.
+    Open(StagingMap, Answer),
+    /// Serve an I/O queue over TCP.
+    TakeTcp(Box<NewTcpQueue>, Answer),
+    /// End every connection of a session; answered when none is left.
+    CloseSession(SessionId, Answer),
+    /// Look for peers that have done nothing since the last time although it was their turn, and end them.
+    Sweep,
+}

@@ -1,0 +1,277 @@
+//! One core's staging memory: where values lie between the network and the device.
+//!
+//! ```text
+//! | one word a unit: how far a buffer was filled | areas, one a connection | buffers                       |
+//! ```
+//!
+//! The whole is one region, which the queues of every core and the NIC know, so the CPU never copies a value. A buffer is
+//! contiguous. Areas are the carriers' own: headers that come and go.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::buddy::{Block, Buddy, UNIT_BYTES};
+use crate::memory::{DmaSlice, Region};
+
+/// How staging memory is laid out. The same on every core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StagingLayout {
+    /// Areas for connections.
+    pub areas: u16,
+    /// Bytes of each, a multiple of 4096.
+    pub area_bytes: u32,
+    /// Bytes for buffers, a multiple of 4096.
+    pub buffer_bytes: u32,
+}
+
+impl StagingLayout {
+    fn units(&self) -> u32 {
+        self.buffer_bytes / UNIT_BYTES
+    }
+
+    fn words_bytes(&self) -> u64 {
+        (u64::from(self.units()) * 4).next_multiple_of(u64::from(UNIT_BYTES))
+    }
+
+    fn areas_bytes(&self) -> u64 {
+        u64::from(self.areas) * u64::from(self.area_bytes)
+    }
+
+    /// Bytes of the whole region.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.words_bytes() + self.areas_bytes() + u64::from(self.buffer_bytes)
+    }
+
+    fn buffer_offset(&self, unit: u32) -> u64 {
+        self.words_bytes() + self.areas_bytes() + u64::from(unit) * u64::from(UNIT_BYTES)
+    }
+}
+
+/// The staging memory of every core as each core knows it: to find the bytes that a cursor of any core names.
+#[derive(Clone, Debug)]
+pub struct StagingMap {
+    layout: StagingLayout,
+    regions: Arc<[Arc<Region>]>,
+}
+
+impl StagingMap {
+    /// One region a core, by core. `None` if one is shorter than the layout asks.
+    #[must_use]
+    pub fn new(layout: StagingLayout, regions: Vec<Arc<Region>>) -> Option<Self> {
+        let fits = regions.iter().all(|region| region.bytes() as u64 >= layout.bytes());
+        fits.then(|| Self { layout, regions: regions.into() })
+    }
+
+    /// The regions, by core.
+    #[must_use]
+    pub fn regions(&self) -> &[Arc<Region>] {
+        &self.regions
+    }
+
+    /// The layout.
+    #[must_use]
+    pub fn layout(&self) -> &StagingLayout {
+        &self.layout
+    }
+
+    /// Bytes of a buffer: `bytes` from `at` on.
+    #[inline]
+    pub(crate) fn slice(&self, core: u16, unit: u32, at: u32, bytes: u32) -> Option<DmaSlice> {
+        self.regions.get(usize::from(core))?.slice(self.layout.buffer_offset(unit) + u64::from(at), bytes)
+    }
+
+    pub(crate) fn read(&self, core: u16, unit: u32, at: u32, into: &mut [u8]) -> Option<()> {
+        self.regions.get(usize::from(core))?.read(self.layout.buffer_offset(unit) + u64::from(at), into)
+    }
+
+    pub(crate) fn write(&self, core: u16, unit: u32, at: u32, from: &[u8]) -> Option<()> {
+        self.regions.get(usize::from(core))?.write(self.layout.buffer_offset(unit) + u64::from(at), from)
+    }
+
+    /// Notes that a buffer was filled up to `end`. One core at a time has a command, and hands it on through a mailbox,
+    /// so the word needs no ordering of its own.
+    #[inline]
+    pub(crate) fn note_filled(&self, core: u16, unit: u32, end: u32) {
+        let word = self.regions.get(usize::from(core)).and_then(|region| region.word32(u64::from(unit) * 4));
+        if let Some(word) = word
+            && word.load(Ordering::Relaxed) < end
+        {
+            word.store(end, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A buffer for the data of one command.
+#[derive(Debug)]
+pub struct Buffer {
+    block: Block,
+}
+
+impl Buffer {
+    /// Where it begins, in units from the first buffer.
+    #[must_use]
+    pub fn unit(&self) -> u32 {
+        self.block.unit()
+    }
+}
+
+/// An area that a connection has.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Area(u16);
+
+/// One core's own staging memory.
+pub struct Staging {
+    core: u16,
+    map: StagingMap,
+    region: Arc<Region>,
+    buddy: Buddy,
+    free_areas: Vec<u16>,
+}
+
+impl Staging {
+    /// The memory of core `core`; `None` if the map has none for it.
+    #[must_use]
+    pub fn new(core: u16, map: StagingMap) -> Option<Self> {
+        let region = Arc::clone(map.regions.get(usize::from(core))?);
+        let layout = map.layout;
+        let free_areas = (0..layout.areas).rev().collect();
+        Some(Self { core, map, region, buddy: Buddy::new(layout.units()), free_areas })
+    }
+
+    /// The core whose memory it is.
+    #[must_use]
+    pub fn core(&self) -> u16 {
+        self.core
+    }
+
+    /// Where every core's memory lies.
+    #[must_use]
+    pub fn map(&self) -> &StagingMap {
+        &self.map
+    }
+
+    /// The region.
+    #[must_use]
+    pub fn region(&self) -> &Arc<Region> {
+        &self.region
+    }
+
+    /// Bytes of buffers that are free.
+    #[must_use]
+    pub fn free_bytes(&self) -> u32 {
+        self.buddy.free_units() * UNIT_BYTES
+    }
+
+    /// Takes a buffer of at least `bytes` bytes, of which none is filled; `None` if none is free.
+    pub fn take(&mut self, bytes: u32) -> Option<Buffer> {
+        let block = self.buddy.take(bytes)?;
+        if let Some(word) = self.region.word32(u64::from(block.unit()) * 4) {
+            word.store(0, Ordering::Relaxed);
+        }
+        Some(Buffer { block })
+    }
+
+    /// As [`take`](Self::take), but only if `leave` bytes stay free: for those who can wait, so that something is left
+    /// for those who must not.
+    pub fn take_leaving(&mut self, bytes: u32, leave: u32) -> Option<Buffer> {
+        let free = u64::from(self.buddy.free_units()) * u64::from(UNIT_BYTES);
+        let needed = u64::from(bytes.max(1).next_power_of_two().max(UNIT_BYTES));
+        if free < needed + u64::from(leave) { None } else { self.take(bytes) }
+    }
+
+    /// Gives a buffer back. Neither device nor network names it any more.
+    pub fn give_back(&mut self, buffer: Buffer) {
+        self.buddy.give_back(buffer.block);
+    }
+
+    /// Bytes of a buffer; `None` if they do not lie inside.
+    #[must_use]
+    pub fn slice(&self, buffer: &Buffer, at: u32, bytes: u32) -> Option<DmaSlice> {
+        let end = at.checked_add(bytes)?;
+        if end > buffer.block.bytes() {
+            return None;
+        }
+        self.map.slice(self.core, buffer.unit(), at, bytes)
+    }
+
+    /// Copies bytes into a buffer. `None`, and nothing copied, if they do not fit.
+    pub fn write(&self, buffer: &Buffer, at: u32, from: &[u8]) -> Option<()> {
+        let end = at.checked_add(u32::try_from(from.len()).ok()?)?;
+        if end > buffer.block.bytes() {
+            return None;
+        }
+        self.map.write(self.core, buffer.unit(), at, from)
+    }
+
+    /// Copies bytes out of a buffer. `None`, and nothing copied, if they do not lie inside.
+    #[must_use]
+    pub fn read(&self, buffer: &Buffer, at: u32, into: &mut [u8]) -> Option<()> {
+        let end = at.checked_add(u32::try_from(into.len()).ok()?)?;
+        if end > buffer.block.bytes() {
+            return None;
+        }
+        self.map.read(self.core, buffer.unit(), at, into)
+    }
+
+    /// How far a buffer was filled by device or CPU.
+    #[must_use]
+    pub fn filled(&self, buffer: &Buffer) -> u32 {
+        let word = self.region.word32(u64::from(buffer.unit()) * 4);
+        word.map_or(0, |word| word.load(Ordering::Relaxed)).min(buffer.block.bytes())
+    }
+
+    /// Takes an area for a connection; `None` if all are in use.
+    pub fn take_area(&mut self) -> Option<Area> {
+        self.free_areas.pop().map(Area)
+    }
+
+    /// Gives an area back.
+    pub fn give_area_back(&mut self, area: Area) {
+        self.free_areas.push(area.0);
+    }
+
+    fn area_offset(&self, area: &Area, at: u32, bytes: usize) -> Option<u64> {
+        let layout = &self.map.layout;
+        let end = u64::from(at) + bytes as u64;
+        let base = layout.words_bytes() + u64::from(area.0) * u64::from(layout.area_bytes);
+        (end <= u64::from(layout.area_bytes)).then_some(base + u64::from(at))
+    }
+
+    /// Bytes of an area; `None` if they do not lie inside.
+    #[must_use]
+    pub fn area_slice(&self, area: &Area, at: u32, bytes: u32) -> Option<DmaSlice> {
+        self.region.slice(self.area_offset(area, at, bytes as usize)?, bytes)
+    }
+
+    /// Copies bytes out of an area. `None`, and nothing copied, if they do not lie inside.
+    #[must_use]
+    pub fn area_read(&self, area: &Area, at: u32, into: &mut [u8]) -> Option<()> {
+        self.region.read(self.area_offset(area, at, into.len())?, into)
+    }
+
+    /// Copies bytes into an area. `None`, and nothing copied, if they do not lie inside.
+    #[must_use]
+    pub fn area_write(&self, area: &Area, at: u32, from: &[u8]) -> Option<()> {
+        self.region.write(self.area_offset(area, at, from.len())?, from)
+    }
+
+    /// Copies bytes from an area into a buffer. `None`, and nothing copied, if either range does not lie inside.
+    #[must_use]
+    pub fn area_to_buffer(&self, area: &Area, from: u32, buffer: &Buffer, at: u32, bytes: u32) -> Option<()> {
+        if at.checked_add(bytes)? > buffer.block.bytes() {
+            return None;
+        }
+        let source = self.area_offset(area, from, bytes as usize)?;
+        let target = self.map.layout.buffer_offset(buffer.unit()) + u64::from(at);
+        self.region.copy_to(source, &self.region, target, bytes as usize)
+    }
+
+    /// Moves bytes within an area to its beginning. `None` if they do not lie inside.
+    #[must_use]
+    pub fn area_to_front(&self, area: &Area, from: u32, bytes: u32) -> Option<()> {
+        let source = self.area_offset(area, from, bytes as usize)?;
+        let target = self.area_offset(area, 0, bytes as usize)?;
+        self.region.copy_to(source, &self.region, target, bytes as usize)
+    }
+}

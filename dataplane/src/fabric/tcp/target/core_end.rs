@@ -1,0 +1,278 @@
+//! One core's I/O queues over TCP.
+
+use std::io;
+use std::sync::Arc;
+
+use super::connection::{AREA_BYTES, Connection, NewTcpQueue};
+use super::desk::Desk;
+use super::exchange::Phase;
+use super::streams::{RingStreams, StreamDone, Streams};
+use crate::Burst;
+use crate::fabric::message::{CoreError, Staging, StagingLayout, carrier};
+use crate::fabric::{Capsule, Completion, Permit, QueuePairInfo, SessionId};
+use crate::memory::{SlotId, SlotPool};
+
+/// I/O queues that a core serves at once.
+const MAX_CONNECTIONS: u16 = 256;
+/// Commands that all queues of a core together may have open; their lengths are admitted against it.
+const MAX_COMMANDS: u16 = 16_384;
+/// Commands that are not taken before these many were completed: more wait on the side of the host anyway.
+const COMPLETIONS_A_TURN: usize = 4;
+
+/// How a core's staging memory is laid out, with `buffer_bytes` for the data of commands.
+#[must_use]
+pub const fn staging_layout(buffer_bytes: u32) -> StagingLayout {
+    StagingLayout { areas: MAX_CONNECTIONS, area_bytes: AREA_BYTES, buffer_bytes }
+}
+
+/// One core's I/O queues over TCP.
+pub struct TcpEnd<S: Streams = RingStreams> {
+    core: u16,
+    streams: S,
+    connections: SlotPool<Connection<S::Stream>>,
+    /// By place in the pool.
+    places: Box<[Option<SlotId>]>,
+    /// Sum of the queues' entries.
+    entries: u32,
+    desk: Desk,
+    /// Connections that have something to send, or that are to end.
+    due: Vec<SlotId>,
+    /// Connections whose next capsule waits for a buffer.
+    stalled: Vec<SlotId>,
+    /// Commands that were taken and not completed.
+    outstanding: usize,
+}
+
+impl<S: Streams> TcpEnd<S> {
+    /// The end of core `core`, made on the core's own thread.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn new(core: u16, staging: &Staging) -> io::Result<Self> {
+        let places = usize::from(MAX_CONNECTIONS);
+        Ok(Self {
+            core,
+            streams: S::new(MAX_CONNECTIONS, Arc::clone(staging.region()))?,
+            connections: SlotPool::new(MAX_CONNECTIONS),
+            places: vec![None; places].into(),
+            entries: 0,
+            desk: Desk::new(MAX_COMMANDS),
+            due: Vec::with_capacity(places),
+            stalled: Vec::with_capacity(places),
+            outstanding: 0,
+        })
+    }
+
+    /// The streams, for those who look from outside.
+    pub fn streams_mut(&mut self) -> &mut S {
+        &mut self.streams
+    }
+
+    /// Takes an I/O queue over.
+    ///
+    /// # Errors
+    /// If it does not fit.
+    pub fn take(&mut self, queue: NewTcpQueue<S::Stream>, staging: &mut Staging) -> Result<(), CoreError> {
+        let entries = queue.entries;
+        if self.entries + entries > u32::from(MAX_COMMANDS) {
+            return Err(CoreError::NoRoom);
+        }
+        let area = staging.take_area().ok_or(CoreError::NoRoom)?;
+        let id = match self.connections.insert(Connection::new(queue, area)) {
+            Ok(id) => id,
+            Err(connection) => {
+                staging.give_area_back(connection.area_back().0);
+                return Err(CoreError::NoRoom);
+            }
+        };
+        self.places[id.index()] = Some(id);
+        self.entries += entries;
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.set_id(id);
+            connection.receive(&mut self.streams, &self.desk, staging);
+        }
+        self.streams.submit();
+        Ok(())
+    }
+
+    /// I/O queues that it serves.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.connections.in_use()
+    }
+
+    /// Commands taken and not completed.
+    #[must_use]
+    pub fn outstanding(&self) -> usize {
+        self.outstanding
+    }
+
+    /// Bytes that the CPU copied.
+    #[must_use]
+    pub fn copied_bytes(&self) -> u64 {
+        self.desk.copied
+    }
+
+    /// Whether a session has a queue here.
+    #[must_use]
+    pub fn serves(&self, session: SessionId) -> bool {
+        self.connections.iter().any(|connection| connection.queue.session == session)
+    }
+
+    /// Whether bytes are on their way.
+    #[must_use]
+    pub fn is_moving(&self) -> bool {
+        !self.due.is_empty() || self.connections.in_use() > 0 && self.connections.iter().any(Connection::is_moving)
+    }
+
+    /// Ends the queues of a session.
+    pub fn close_session(&mut self, session: SessionId, staging: &mut Staging) {
+        let ids: Vec<SlotId> = self.connections.ids().collect();
+        for id in ids {
+            let Some(connection) = self.connections.get_mut(id) else { continue };
+            if connection.queue.session == session {
+                connection.close_as_asked();
+                self.tend(id, staging);
+            }
+        }
+    }
+
+    /// Ends the queues of hosts that did nothing since the last sweep although it was their turn.
+    pub fn sweep(&mut self, staging: &mut Staging) {
+        let ids: Vec<SlotId> = self.connections.ids().collect();
+        for id in ids {
+            let Some(connection) = self.connections.get_mut(id) else { continue };
+            if connection.sweep() && connection.is_running() {
+                let (session, qid) = (connection.queue.session.0, connection.queue.qid);
+                tracing::warn!(session, qid, "an NVMe/TCP host does not go on with what it began; its queue ends");
+                connection.close();
+                self.tend(id, staging);
+            }
+        }
+    }
+
+    /// Takes new commands, and moves bytes on.
+    pub fn poll(&mut self, staging: &mut Staging, capsules: &mut Burst<Capsule>) {
+        if self.connections.in_use() == 0 {
+            return;
+        }
+        for _ in 0..COMPLETIONS_A_TURN {
+            let mut done = Burst::new();
+            self.streams.poll(&mut done);
+            let more = done.is_full();
+            for done in done {
+                self.done(done, staging);
+            }
+            if !more {
+                break;
+            }
+        }
+        self.feed(staging);
+        while !capsules.is_full()
+            && let Some((id, exchange)) = self.desk.next_ready()
+        {
+            exchange.phase = Phase::Running;
+            let permit = Permit::issue_by(carrier::TCP, self.core, id, exchange.cid);
+            capsules.push(Capsule { sqe: exchange.sqe, session: exchange.session, permit });
+            self.outstanding += 1;
+        }
+    }
+
+    fn done(&mut self, done: StreamDone, staging: &mut Staging) {
+        let Some(id) = self.places.get(usize::from(done.transfer.place)).copied().flatten() else { return };
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        if done.transfer.send {
+            connection.sent(done.result, &mut self.streams, &mut self.desk, staging);
+        } else {
+            connection.received(done.result, &mut self.desk, staging);
+        }
+        self.tend(id, staging);
+    }
+
+    /// Gives buffers that came free to those that wait for them.
+    fn feed(&mut self, staging: &mut Staging) {
+        if !std::mem::take(&mut self.desk.freed) {
+            return;
+        }
+        while let Some(id) = self.desk.next_fed(staging) {
+            let Some(owner) = self.desk.exchanges.get(id).map(|exchange| exchange.connection) else { continue };
+            if let Some(connection) = self.connections.get_mut(owner) {
+                connection.fed(id, &mut self.desk);
+                self.tend(owner, staging);
+            }
+        }
+        for _ in 0..self.stalled.len() {
+            let id = self.stalled.remove(0);
+            if let Some(connection) = self.connections.get_mut(id) {
+                connection.take_in(&mut self.desk, staging);
+                self.tend(id, staging);
+            }
+        }
+    }
+
+    /// Does what follows for a connection on which something happened.
+    fn tend(&mut self, id: SlotId, staging: &mut Staging) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        connection.receive(&mut self.streams, &self.desk, staging);
+        if connection.is_stalled() && !self.stalled.contains(&id) {
+            self.stalled.push(id);
+        }
+        if !std::mem::replace(&mut connection.due, true) {
+            self.due.push(id);
+        }
+    }
+
+    /// Takes the completion of a command.
+    #[inline]
+    pub fn complete(&mut self, exchange: SlotId, completion: Completion, staging: &mut Staging) {
+        self.outstanding -= 1;
+        let Some(owner) = self.desk.exchanges.get(exchange).map(|exchange| exchange.connection) else { return };
+        // A connection stays until its last command was completed.
+        let Some(connection) = self.connections.get_mut(owner) else { return };
+        if connection.is_closed() {
+            self.desk.close(exchange, staging);
+            connection.in_use -= 1;
+        } else {
+            connection.answer(exchange, completion, &mut self.desk);
+        }
+        if !std::mem::replace(&mut connection.due, true) {
+            self.due.push(owner);
+        }
+    }
+
+    /// Sends what is to be sent, and ends what is to end.
+    pub fn flush(&mut self, staging: &mut Staging) {
+        if self.connections.in_use() == 0 {
+            return;
+        }
+        while let Some(id) = self.due.pop() {
+            let Some(connection) = self.connections.get_mut(id) else { continue };
+            connection.due = false;
+            connection.send(&mut self.streams, &mut self.desk, staging);
+            if connection.is_closed() {
+                self.streams.shut_down(&connection.queue.stream);
+                connection.report_end();
+                connection.abandon(&mut self.desk, staging);
+                self.remove_if_over(id, staging);
+            }
+        }
+        self.streams.submit();
+    }
+
+    fn remove_if_over(&mut self, id: SlotId, staging: &mut Staging) {
+        if !self.connections.get(id).is_some_and(Connection::is_over) {
+            return;
+        }
+        let Some(connection) = self.connections.remove(id) else { return };
+        let (area, queue) = connection.area_back();
+        staging.give_area_back(area);
+        self.entries -= queue.entries;
+        self.places[id.index()] = None;
+        self.stalled.retain(|&other| other != id);
+    }
+
+    /// Appends what there is to tell of the queues.
+    pub fn queue_pairs(&self, into: &mut Vec<QueuePairInfo>) {
+        into.extend(self.connections.iter().map(|connection| connection.info(self.core)));
+    }
+}

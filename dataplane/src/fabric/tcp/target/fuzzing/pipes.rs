@@ -1,0 +1,110 @@
+//! Byte streams that split, merge, delay and cut what goes through them, as a seed says.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::sync::Arc;
+
+use super::super::streams::{StreamDone, Streams, Transfer};
+use crate::Burst;
+use crate::memory::{DmaSlice, Region};
+use crate::nvme::fault::random::SplitMix64 as Random;
+
+/// One stream, as the host's end sees it.
+#[derive(Default)]
+pub(in super::super) struct Pipe {
+    pub to_target: VecDeque<u8>,
+    pub to_host: VecDeque<u8>,
+    /// Nothing comes through any more.
+    pub cut: bool,
+    place: u16,
+    receive: Option<(DmaSlice, bool)>,
+    send: Option<Vec<DmaSlice>>,
+}
+
+pub(in super::super) struct Pipes {
+    pub pipes: BTreeMap<usize, Pipe>,
+    pub random: Random,
+    region: Arc<Region>,
+}
+
+impl Pipe {
+    /// The receive that is under way, if it is its time to end.
+    fn received(&mut self, region: &Region, random: &mut Random) -> Option<Result<u32, i32>> {
+        let (into, all) = self.receive?;
+        let there = self.to_target.len().min(into.bytes() as usize);
+        if there == 0 {
+            return self.cut.then(|| self.receive.take()).flatten().map(|_| Ok(0));
+        }
+        // Even with MSG_WAITALL the kernel may come back with less.
+        let whole = there == into.bytes() as usize;
+        if all && !whole && !self.cut && random.below(8) != 0 {
+            return None;
+        }
+        let bytes = if whole && random.below(2) == 0 { there } else { 1 + random.below(there as u64) as usize };
+        let taken: Vec<u8> = self.to_target.drain(..bytes).collect();
+        region
+            .write(region.offset_of(&into).expect("what the end asks for is there"), &taken)
+            .expect("what the end asks for is there");
+        self.receive = None;
+        Some(Ok(bytes as u32))
+    }
+
+    fn sent(&mut self, region: &Region, random: &mut Random) -> Option<Result<u32, i32>> {
+        let parts = self.send.take()?;
+        if self.cut {
+            return Some(Err(libc::EPIPE));
+        }
+        let mut bytes = Vec::new();
+        for part in parts {
+            let mut piece = vec![0; part.bytes() as usize];
+            region
+                .read(region.offset_of(&part).expect("what the end asks for is there"), &mut piece)
+                .expect("what the end asks for is there");
+            bytes.extend(piece);
+        }
+        let most = if random.below(2) == 0 { bytes.len() } else { 1 + random.below(bytes.len() as u64) as usize };
+        self.to_host.extend(&bytes[..most]);
+        Some(Ok(most as u32))
+    }
+}
+
+impl Streams for Pipes {
+    type Stream = usize;
+
+    fn new(_: u16, region: Arc<Region>) -> io::Result<Self> {
+        Ok(Self { pipes: BTreeMap::new(), random: Random::new(0), region })
+    }
+
+    fn receive(&mut self, place: u16, stream: &usize, into: DmaSlice, all: bool) {
+        let pipe = self.pipes.get_mut(stream).expect("what the end asks for is there");
+        assert!(pipe.receive.replace((into, all)).is_none(), "two receives at once");
+        pipe.place = place;
+    }
+
+    fn send(&mut self, place: u16, stream: &usize, parts: &[DmaSlice]) {
+        let pipe = self.pipes.get_mut(stream).expect("what the end asks for is there");
+        assert!(!parts.is_empty() && pipe.send.replace(parts.to_vec()).is_none(), "two sends at once");
+        pipe.place = place;
+    }
+
+    fn submit(&mut self) {}
+
+    fn poll(&mut self, done: &mut Burst<StreamDone>) {
+        let (random, region) = (&mut self.random, &self.region);
+        for pipe in self.pipes.values_mut() {
+            if done.remaining_capacity() < 2 || random.below(3) == 0 && !pipe.cut {
+                continue;
+            }
+            let place = pipe.place;
+            let mut ended = |send, result: Option<_>| {
+                done.extend(result.map(|result| StreamDone { transfer: Transfer { place, send }, result }));
+            };
+            ended(false, pipe.received(region, random));
+            ended(true, pipe.sent(region, random));
+        }
+    }
+
+    fn shut_down(&mut self, stream: &usize) {
+        self.pipes.get_mut(stream).expect("what the end asks for is there").cut = true;
+    }
+}

@@ -1,0 +1,189 @@
+//! What a core's TCP end asks of byte streams: the trait, and sockets behind an io_uring ring.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use io_uring::{IoUring, opcode, types};
+
+use crate::Burst;
+use crate::core::io_ring;
+use crate::memory::{DmaSlice, Region};
+
+/// Pieces that one send may have.
+pub const MAX_PARTS: usize = 160;
+
+/// Names one receive or send of one stream: its place (below the number of streams that [`Streams`] was made for) and
+/// which of the two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transfer {
+    /// The stream's place.
+    pub place: u16,
+    /// Whether it is the send.
+    pub send: bool,
+}
+
+/// A receive or send has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamDone {
+    /// Which.
+    pub transfer: Transfer,
+    /// Bytes that moved, 0 for the end of the stream, or an errno.
+    pub result: Result<u32, i32>,
+}
+
+/// Byte streams of one core. Each has a place, and at most one receive and one send under way there.
+pub trait Streams: Sized {
+    /// A stream. Dropping it closes it.
+    type Stream: Send;
+
+    /// For as many streams, whose bytes all lie in `region`.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn new(streams: u16, region: Arc<Region>) -> io::Result<Self>;
+
+    /// Begins to receive: some bytes, or with `all` as many as fit. The stream stays until it is done.
+    fn receive(&mut self, place: u16, stream: &Self::Stream, into: DmaSlice, all: bool);
+
+    /// Begins to send these bytes, one after another. The stream stays until it is done.
+    fn send(&mut self, place: u16, stream: &Self::Stream, parts: &[DmaSlice]);
+
+    /// Hands over what was begun. One system call at most.
+    fn submit(&mut self);
+
+    /// Takes what has ended.
+    fn poll(&mut self, done: &mut Burst<StreamDone>);
+
+    /// Ends a stream in both directions: what is under way there ends soon.
+    fn shut_down(&mut self, stream: &Self::Stream);
+}
+
+/// The message of a send, which the kernel reads until the send has ended.
+struct SendSlot {
+    parts: [libc::iovec; MAX_PARTS],
+    header: libc::msghdr,
+}
+
+/// Sockets behind a ring. Belongs to the thread that made it.
+pub struct RingStreams {
+    ring: IoUring,
+    sends: Box<[Box<SendSlot>]>,
+    region: Arc<Region>,
+    /// Receives and sends that the kernel has.
+    under_way: usize,
+    unsent: bool,
+}
+
+impl Transfer {
+    fn to_bits(self) -> u64 {
+        u64::from(self.place) << 1 | u64::from(self.send)
+    }
+
+    fn from_bits(bits: u64) -> Self {
+        Self { place: (bits >> 1) as u16, send: bits & 1 != 0 }
+    }
+}
+
+impl RingStreams {
+    fn push(&mut self, entry: &io_uring::squeue::Entry) {
+        // SAFETY: the memory lies inside the region, which this holds until nothing is under way; a message's slot stays
+        // where it is for as long as this lives, and is not written to while its send is under way; and the caller keeps
+        // the stream open until the transfer has ended.
+        let pushed = unsafe { self.ring.submission().push(entry) };
+        // There are two entries for each stream, and each has one receive and one send at most.
+        debug_assert!(pushed.is_ok());
+        self.under_way += 1;
+    }
+}
+
+impl Streams for RingStreams {
+    type Stream = TcpStream;
+
+    fn new(streams: u16, region: Arc<Region>) -> io::Result<Self> {
+        let ring = io_ring::set_up(u32::from(streams.max(1)) * 2, false)?;
+        // SAFETY: both are plain C structures for which all zeros is a valid value.
+        let slot = || Box::new(unsafe { std::mem::zeroed::<SendSlot>() });
+        let sends = (0..streams).map(|_| slot()).collect();
+        Ok(Self { ring, sends, region, under_way: 0, unsent: false })
+    }
+
+    fn receive(&mut self, place: u16, stream: &TcpStream, into: DmaSlice, all: bool) {
+        debug_assert!(self.region.contains(&into), "memory of another region");
+        let flags = if all { libc::MSG_WAITALL } else { 0 };
+        let fd = types::Fd(stream.as_raw_fd());
+        let entry = opcode::Recv::new(fd, into.address() as *mut u8, into.bytes()).flags(flags).build();
+        self.push(&entry.user_data(Transfer { place, send: false }.to_bits()));
+    }
+
+    fn send(&mut self, place: u16, stream: &TcpStream, parts: &[DmaSlice]) {
+        let Some(slot) = self.sends.get_mut(usize::from(place)) else { return };
+        let count = parts.len().min(MAX_PARTS);
+        for (to, part) in slot.parts.iter_mut().zip(parts) {
+            debug_assert!(self.region.contains(part), "memory of another region");
+            *to = libc::iovec { iov_base: part.address() as *mut libc::c_void, iov_len: part.bytes() as usize };
+        }
+        slot.header.msg_iov = slot.parts.as_mut_ptr();
+        slot.header.msg_iovlen = count as _;
+        let fd = types::Fd(stream.as_raw_fd());
+        let flags = (libc::MSG_NOSIGNAL | libc::MSG_WAITALL) as u32;
+        let entry = opcode::SendMsg::new(fd, &raw const slot.header).flags(flags).build();
+        self.push(&entry.user_data(Transfer { place, send: true }.to_bits()));
+    }
+
+    fn submit(&mut self) {
+        if self.ring.submission().is_empty() && !self.unsent && !io_ring::must_gather(&mut self.ring) {
+            return;
+        }
+        // What the kernel did not take stays in the ring, and is offered again in the next turn.
+        self.unsent = self.ring.submit().is_err();
+    }
+
+    fn poll(&mut self, done: &mut Burst<StreamDone>) {
+        if self.under_way == 0 {
+            return;
+        }
+        if io_ring::must_gather(&mut self.ring) {
+            self.submit();
+        }
+        let room = done.remaining_capacity();
+        for entry in self.ring.completion().take(room) {
+            let result = u32::try_from(entry.result()).map_err(|_| -entry.result());
+            done.push(StreamDone { transfer: Transfer::from_bits(entry.user_data()), result });
+        }
+        self.under_way -= done.len();
+    }
+
+    fn shut_down(&mut self, stream: &TcpStream) {
+        // One that the peer has ended already says so, which is as good.
+        let _ = stream.shutdown(Shutdown::Both);
+    }
+}
+
+impl Drop for RingStreams {
+    /// Waits until the kernel no longer uses the memory. Streams were shut down before, so it does not take long.
+    fn drop(&mut self) {
+        while self.under_way > 0 {
+            match self.ring.submit_and_wait(1) {
+                Ok(_) => self.under_way -= self.ring.completion().count().min(self.under_way),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => {
+                    // It cannot be waited for: better to leak the memory than to have it written to by nobody's leave.
+                    std::mem::forget(Arc::clone(&self.region));
+                    self.sends.iter_mut().for_each(|slot| {
+                        std::mem::forget(std::mem::replace(
+                            slot,
+                            Box::new(unsafe {
+                                // SAFETY: as in `new`.
+                                std::mem::zeroed()
+                            }),
+                        ))
+                    });
+                    return;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! I/O queues over streams that misbehave, between hosts and a store in memory.
+
+mod faults;
+mod host;
+mod world;
