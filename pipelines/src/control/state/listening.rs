@@ -101,18 +101,20 @@ impl Control {
         Ok(())
     }
 
-    /// Ends a listener. Who came in by it stays.
+    /// Ends a listener of a subsystem, and disconnects the subsystem's hosts that came in by it.
     ///
     /// # Errors
     /// If there is no such subsystem or listener.
     pub fn remove_listener(&self, nqn: &str, address: &ListenAddress) -> Result<(), ControlError> {
-        self.change(|state, engine| {
+        let lost = self.change(|state, engine| {
             let listeners = state.listeners_mut(nqn)?;
             let at = listeners.iter().position(|listener| listener == address);
             let at = at.ok_or_else(|| ControlError::Missing(format!("{nqn} has no listener {address} of its own")))?;
             listeners.remove(at);
-            state.let_go(address, engine)
-        })
+            state.let_go(address, engine)?;
+            Ok(state.revoke(|session| session.subsystem.as_str() == nqn && session.listener == *address))
+        })?;
+        self.disconnect(&lost)
     }
 }
 
