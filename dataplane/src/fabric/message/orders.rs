@@ -5,6 +5,7 @@ use std::sync::mpsc::SyncSender;
 
 use super::staging::StagingMap;
 use crate::fabric::SessionId;
+use crate::fabric::rdma::target::RdmaOrder;
 use crate::fabric::tcp::target::NewTcpQueue;
 
 /// What a core and the control thread of a host tell each other besides orders.
@@ -80,6 +81,8 @@ pub enum CoreCommand {
     Open(StagingMap, Answer),
     /// Serve an I/O queue over TCP.
     TakeTcp(Box<NewTcpQueue>, Answer),
+    /// Something about queues over RDMA.
+    Rdma(RdmaOrder),
     /// End every connection of a session; answered when none is left.
     CloseSession(SessionId, Answer),
     /// Look for peers that have done nothing since the last time although it was their turn, and end them.
