@@ -12,8 +12,9 @@ use crate::store::StoreCommand;
 const ABOUT: &str = "\
 Store, fetch and look up KV-cache blocks by key, drive kvplaned over its control socket, and look into its store.
 
-Values travel over shared memory: --connect names the folder in which kvplaned listens for that (its --listen \
-vfio-user:DIR). Calls of rpc go to its control socket instead (its --rpc-socket PATH).
+Values travel where kvplaned listens for them (its --listen), which --connect names: over shared memory in a folder of \
+this machine (vfio-user:DIR), or across a network by NVMe/TCP (tcp://HOST:PORT). Calls of rpc go to its control socket \
+instead (its --rpc-socket PATH).
 
 KEY is 32 hex digits (16 bytes), or text:NAME for a name of 1 to 16 bytes, which is padded with zero bytes to 16. \
 With --text every KEY is a name, so that no prefix is needed.
@@ -112,7 +113,8 @@ pub enum ValueCommand {
 /// Which target, and how.
 #[derive(Clone, Debug, clap::Args)]
 pub struct TargetArgs {
-    /// Where kvplaned listens: vfio-user:DIR as in its --listen, or a plain DIR.
+    /// Where kvplaned listens: vfio-user:DIR as in its --listen, or a plain DIR; tcp://HOST[:PORT][/NQN] across a network,
+    /// port 4420 and subsystem nqn.2026-01.io.kvplane:tier unless others are named.
     #[arg(long, env = "KVPLANE_CONNECT", default_value = "vfio-user:/var/run/kvplane", value_name = "ADDR")]
     pub connect: kvplane::Address,
     /// Number of the namespace in the subsystem that listens there.
@@ -127,6 +129,13 @@ pub struct TargetArgs {
     /// Seconds after which a target that does not answer is given up.
     #[arg(long, default_value = "10", value_name = "SECONDS", value_parser = seconds)]
     pub timeout: Duration,
+    /// Across a network: the NQN under which this host is let in [default: that of /etc/nvme/hostnqn, or one made from
+    /// /etc/machine-id].
+    #[arg(long, env = "KVPLANE_HOST_NQN", value_name = "NQN")]
+    pub host_nqn: Option<String>,
+    /// With tcp://: guard headers and data on the wire by digests, where the target does.
+    #[arg(long)]
+    pub digests: bool,
 }
 
 /// A number of seconds, with a fraction if need be.
@@ -162,6 +171,10 @@ mod tests {
         assert_eq!(file.unwrap().to_str(), Some("-"));
         assert_eq!(target.connect.to_string(), "vfio-user:/run/x");
         assert_eq!((target.namespace, target.checksum, if_absent), (3, true, false));
+        let args = parse("kvplane get text:a --connect tcp://10.0.0.1 --host-nqn nqn.2026-01.x:y --digests").unwrap();
+        let Command::Values(ValueCommand::Get { target, .. }) = args.command else { panic!("not a get") };
+        assert_eq!(target.connect.to_string(), "tcp://10.0.0.1:4420/nqn.2026-01.io.kvplane:tier");
+        assert_eq!((target.host_nqn.as_deref(), target.digests), (Some("nqn.2026-01.x:y"), true));
     }
 
     #[test]
@@ -172,6 +185,7 @@ mod tests {
             "kvplane lookup",
             "kvplane get text:a --namespace 0",
             "kvplane get text:a --connect tcp:1.2.3.4:4420",
+            "kvplane get text:a --connect tcp://1.2.3.4/tier",
             "kvplane get text:a --timeout 0",
             "kvplane store",
             "kvplane store inspect",

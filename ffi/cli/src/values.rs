@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, anyhow};
 use comfy_table::{CellAlignment, Table, presets};
-use kvplane::{Checksum, Client, ConnectOptions, Error, Key, KeyState, StoreOptions};
+use kvplane::{Checksum, Client, ConnectOptions, Error, Key, KeyState, NetworkOptions, StoreOptions};
 use serde_json::{Value, json};
 
 use crate::args::{TargetArgs, ValueCommand};
@@ -36,12 +36,19 @@ fn hit(hit: bool) -> End {
 }
 
 fn connect(target: &TargetArgs) -> anyhow::Result<Client> {
+    let network = NetworkOptions {
+        host_nqn: target.host_nqn.clone(),
+        header_digest: target.digests,
+        data_digest: target.digests,
+        ..NetworkOptions::default()
+    };
     let options = ConnectOptions {
         queue_depth: 8,
         list_places: 1,
         namespace: target.namespace,
         checksum: if target.checksum { Checksum::Verify } else { Checksum::Off },
         deadline: target.timeout,
+        network,
         ..ConnectOptions::default()
     };
     Client::connect(&target.connect, options).map_err(|error| match error {

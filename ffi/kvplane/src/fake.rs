@@ -14,6 +14,7 @@ use dataplane::nvme::spec::vendor::{self, KeyState, OwnerMap, Tier};
 use dataplane::nvme::spec::{Cqe, DataPointer, Sqe, Status};
 
 use crate::transport::{Backing, Mapping, Transport};
+use crate::wait::drain;
 use crate::{ConnectOptions, Error, Identity};
 
 pub(crate) const MAX_VALUE: u32 = 1 << 20;
@@ -320,6 +321,10 @@ impl Transport for FakeTransport {
 
     fn interrupt(&self, queue: usize) -> Option<BorrowedFd<'_>> {
         Some(self.interrupts[queue].as_fd())
+    }
+
+    fn interrupted(&self, queue: usize) {
+        drain(self.interrupts[queue].as_fd());
     }
 
     fn is_alive(&mut self) -> bool {

@@ -25,6 +25,7 @@ mod encode;
 mod error;
 #[cfg(test)]
 mod fake;
+mod host;
 mod in_flight;
 mod lane;
 mod lists;
@@ -37,6 +38,7 @@ mod registrations;
 mod request;
 mod stats;
 mod submit;
+mod tcp;
 #[cfg(test)]
 mod tests;
 mod transport;
@@ -52,6 +54,6 @@ pub use dataplane::nvme::spec::kv::Key;
 pub use dataplane::nvme::spec::vendor::{MAX_LIST_KEYS, OwnerMap};
 pub use error::{Error, SubmitError};
 pub use memory::{Buffer, Memory, OutOfRange};
-pub use options::{Checksum, ConnectOptions, ReconnectPolicy, RetryPolicy};
+pub use options::{Checksum, ConnectOptions, NetworkOptions, ReconnectPolicy, RetryPolicy};
 pub use request::{Event, HintKind, KeyState, Keys, Lease, Outcome, Request, StoreOptions, Ticket, Tier};
 pub use stats::{Identity, Stats};

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use dataplane::fabric::tcp::initiator::ConnectOptions as TcpOptions;
+use dataplane::fabric::tcp::wire::Digests;
 use dataplane::nvme::spec::Status;
 
-use crate::Error;
+use crate::{Error, host};
 
 /// Options of [`Client::connect`](crate::Client::connect).
 ///
@@ -36,6 +38,53 @@ pub struct ConnectOptions {
     pub list_places: u16,
     /// Take hugepages for registered memory where there are free ones, ordinary pages otherwise. Default true.
     pub hugepages: bool,
+    /// What targets across a network are told; a target on this machine is not.
+    pub network: NetworkOptions,
+}
+
+/// What a target across a network is told of this host, and what is asked of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NetworkOptions {
+    /// The NQN of this host, by which the target knows what it may do. Default: that of /etc/nvme/hostnqn, or else one
+    /// made from /etc/machine-id.
+    pub host_nqn: Option<String>,
+    /// The identifier of this host. Default: that of /etc/nvme/hostid, or else one that goes with the NQN.
+    pub host_id: Option<[u8; 16]>,
+    /// NVMe/TCP: ask for a CRC-32C over every header. The target may do without. Off by default.
+    pub header_digest: bool,
+    /// NVMe/TCP: ask for a CRC-32C over all data on the wire. Either end then reads every byte once more. The target may
+    /// do without. Off by default; see [`Checksum`] for what guards values from end to end.
+    pub data_digest: bool,
+    /// Have the target end the connection after so long without a word from this client, in whole milliseconds. A client
+    /// that is given one has to be polled or waited on several times within it. Default zero: a target notices by TCP
+    /// alone that this host is gone.
+    pub keep_alive: Duration,
+}
+
+impl NetworkOptions {
+    pub(crate) fn for_initiator(&self, subsystem_nqn: &str, timeout: Duration) -> TcpOptions {
+        let host_nqn = self.host_nqn.clone().unwrap_or_else(host::default_nqn);
+        TcpOptions {
+            timeout,
+            subsystem_nqn: subsystem_nqn.to_owned(),
+            host_id: self.host_id.unwrap_or_else(|| host::id_of(&host_nqn)),
+            host_nqn,
+            digests: Digests { header: self.header_digest, data: self.data_digest },
+            keep_alive: self.keep_alive,
+        }
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let refuse = |option, reason: &str| Err(Error::Option { option, reason: reason.to_owned() });
+        let named = |nqn: &String| nqn.starts_with("nqn.") && nqn.len() <= 223;
+        if self.host_nqn.as_ref().is_some_and(|nqn| !named(nqn)) {
+            return refuse("network.host_nqn", "must begin with \"nqn.\" and have 223 bytes at most");
+        }
+        if !self.keep_alive.is_zero() && self.keep_alive < Duration::from_millis(100) {
+            return refuse("network.keep_alive", "must be 0 or 100 ms or more");
+        }
+        Ok(())
+    }
 }
 
 impl Default for ConnectOptions {
@@ -50,6 +99,7 @@ impl Default for ConnectOptions {
             deadline: Duration::from_secs(10),
             list_places: 8,
             hugepages: true,
+            network: NetworkOptions::default(),
         }
     }
 }
@@ -76,7 +126,7 @@ impl ConnectOptions {
         if self.list_places == 0 || self.list_places > 1024 {
             return refuse("list_places", "must be 1 to 1024");
         }
-        Ok(())
+        self.network.check()
     }
 }
 
@@ -201,5 +251,10 @@ mod tests {
         assert!(refused.to_string().contains("queue_depth"), "{refused}");
         assert!(ConnectOptions { namespace: 0, ..ConnectOptions::default() }.check().is_err());
         assert!(ConnectOptions { deadline: Duration::ZERO, ..ConnectOptions::default() }.check().is_err());
+        let of_host = |host_nqn: &str| NetworkOptions { host_nqn: Some(host_nqn.into()), ..NetworkOptions::default() };
+        assert!(ConnectOptions { network: of_host("nqn.2026-01.x:y"), ..ConnectOptions::default() }.check().is_ok());
+        assert!(ConnectOptions { network: of_host("me"), ..ConnectOptions::default() }.check().is_err());
+        let network = NetworkOptions { keep_alive: Duration::from_millis(1), ..NetworkOptions::default() };
+        assert!(ConnectOptions { network, ..ConnectOptions::default() }.check().is_err());
     }
 }

@@ -1,5 +1,6 @@
 //! What a client counts, and what the target says of itself.
 
+use dataplane::fabric::host::InitiatorIdentity;
 use dataplane::nvme::spec::vendor::OwnerMap;
 
 /// What the target says of itself.
@@ -17,6 +18,19 @@ pub struct Identity {
     pub max_transfer_bytes: u32,
     /// How keys map to cores; `None` for a target that is not kvplane's.
     pub owners: Option<OwnerMap>,
+}
+
+impl From<&InitiatorIdentity> for Identity {
+    fn from(told: &InitiatorIdentity) -> Self {
+        Self {
+            subsystem_nqn: told.subsystem_nqn.clone(),
+            serial: told.serial.clone(),
+            model: told.model.clone(),
+            firmware: told.firmware.clone(),
+            max_transfer_bytes: told.max_transfer_bytes.unwrap_or(0),
+            owners: told.owners,
+        }
+    }
 }
 
 /// Counts since the client was made.

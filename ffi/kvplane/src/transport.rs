@@ -9,6 +9,7 @@ use dataplane::fabric::vfio_user::ClientMemory;
 use dataplane::memory::Region;
 use dataplane::nvme::spec::{Cqe, Sqe};
 
+use crate::tcp::Tcp;
 use crate::vfio_user::VfioUser;
 use crate::{Address, ConnectOptions, Error, Identity};
 
@@ -45,8 +46,11 @@ pub(crate) trait Transport {
     /// Takes completions until the burst is full or there are none.
     fn poll(&mut self, queue: usize, completions: &mut Burst<Cqe>);
 
-    /// The eventfd that is written with every completion, if interrupts were asked for.
+    /// What becomes readable with a completion, if interrupts were asked for.
     fn interrupt(&self, queue: usize) -> Option<BorrowedFd<'_>>;
+
+    /// After a wait: sets it back. The queue is polled afterwards.
+    fn interrupted(&self, queue: usize);
 
     /// Whether the target is still there. May cost a system call.
     fn is_alive(&mut self) -> bool;
@@ -68,6 +72,8 @@ pub(crate) struct Mapping {
 /// Memory as the carrier that made it keeps it, to register it again with a later connection.
 pub(crate) enum Backing {
     VfioUser(ClientMemory),
+    /// The region is all there is.
+    Private,
     #[cfg(test)]
     Fake,
 }
@@ -76,6 +82,7 @@ pub(crate) enum Backing {
 #[allow(clippy::large_enum_variant, reason = "the small one is for tests, and a client holds one carrier only")]
 pub(crate) enum Carrier {
     VfioUser(VfioUser),
+    Tcp(Tcp),
     #[cfg(test)]
     Fake(fake::FakeTransport),
 }
@@ -91,6 +98,13 @@ impl Dial {
     pub(crate) fn connect(&self, options: &ConnectOptions) -> Result<Carrier, Error> {
         match self {
             Self::Address(Address::VfioUser(folder)) => VfioUser::connect(folder, options).map(Carrier::VfioUser),
+            Self::Address(Address::Tcp { host, port, nqn }) => {
+                Tcp::connect(host, *port, nqn, options).map(Carrier::Tcp)
+            }
+            Self::Address(address @ Address::Rdma { .. }) => Err(Error::Connect {
+                address: address.to_string(),
+                reason: "this build has no RDMA; use tcp://HOST:PORT".to_owned(),
+            }),
             #[cfg(test)]
             Self::Fake(target) => target.connect(options).map(Carrier::Fake),
         }
@@ -101,6 +115,7 @@ macro_rules! forward {
     ($self:ident, $carrier:ident => $call:expr) => {
         match $self {
             Carrier::VfioUser($carrier) => $call,
+            Carrier::Tcp($carrier) => $call,
             #[cfg(test)]
             Carrier::Fake($carrier) => $call,
         }
@@ -149,6 +164,10 @@ impl Transport for Carrier {
 
     fn interrupt(&self, queue: usize) -> Option<BorrowedFd<'_>> {
         forward!(self, carrier => carrier.interrupt(queue))
+    }
+
+    fn interrupted(&self, queue: usize) {
+        forward!(self, carrier => carrier.interrupted(queue));
     }
 
     fn is_alive(&mut self) -> bool {

@@ -10,6 +10,7 @@ use dataplane::fabric::vfio_user::{ChannelError, ClientMemory, ConnectError, Ini
 use dataplane::nvme::spec::{Cqe, Sqe};
 
 use crate::transport::{Backing, Mapping, Transport};
+use crate::wait::drain;
 use crate::{ConnectOptions, Error, Identity};
 
 /// A controller that this process drives.
@@ -52,15 +53,7 @@ impl VfioUser {
 
 impl Transport for VfioUser {
     fn identity(&self) -> Identity {
-        let told = self.initiator.identity();
-        Identity {
-            subsystem_nqn: told.subsystem_nqn.clone(),
-            serial: told.serial.clone(),
-            model: told.model.clone(),
-            firmware: told.firmware.clone(),
-            max_transfer_bytes: told.max_transfer_bytes.unwrap_or(0),
-            owners: told.owners,
-        }
+        Identity::from(self.initiator.identity())
     }
 
     fn namespaces(&mut self) -> Result<Vec<NamespaceInfo>, Error> {
@@ -89,8 +82,7 @@ impl Transport for VfioUser {
                 Ok(iova) => mapping.iova = iova.0,
                 Err(error) => return Err(Error::Register { bytes, reason: error.to_string() }),
             },
-            #[cfg(test)]
-            Backing::Fake => return Err(Error::UnknownMemory),
+            _ => return Err(Error::UnknownMemory),
         }
         Ok(())
     }
@@ -116,6 +108,12 @@ impl Transport for VfioUser {
 
     fn interrupt(&self, queue: usize) -> Option<BorrowedFd<'_>> {
         self.queues[queue].eventfd()
+    }
+
+    fn interrupted(&self, queue: usize) {
+        if let Some(eventfd) = self.queues[queue].eventfd() {
+            drain(eventfd);
+        }
     }
 
     fn is_alive(&mut self) -> bool {

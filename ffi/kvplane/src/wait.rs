@@ -1,4 +1,4 @@
-//! Waiting for completions: by polling, or asleep on the queues' eventfds.
+//! Waiting for completions: by polling, or asleep on what the queues' carrier makes readable.
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -66,18 +66,12 @@ impl Client {
         let Some(link) = &self.link else { return };
         let due = self.waiting.iter().map(|(due, _)| due.saturating_duration_since(now)).min();
         let time = left.min(due.unwrap_or(Duration::MAX)).min(LOOK_PERIOD * 4);
-        let mut interrupts = Vec::with_capacity(self.lanes.len());
-        for (queue, lane) in self.lanes.iter().enumerate() {
-            if lane.load > 0
-                && let Some(eventfd) = link.interrupt(queue)
-            {
-                interrupts.push(eventfd);
-            }
-        }
+        let busy = || self.lanes.iter().enumerate().filter(|(_, lane)| lane.load > 0).map(|(queue, _)| queue);
+        let interrupts: Vec<_> = busy().filter_map(|queue| link.interrupt(queue)).collect();
         // An interrupt that was raised since the queues were polled is still pending, so none is slept through.
         poll_readable(&interrupts, time);
-        for eventfd in interrupts {
-            drain(eventfd);
+        for queue in busy() {
+            link.interrupted(queue);
         }
     }
 }
@@ -93,7 +87,7 @@ fn poll_readable(files: &[BorrowedFd<'_>], time: Duration) {
 }
 
 /// Sets an eventfd back to zero. It must not block, so it is only read if it is readable.
-fn drain(eventfd: BorrowedFd<'_>) {
+pub(crate) fn drain(eventfd: BorrowedFd<'_>) {
     let mut entry = libc::pollfd { fd: eventfd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     // SAFETY: one entry, on the stack.
     let readable = unsafe { libc::poll(&raw mut entry, 1, 0) } == 1 && entry.revents & libc::POLLIN != 0;

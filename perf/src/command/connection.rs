@@ -2,14 +2,15 @@
 
 use anyhow::{Context, bail};
 use clap::Args;
-use kvplane::Address;
+use kvplane::{Address, ConnectOptions, NetworkOptions};
 
 use crate::target::{ClientTarget, MemoryTarget};
 
 /// Where the values go.
 #[derive(Args, Clone, Debug)]
 pub struct Connection {
-    /// Where kvplaned listens (vfio-user:DIR or DIR); "memory" keeps the values in this process instead, to try things out
+    /// Where kvplaned listens (vfio-user:DIR, DIR or tcp://HOST[:PORT][/NQN]); "memory" keeps the values in this process
+    /// instead, to try things out
     #[arg(long, value_name = "ADDRESS", default_value = "memory")]
     pub connect: String,
     /// Namespace to use
@@ -18,6 +19,13 @@ pub struct Connection {
     /// Pin this program to a core
     #[arg(long, value_name = "CORE")]
     pub cpu: Option<usize>,
+    /// Across a network: the NQN under which this host is let in [default: that of /etc/nvme/hostnqn, or one made from
+    /// /etc/machine-id]
+    #[arg(long, value_name = "NQN")]
+    pub host_nqn: Option<String>,
+    /// With tcp://: guard headers and data on the wire by digests, where the target does
+    #[arg(long)]
+    pub digests: bool,
 }
 
 /// One of the targets.
@@ -47,7 +55,15 @@ impl Connection {
             return Ok(AnyTarget::Memory(MemoryTarget::new()));
         }
         let address = Address::parse(&self.connect).context("--connect")?;
-        Ok(AnyTarget::Client(Box::new(ClientTarget::connect(&address, self.namespace, depth, hugepages)?)))
+        let network = NetworkOptions {
+            host_nqn: self.host_nqn.clone(),
+            header_digest: self.digests,
+            data_digest: self.digests,
+            ..NetworkOptions::default()
+        };
+        let namespace = self.namespace;
+        let options = ConnectOptions { namespace, hugepages, network, ..ConnectOptions::default() };
+        Ok(AnyTarget::Client(Box::new(ClientTarget::connect(&address, depth, options)?)))
     }
 }
 

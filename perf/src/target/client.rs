@@ -18,20 +18,18 @@ pub struct ClientTarget {
 }
 
 impl ClientTarget {
-    /// Connects, with queues for `depth` commands in flight, and memory out of hugepages if they are wanted and free.
-    /// Commands are not repeated, so that every latency is one command's.
+    /// Connects, with queues for `depth` commands in flight. Commands are not repeated, so that every latency is one
+    /// command's.
     ///
     /// # Errors
     /// As [`Client::connect`].
-    pub fn connect(address: &Address, namespace: u32, depth: u32, hugepages: bool) -> Result<Self, kvplane::Error> {
+    pub fn connect(address: &Address, depth: u32, options: ConnectOptions) -> Result<Self, kvplane::Error> {
         let most = u32::from(ConnectOptions::MAX_QUEUE_DEPTH);
         let options = ConnectOptions {
             queue_depth: depth.clamp(1, most) as u16,
             retry: RetryPolicy::NEVER,
-            namespace,
-            hugepages,
             deadline: Duration::from_secs(30),
-            ..ConnectOptions::default()
+            ..options
         };
         Ok(Self {
             client: Client::connect(address, options)?,

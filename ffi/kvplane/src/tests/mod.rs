@@ -3,8 +3,10 @@
 mod allocations;
 mod faults;
 mod garbage;
+mod over_tcp;
 mod over_vfio_user;
 mod pipeline;
+mod tcp_target;
 
 use std::time::Duration;
 

@@ -39,7 +39,7 @@ fn add(entries: &mut Entries, total: &mut usize, base: *mut u8, bytes: usize) ->
 
 impl<'a> Outgoing<'a> {
     /// Nothing yet.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { entries: ArrayVec::new(), bytes: 0, sources: PhantomData }
     }
 
@@ -95,7 +95,7 @@ impl<'a> Outgoing<'a> {
 
 impl<'a> Incoming<'a> {
     /// Nothing yet.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { entries: ArrayVec::new(), bytes: 0, targets: PhantomData }
     }
 
