@@ -72,6 +72,7 @@ impl VfioQueue {
         self.tick = tick;
         self.now = self.now.wrapping_add(passed);
         if self.live {
+            self.ask_placements();
             self.send_later();
         }
     }
@@ -114,6 +115,7 @@ impl VfioQueue {
         // All that is outstanding is sent, and no report is about it.
         self.later.clear();
         let _ = self.link.take_expired();
+        self.doubt_placements();
         for index in 0..self.slots.len() as u16 {
             if self.is_free(index) {
                 continue;
@@ -128,6 +130,7 @@ impl VfioQueue {
             self.stats.resent += 1;
             self.send(index);
         }
+        self.ask_placements();
         crate::nvme::BlockQueue::ring(self);
     }
 
@@ -150,7 +153,11 @@ impl VfioQueue {
     fn end(&mut self, index: u16, error: BlockError) {
         let io = self.slots[usize::from(index)].io;
         self.finish(index, &io);
-        self.ended.push_back(BlockDone { token: io.token, result: Err(error) });
+        if self.placing.is_question(index) {
+            self.give_up_placements();
+        } else {
+            self.ended.push_back(BlockDone { token: io.token, result: Err(error) });
+        }
     }
 
     /// Keeps a command in its slot until the controller knows the queue again, or ends it if it never will.

@@ -67,6 +67,8 @@ pub struct ModelOptions {
     pub mappings: u32,
     /// Reclaim unit handles of each namespace; 0 for a controller without Flexible Data Placement.
     pub placement_handles: u16,
+    /// Placement identifier of the first of them; the others follow, with gaps.
+    pub first_placement: u16,
     /// Aborts that it takes at once, from 1 on.
     pub abort_limit: u16,
 }
@@ -87,6 +89,7 @@ impl Default for ModelOptions {
             deallocate: true,
             mappings: 1024,
             placement_handles: 0,
+            first_placement: 0x4000,
             abort_limit: 4,
         }
     }

@@ -6,12 +6,12 @@ use crate::nvme::spec::nvm;
 
 pub(super) type Structure = [u8; 4096];
 
-/// Not the handle's own number, so that whoever takes the one for the other is found out.
-pub(super) const fn placement_identifier(handle: u16) -> u16 {
-    0x4000 + 0x11 * handle
-}
-
 impl Core {
+    /// Not the handle's own number, so that whoever takes the one for the other is found out.
+    pub(super) const fn placement_identifier(&self, handle: u16) -> u16 {
+        self.options.first_placement + 0x11 * handle
+    }
+
     /// CAP.
     pub(super) fn capabilities(&self) -> u64 {
         let entries = u64::from(self.options.queue_entries.max(2) - 1);
@@ -71,7 +71,7 @@ impl Core {
         let (_, descriptors) = data.split_at_mut(nvm::HANDLE_STATUS_HEAD_BYTES);
         let handles = 0..self.options.placement_handles;
         for (descriptor, handle) in descriptors.chunks_exact_mut(nvm::HANDLE_STATUS_BYTES).zip(handles) {
-            descriptor[..2].copy_from_slice(&placement_identifier(handle).to_le_bytes());
+            descriptor[..2].copy_from_slice(&self.placement_identifier(handle).to_le_bytes());
             descriptor[2..4].copy_from_slice(&handle.to_le_bytes());
         }
         data
