@@ -9,6 +9,7 @@ pub mod message;
 pub mod null;
 mod permit;
 pub mod rdma;
+mod refusals;
 pub mod tcp;
 pub mod vfio_user;
 

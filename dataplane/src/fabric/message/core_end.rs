@@ -104,12 +104,32 @@ impl MessageFabric {
         if self.open.is_some() {
             return Ok(());
         }
+        let mut attached = 0;
+        let made = self.attach(&map, blocks, &mut attached).and_then(|()| {
+            let staging = Staging::new(self.core, map.clone()).ok_or(CoreError::NotOpen)?;
+            let tcp = TcpEnd::new(self.core, &staging).map_err(|error| CoreError::System(error.to_string()))?;
+            Ok(Open { staging, tcp, rdma: RdmaEnd::new(self.core) })
+        });
+        match made {
+            Ok(open) => {
+                self.open = Some(open);
+                Ok(())
+            }
+            Err(error) => {
+                // Nothing has used it yet, so this cannot be busy.
+                for region in &map.regions()[..attached] {
+                    let _ = blocks.detach(region.slot());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn attach<B: BlockQueue>(&self, map: &StagingMap, blocks: &mut B, attached: &mut usize) -> Result<(), CoreError> {
         for region in map.regions() {
             blocks.attach(Arc::clone(region)).map_err(|error| CoreError::Attach(error.to_string()))?;
+            *attached += 1;
         }
-        let staging = Staging::new(self.core, map).ok_or(CoreError::NotOpen)?;
-        let tcp = TcpEnd::new(self.core, &staging).map_err(|error| CoreError::System(error.to_string()))?;
-        self.open = Some(Open { staging, tcp, rdma: RdmaEnd::new(self.core) });
         Ok(())
     }
 
@@ -161,6 +181,7 @@ impl Fabric for MessageFabric {
 
     fn settle<B: BlockQueue>(&mut self, _blocks: &mut B) {
         if let Some(open) = &mut self.open {
+            open.tcp.harvest(&mut open.staging);
             open.rdma.settle();
         }
         if self.closing.is_empty() {
@@ -185,7 +206,7 @@ impl Fabric for MessageFabric {
     #[inline]
     fn poll(&mut self, capsules: &mut Burst<Capsule>) {
         if let Some(open) = &mut self.open {
-            open.tcp.poll(&mut open.staging, capsules);
+            open.tcp.poll(capsules);
             open.rdma.poll(&mut open.staging, capsules);
         }
     }

@@ -123,8 +123,11 @@ fn listen_vfio_user(folder: &str, cores: &Arc<Cores>, admission: &Arc<dyn Admiss
     Ok(Listener::VfioUser(Arc::new(target)))
 }
 
-fn not_available(error: &impl ToString) -> EngineError {
-    EngineError { errno: libc::EADDRNOTAVAIL, message: error.to_string() }
+/// With the number that the system said, if it was the system.
+fn not_available(error: &(dyn std::error::Error + 'static)) -> EngineError {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let errno = causes.filter_map(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error()).next();
+    EngineError { errno: errno.unwrap_or(libc::EADDRNOTAVAIL), message: error.to_string() }
 }
 
 /// Whether this machine can serve RDMA at all.

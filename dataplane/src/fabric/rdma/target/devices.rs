@@ -11,6 +11,7 @@ use super::orders::RdmaOrder;
 use super::port::PortParts;
 use crate::fabric::message::{CoreCommand, Hosts};
 use crate::fabric::rdma::verbs::{Device, Endpoint, EndpointId, VerbsError};
+use crate::memory::Region;
 
 /// Connections that may wait to be destroyed.
 const REMAINS: usize = 4096;
@@ -81,11 +82,15 @@ impl RdmaDevices {
         }
         let hosts = self.hosts();
         let options = hosts.options();
-        let make = |staging| {
+        let make = |staging: &Arc<Region>| {
             let (layout, remains) = (options.layout, Arc::clone(&self.shared.remains));
             PortParts::new(device, staging, layout.buffer_bytes, options.in_capsule_bytes, remains).map(Arc::new)
         };
-        let ports: Vec<_> = hosts.staging().iter().map(make).collect::<Result<_, _>>()?;
+        let ports: Vec<_> = {
+            let staging = hosts.staging();
+            let regions = staging.as_ref().map_or(&[][..], |map| map.regions());
+            regions.iter().map(make).collect::<Result<_, _>>()?
+        };
         for (core, parts) in (0..).zip(&ports) {
             // A core that has stopped serves nothing anyway.
             let _ = hosts.ask(core, |answer| CoreCommand::Rdma(RdmaOrder::Open(Arc::clone(parts), answer)));

@@ -18,6 +18,7 @@ use crate::fabric::rdma::verbs::{
     ConnectRequest, Endpoint, EndpointId, Event, EventChannel, EventKind, QueuePairParts, Reads, VerbsError,
 };
 use crate::fabric::rdma::wire::{ADMIN_ENTRIES, ConnectAnswer, ConnectQuery, RESPONSE_BYTES, RejectReason, Rejection};
+use crate::fabric::refusals::Refusals;
 use crate::nvme::spec::fabrics::ConnectData;
 
 /// Connections that are asked for at once.
@@ -93,6 +94,7 @@ impl RdmaTarget {
             devices: devices.clone(),
             stop: Arc::clone(&stop),
             threads: Mutex::default(),
+            refusals: Arc::new(Mutex::new(Refusals::new(Instant::now()))),
         };
         let thread = std::thread::Builder::new().name("nvme-rdma-cm".into()).spawn(move || desk.run());
         let thread = thread.map_err(|source| ListenError::Thread { address, source })?;
@@ -124,6 +126,8 @@ struct Reception {
     devices: RdmaDevices,
     stop: Arc<AtomicBool>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// What refusals may still log.
+    refusals: Arc<Mutex<Refusals>>,
 }
 
 impl Reception {
@@ -304,7 +308,13 @@ impl Reception {
         endpoint.accept(reads, &ConnectAnswer { controller_receives }.encode())?;
         // The address that the host reached: with one of none in particular the listener has many.
         let listener = endpoint.local_address().map(|address| address.to_string()).unwrap_or_default();
-        let door = Door { hosts: self.devices.hosts().clone(), listener, stop: Arc::clone(&self.stop) };
+        let door = Door {
+            hosts: self.devices.hosts().clone(),
+            listener,
+            stop: Arc::clone(&self.stop),
+            admitted: Arc::default(),
+            refusals: Arc::clone(&self.refusals),
+        };
         let thread = std::thread::Builder::new().name("nvme-rdma-host".into()).spawn(move || door.serve(channel));
         let thread = thread.map_err(|cause| VerbsError::Call { what: "start a thread for a host", cause })?;
         self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
