@@ -76,7 +76,10 @@ daemon() {
     local tries=0
     until "$KVPLANE_BIN/kvplane" rpc -s $SOCKET framework_wait_init >/dev/null 2>&1; do
         tries=$((tries + 1))
-        kill -0 $daemon 2>/dev/null && [ $tries -lt 100 ] || { cat /run/kvplaned.log; die 1 "kvplaned does not serve"; }
+        if ! kill -0 $daemon 2>/dev/null || [ $tries -ge 100 ]; then
+            cat /run/kvplaned.log
+            die 1 "kvplaned does not serve"
+        fi
         sleep 0.1
     done
 }
