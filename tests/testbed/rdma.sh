@@ -102,7 +102,7 @@ guest_daemon() {
         "$(head -c 9000000 /dev/zero >/run/big && status_of kv put text:big /run/big)" 3
     check "a key that is not there" "$(status_of kv get text:nothing)" 1
     check_match "what is there is looked up" "$(kv lookup text:v4096 text:nothing)" v4096
-    kv delete text:v4096 >/dev/null
+    kv rm text:v4096 >/dev/null
     check "what was deleted is gone" "$(status_of kv get text:v4096)" 1
     check "a stranger is refused" \
         "$(HOST=nqn.2026-01.io.kvplane:stranger status_of kv get text:v100)" 3
@@ -123,6 +123,79 @@ guest_daemon() {
     checks_end
 }
 
+# load OPTIONS...: a client at work for as long as it is let.
+load() {
+    "$KVPLANE_BIN/kvperf" run --connect "rdma://$ROCE_B:4420" --host-nqn $HOST --op retrieve=50,store=50 --keys 64 \
+        --value-bytes 64K --depth 16 --warm-up 0s "$@"
+}
+# await REGEX COMMAND...: waits until the command says so, 60 s at most; what it said last.
+await() {
+    local tries=0 text=''
+    until text=$("${@:2}" 2>&1) && grep -qE -- "$1" <<<"$text" || [ $tries -ge 300 ]; do
+        tries=$((tries + 1))
+        sleep 0.2
+    done
+    say "$text"
+}
+# I/O queues that hosts have.
+queues() { rpc nvmf_subsystem_get_qpairs --nqn $NQN | python3 -c 'import json, sys; print(sum(pair["qid"] > 0 for pair in json.load(sys.stdin)))'; }
+
+# Peers that vanish, paths that break, and a daemon that ends under its hosts.
+guest_faults() {
+    soft_roce_up
+    daemon --host $HOST
+    load --duration 60s >/run/load 2>&1 &
+    local client=$!
+    check "a client is at work" "$(await '^[2-9]' queues)" 2
+    kill -9 $client
+    check "one that is killed leaves nothing behind" "$(await '^0$' queues)" 0
+    check "and the next is served" "$(values 65536 1048576)" 2
+
+    load --duration 60s >/run/load 2>&1 &
+    client=$!
+    check "a client is at work again" "$(await '^[2-9]' queues)" 2
+    ip link set v2 down
+    check "a path that breaks ends the queues" "$(await '^0$' queues)" 0
+    wait $client || true
+    ip link set v2 up
+    soft_roce_routes
+    check "and when it is there again, so is the daemon" "$(values 65536 1048576)" 2
+
+    load --duration 60s >/run/load 2>&1 &
+    client=$!
+    check "a client is at work once more" "$(await '^[2-9]' queues)" 2
+    kill $daemon
+    local code=0
+    wait $daemon || code=$?
+    check "the daemon ends well under a client" "$code" 0
+    wait $client || true
+    [ "$checks_failed" = 0 ] || tail -n 30 /run/kvplaned.log /run/load
+    checks_end
+}
+
+# Linux's own host: its generic character device takes commands of any command set.
+guest_linux_host() {
+    soft_roce_up
+    modprobe nvme-rdma
+    daemon --host $HOST
+    local who=(-t rdma -a $ROCE_B -s 4420 -q $HOST -w $ROCE_A) device tries=0
+    check_match "discovery names the subsystem" "$(nvme discover "${who[@]}" 2>&1)" "subnqn: +$NQN"
+    nvme connect "${who[@]}" -n $NQN -i 2
+    device=/dev/ng0n1
+    until [ -e $device ] || [ $tries -ge 50 ]; do tries=$((tries + 1)); sleep 0.1; done
+    head -c 4096 /dev/urandom >/run/value
+    passthru() { nvme io-passthru $device -n 1 -2 0x11 -3 0x22 --cdw10=4096 --cdw11=16 --cdw14=0x33 --cdw15=0x44 -l 4096 "$@"; }
+    check "a value is stored" "$(status_of passthru -o 1 -w -i /run/value)" 0
+    passthru -o 2 -r -b >/run/copy 2>/dev/null
+    check "and retrieved" "$(cmp /run/value /run/copy && say same)" same
+    check "our client sees it" "$(kv get 11000000220000003300000044000000 -o /run/ours && cmp /run/value /run/ours && say same)" same
+    check_match "the host disconnects" "$(timeout 30 nvme disconnect -n $NQN 2>&1)" "disconnected 1"
+    check "and is gone" "$(await '^0$' queues)" 0
+    check "nothing is wrong in the kernel's eyes" "$(dmesg | grep -cE 'BUG:|WARNING:|hung_task|blocked for' || true)" 0
+    [ "$checks_failed" = 0 ] || { tail -n 30 /run/kvplaned.log; dmesg | tail -n 30; }
+    checks_end
+}
+
 if [ $# -gt 0 ]; then
     [ "${KVPLANE_GUEST:-}" = 1 ] || die 2 "the parts run in the guest only"
     "guest_$1"
@@ -140,7 +213,7 @@ in_guest() {
     local name=$1 code=0
     shift
     step "RDMA tests in the guest: $name"
-    tests/testbed/run.sh --time-limit 180 --nvme none --iommu off "$@" -- tests/testbed/rdma.sh "$name" 2>&1 |
+    tests/testbed/run.sh --time-limit 240 --nvme none --iommu off "$@" -- tests/testbed/rdma.sh "$name" 2>&1 |
         tee "$scratch/$name" || code=$?
     check "RDMA in the guest: $name" "$code" 0
 }
@@ -156,5 +229,8 @@ if [ -e "${KVPLANE_RDMA_HEADERS:-/usr/include}/infiniband/verbs.h" ] && have cc;
 else
     skipped "rdma.sh declarations" "there are no headers of libibverbs to compare with (libibverbs-dev, librdmacm-dev)"
 fi
-for part in ${KVPLANE_RDMA_PARTS:-verbs linux_target}; do in_guest "$part"; done
+cargo build -q --locked -p pipelines -p kvplane-cli -p kvperf --bins
+KVPLANE_BIN=$CARGO_TARGET/debug
+export KVPLANE_BIN
+for part in ${KVPLANE_RDMA_PARTS:-verbs linux_target daemon faults linux_host}; do in_guest "$part"; done
 checks_end

@@ -62,7 +62,8 @@ impl RdmaEnd {
             queues: SlotPool::new(MAX_QUEUES),
             by_number: Vec::with_capacity(places),
             entries: 0,
-            desk: Desk::new(MAX_COMMANDS as u16),
+            // As many again may have been answered, and the device not be done with them.
+            desk: Desk::new(2 * MAX_COMMANDS as u16),
             due: Vec::with_capacity(places),
             sends: SendList::new(POST),
             outstanding: 0,
@@ -293,7 +294,7 @@ impl RdmaEnd {
     fn capsule(&mut self, id: SlotId, port: usize, index: u16, data: u32, staging: &mut Staging) {
         let Some(sqe) = self.ports[port].command(index) else { return };
         let Some(queue) = self.queues.get_mut(id).filter(|queue| queue.is_running()) else { return };
-        if queue.in_use >= queue.entries {
+        if queue.is_full() {
             tracing::debug!(
                 queue_pair = queue.endpoint.number(),
                 "an RDMA host sent more commands than its queue has room for"

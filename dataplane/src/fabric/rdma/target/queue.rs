@@ -112,8 +112,11 @@ pub(super) struct Queue {
     alone: bool,
     /// Whether the control thread was told of the end.
     reported: bool,
-    /// Commands taken in whose answer the host does not have.
+    /// Commands taken in whose answer the device is not done with.
     pub in_use: u32,
+    /// Those of them whose answer was not posted. A host sends its next command as soon as it has an answer, which may be
+    /// before the device says that it was sent, so it is these that the queue's entries bound.
+    unanswered: u32,
     /// Whether it stands in the line of those to be looked after.
     pub due: bool,
     commands: u64,
@@ -122,7 +125,7 @@ pub(super) struct Queue {
 
 impl Queue {
     pub fn new(expected: super::ExpectedQueue) -> Self {
-        let line = expected.entries as usize + 2;
+        let line = 2 * expected.entries as usize + 4;
         Self {
             id: SlotId::from_bits(0),
             port: expected.port,
@@ -144,6 +147,7 @@ impl Queue {
             alone: false,
             reported: false,
             in_use: 0,
+            unanswered: 0,
             due: false,
             commands: 0,
             completions: 0,
@@ -201,9 +205,15 @@ impl Queue {
         })
     }
 
+    /// Whether the host has sent as many commands as its queue has room for.
+    pub fn is_full(&self) -> bool {
+        self.unanswered >= self.entries
+    }
+
     /// Notes a command that was taken in.
     pub fn count(&mut self) {
         self.in_use += 1;
+        self.unanswered += 1;
         self.commands += 1;
         let entries = match &self.party {
             Party::Host(terms) => terms.entries,
@@ -319,6 +329,7 @@ impl Queue {
             let bytes: [u8; RESPONSE_BYTES as usize] = zerocopy::transmute!(words);
             let added = list.push_inline(id, invalidate.map_or(Work::Send, Work::SendAndInvalidate), &bytes, false);
             debug_assert!(added, "room was looked for");
+            self.unanswered = self.unanswered.saturating_sub(1);
             self.note(sequence, work, what);
         }
     }
