@@ -77,7 +77,7 @@ impl StagingMap {
 
     /// Bytes of a buffer: `bytes` from `at` on.
     #[inline]
-    pub(super) fn slice(&self, core: u16, unit: u32, at: u32, bytes: u32) -> Option<DmaSlice> {
+    pub(crate) fn slice(&self, core: u16, unit: u32, at: u32, bytes: u32) -> Option<DmaSlice> {
         self.regions.get(usize::from(core))?.slice(self.layout.buffer_offset(unit) + u64::from(at), bytes)
     }
 

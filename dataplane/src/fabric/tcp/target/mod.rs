@@ -5,6 +5,8 @@ mod connection;
 mod core_end;
 mod desk;
 mod exchange;
+#[doc(hidden)]
+pub mod fuzzing;
 mod listener;
 pub mod streams;
 

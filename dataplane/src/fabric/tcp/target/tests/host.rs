@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::super::super::wire::{CapsuleCmd, DataDigest, Decoder, End, Framing, H2cData, HEAD_BYTES, Padded, Pdu, R2t};
-use super::pipes::Pipe;
+use super::super::fuzzing::pipes::Pipe;
 use crate::nvme::fault::random::SplitMix64 as Random;
 use crate::nvme::spec::kv::KeyFields;
 use crate::nvme::spec::{Cqe, SglDescriptor, Sqe, Status, kv};

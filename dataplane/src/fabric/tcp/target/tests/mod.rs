@@ -2,5 +2,4 @@
 
 mod faults;
 mod host;
-mod pipes;
 mod world;

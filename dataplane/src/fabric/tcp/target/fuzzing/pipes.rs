@@ -11,7 +11,7 @@ use crate::nvme::fault::random::SplitMix64 as Random;
 
 /// One stream, as the host's end sees it.
 #[derive(Default)]
-pub(super) struct Pipe {
+pub(in super::super) struct Pipe {
     pub to_target: VecDeque<u8>,
     pub to_host: VecDeque<u8>,
     /// Nothing comes through any more.
@@ -21,7 +21,7 @@ pub(super) struct Pipe {
     send: Option<Vec<DmaSlice>>,
 }
 
-pub(super) struct Pipes {
+pub(in super::super) struct Pipes {
     pub pipes: BTreeMap<usize, Pipe>,
     pub random: Random,
     region: Arc<Region>,
@@ -42,7 +42,9 @@ impl Pipe {
         }
         let bytes = if whole && random.below(2) == 0 { there } else { 1 + random.below(there as u64) as usize };
         let taken: Vec<u8> = self.to_target.drain(..bytes).collect();
-        region.write(region.offset_of(&into).unwrap(), &taken).unwrap();
+        region
+            .write(region.offset_of(&into).expect("what the end asks for is there"), &taken)
+            .expect("what the end asks for is there");
         self.receive = None;
         Some(Ok(bytes as u32))
     }
@@ -55,7 +57,9 @@ impl Pipe {
         let mut bytes = Vec::new();
         for part in parts {
             let mut piece = vec![0; part.bytes() as usize];
-            region.read(region.offset_of(&part).unwrap(), &mut piece).unwrap();
+            region
+                .read(region.offset_of(&part).expect("what the end asks for is there"), &mut piece)
+                .expect("what the end asks for is there");
             bytes.extend(piece);
         }
         let most = if random.below(2) == 0 { bytes.len() } else { 1 + random.below(bytes.len() as u64) as usize };
@@ -72,13 +76,13 @@ impl Streams for Pipes {
     }
 
     fn receive(&mut self, place: u16, stream: &usize, into: DmaSlice, all: bool) {
-        let pipe = self.pipes.get_mut(stream).unwrap();
+        let pipe = self.pipes.get_mut(stream).expect("what the end asks for is there");
         assert!(pipe.receive.replace((into, all)).is_none(), "two receives at once");
         pipe.place = place;
     }
 
     fn send(&mut self, place: u16, stream: &usize, parts: &[DmaSlice]) {
-        let pipe = self.pipes.get_mut(stream).unwrap();
+        let pipe = self.pipes.get_mut(stream).expect("what the end asks for is there");
         assert!(!parts.is_empty() && pipe.send.replace(parts.to_vec()).is_none(), "two sends at once");
         pipe.place = place;
     }
@@ -101,6 +105,6 @@ impl Streams for Pipes {
     }
 
     fn shut_down(&mut self, stream: &usize) {
-        self.pipes.get_mut(stream).unwrap().cut = true;
+        self.pipes.get_mut(stream).expect("what the end asks for is there").cut = true;
     }
 }
