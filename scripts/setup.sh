@@ -8,7 +8,8 @@
 #       --json           as one JSON object
 #   bind ADDRESS...      take NVMe controllers from the kernel and give them to vfio-pci (root). Their block devices go
 #                        away. A controller in use is refused: mounted, swap, part of LVM, RAID or ZFS, or open in a process
-#       --no-iommu       also where there is no IOMMU. The device can then write to any memory: for tests only
+#       --no-iommu       also where there is no IOMMU. The device can then write to any memory: for tests of other
+#                        programs only, for kvplaned does not drive it so
 #   unbind ADDRESS...    give controllers back to the kernel's driver (root); refused while a program has them open
 #   hugepages MIB        reserve MIB of 2 MiB hugepages in all, until the next boot (root)
 #       --size 2M|1G     page size [default: 2M]

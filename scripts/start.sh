@@ -8,9 +8,12 @@
 #   --device DEVICE          vfio:0000:01:00.0[/NSID], a drive that kvplaned drives itself, instead of --store; may be given
 #                            several times (bind it first: scripts/setup.sh bind)
 #   -r, --rpc-socket PATH    RPC socket [default: /var/tmp/kvplane.sock]
-#   --listen ADDRESS         vfio-user:DIR; may be given several times [default: see below]
+#   --listen ADDRESS         vfio-user:DIR for this machine, tcp://ADDR[:PORT] or rdma://ADDR[:PORT] for a network; may be
+#                            given several times [default: see below]
+#   --host NQN               a host of a network that may connect; may be given several times
+#   --allow-any-host         whoever reaches a listener may connect
 #   --namespace NAMESPACE    NAME[,quota=..][,class=cache|durable]; may be given several times [default: tier]
-#   -c, --config FILE        JSON configuration, instead of --listen and --namespace
+#   -c, --config FILE        JSON configuration, instead of --listen, --namespace, --host and --allow-any-host
 #   --no-huge                ordinary locked pages [default: if fewer than 512 MiB of hugepages are free]
 #   --idle POLICY            spin, adaptive or sleep [default: kvplaned's]
 #   --systemd                install and start the service kvplaned (root); options go to /etc/kvplane/kvplaned.env
@@ -26,7 +29,7 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 mask='' store='' socket=/var/tmp/kvplane.sock config='' huge='' idle=() service=no print=no
-listen=() namespaces=() devices=() rest=()
+listen=() namespaces=() hosts=() devices=() rest=()
 while [ $# -gt 0 ]; do
     case $1 in
         -m | --cpumask) argument "$@"; mask=$2; shift ;;
@@ -35,6 +38,8 @@ while [ $# -gt 0 ]; do
         -r | --rpc-socket) argument "$@"; socket=$2; shift ;;
         --listen) argument "$@"; listen+=("$2"); shift ;;
         --namespace) argument "$@"; namespaces+=("$2"); shift ;;
+        --host) argument "$@"; hosts+=(--host "$2"); shift ;;
+        --allow-any-host) hosts+=(--allow-any-host) ;;
         -c | --config) argument "$@"; config=$2; shift ;;
         --no-huge) huge=--no-huge ;;
         --idle) argument "$@"; idle=(--idle "$2"); shift ;;
@@ -58,7 +63,8 @@ else
     options+=("${devices[@]}")
 fi
 if [ -n "$config" ]; then
-    [ "${#listen[@]}${#namespaces[@]}" = 00 ] || die 2 "--config takes the place of --listen and --namespace"
+    [ "${#listen[@]}${#namespaces[@]}${#hosts[@]}" = 000 ] ||
+        die 2 "--config takes the place of --listen, --namespace, --host and --allow-any-host"
     [ -r "$config" ] || die 2 "--config $config: cannot be read"
     options+=(-c "$(realpath "$config")")
 else
@@ -66,6 +72,7 @@ else
     [ "${#namespaces[@]}" -gt 0 ] || namespaces=(tier)
     for one in "${listen[@]}"; do options+=(--listen "$one"); done
     for one in "${namespaces[@]}"; do options+=(--namespace "$one"); done
+    options+=("${hosts[@]}")
 fi
 if [ -z "$huge" ] && [ "$(free_hugepages_mib)" -lt 512 ]; then
     huge=--no-huge
@@ -81,6 +88,15 @@ foreground() {
     raise_memlock
     say "kvplaned ${options[*]}"
     exec "$BIN/kvplaned" "${options[@]}"
+}
+
+# on_network: whether there is a listener on a network, by the options or by the configuration.
+on_network() {
+    local one
+    for one in "${listen[@]}"; do
+        case ${one,,} in tcp:* | rdma:*) return 0 ;; esac
+    done
+    [ -n "$config" ] && grep -qiE '"trtype" *: *"(tcp|rdma)"' "$config"
 }
 
 as_service() {
@@ -99,6 +115,11 @@ as_service() {
     install -d -m 0755 /etc/kvplane
     printf 'KVPLANED_OPTIONS=%s\n' "${options[*]}" >/etc/kvplane/kvplaned.env
     install -m 0644 "$ROOT/scripts/kvplaned.service" /etc/systemd/system/kvplaned.service
+    if on_network; then
+        install -D -m 0644 "$ROOT/scripts/kvplaned-network.conf" /etc/systemd/system/kvplaned.service.d/network.conf
+    else
+        rm -f /etc/systemd/system/kvplaned.service.d/network.conf
+    fi
     systemctl daemon-reload
     systemctl restart kvplaned
     systemctl --no-pager --lines 5 status kvplaned

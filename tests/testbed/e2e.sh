@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs end-to-end tests in the guest, with the daemon driving emulated drives behind an IOMMU instead of a file: contents,
-# eviction, restart, kill -9, two cores, no copies; then media errors, and a store over two drives. Needs
-# tests/testbed/setup.sh once; takes about three minutes.
+# eviction, restart, kill -9, two cores, no copies, resets; then media errors, a store over two drives, and drives that share
+# an IOMMU group. Needs tests/testbed/setup.sh once; takes about four minutes.
 #
 #   tests/testbed/e2e.sh
 #
@@ -10,15 +10,16 @@ set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$HERE/../../scripts/lib.sh"
 . "$HERE/../checks.sh"
+. "$HERE/disks.sh"
 cd "$ROOT"
 
-TESTS=(contents restart zero_copy two_cores crash media_errors)
+TESTS=(contents restart zero_copy two_cores crash media_errors nvme_resets)
 # As many rounds of kill -9 as the largest namespace has room for (tests/e2e/tests/crash.rs).
 ROUNDS=6
 SIZES=(512M 192M 128M $((96 * ROUNDS + 128))M)
 
 # In the guest this same file is run with the name of a part. The tests share the drive, so they run one at a time.
-A=0000:00:10.0 B=0000:00:11.0
+A=0000:00:10.0 B=0000:00:11.0 SIBLING=0000:00:10.1
 SKIPS=$CARGO_TARGET/test-skips.txt
 
 # run_test NAME [FILTER...]: one of the test programs, whose paths are in KVPLANE_E2E_TESTS.
@@ -41,6 +42,7 @@ guest_one_drive() {
     run_test restart a_store_of_the_cache_class_is_warm a_second_restart_is_as_warm_as_the_first || code=1
     run_test two_cores || code=1
     run_test crash || code=1
+    run_test nvme_resets --ignored || code=1
     exit "$code"
 }
 
@@ -50,6 +52,36 @@ guest_two_drives() {
     run_test media_errors --ignored
     run_test restart a_store_of_the_durable_class_is_warm a_store_of_two_shards_opens_on_fewer_cores
     run_test zero_copy
+}
+
+# Two controllers as functions of one device, which could write to each other behind the IOMMU's back: one group.
+guest_one_group() {
+    local group text code=0
+    group=$(group_of $A)
+    check "two functions of one device are one group" "$(group_of $SIBLING)" "$group"
+    text=$(scripts/setup.sh bind $A 2>&1) || code=$?
+    check "one of them can be bound" "$code" 0
+    check_match "and the other is named" "$text" "warning: $SIBLING \(nvme\) is in the same IOMMU group $group"
+    check_match "the daemon does not start" "$(kvplaned_on "vfio:$A")" \
+        "other functions of the IOMMU group $group are in use by other drivers; bind all of .* to vfio-pci.* code 3$"
+    check "the kernel goes on with its drive" "$(dd if="/dev/$(disk_of $SIBLING 1)" of=/dev/null bs=1M count=4 2>&1 | grep -c copied)" 1
+    scripts/setup.sh bind $SIBLING >/dev/null 2>&1
+    check_match "only one of them can be driven" "$(kvplaned_on "vfio:$A" "vfio:$SIBLING")" \
+        "the IOMMU group $group of $SIBLING is in use: .*\($A\).* code 4$"
+    code=0
+    KVPLANE_E2E_DEVICE=vfio:$A run_test restart a_store_of_the_cache_class_is_warm || code=1
+    KVPLANE_E2E_DEVICE=vfio:$SIBLING run_test restart a_store_of_the_durable_class_is_warm || code=1
+    check "each by itself is" "$code" 0
+    checks_end
+}
+group_of() { basename "$(readlink "/sys/bus/pci/devices/$1/iommu_group")"; }
+
+# kvplaned_on DEVICE...: the last words of a daemon that cannot start, and its exit code, in one line.
+kvplaned_on() {
+    local devices=() device code=0 out
+    for device in "$@"; do devices+=(--device "$device,format=force"); done
+    out=$("$KVPLANE_BIN_DIR/kvplaned" --no-huge -r /tmp/kvplaned.sock "${devices[@]}" 2>&1) || code=$?
+    say "$(tail -n 1 <<<"$out") code $code"
 }
 
 if [ $# -gt 0 ]; then
@@ -92,4 +124,5 @@ sizes=${SIZES[*]}
 bad=fail-read=$((30 * 256)),fail-write=$((22 * 256))
 in_guest one_drive --iommu on --time-limit 400 --nvme "size=${sizes// //},block=512/4096/512/4096"
 in_guest two_drives --iommu strict --time-limit 200 --nvme "size=64M/256M,block=4096,$bad" --nvme size=256M,block=4096,cmb=16
+in_guest one_group --iommu on --time-limit 200 --nvme size=512M,multifunction=on --nvme size=512M,addr=10.1
 checks_end

@@ -8,6 +8,8 @@ pub mod host;
 pub mod message;
 pub mod null;
 mod permit;
+pub mod rdma;
+mod refusals;
 pub mod tcp;
 pub mod vfio_user;
 

@@ -106,7 +106,8 @@ pub enum BlockError {
     /// The range or the memory of the command is not valid; nothing was sent to the device.
     #[error("the command's range or memory is not valid")]
     Invalid,
-    /// The device could not read or write the medium.
+    /// The device could not read or write the medium: what it said, as the number of a system error. ENODATA and EILSEQ are
+    /// kept for what the medium itself does not give back, see [`is_unreadable`](Self::is_unreadable).
     #[error("the device reported a media error (os error {0})")]
     Media(i32),
     /// Fewer bytes moved than asked for.
@@ -120,6 +121,17 @@ pub enum BlockError {
     /// The device is gone or was reset; what became of the command is not known.
     #[error("the device is gone or was reset")]
     Gone,
+}
+
+impl BlockError {
+    /// Whether a read failed because the medium does not give the blocks back, and will not the next time: unrecovered, or
+    /// damaged and found to be so. Not so for a device that is busy, gone, or in trouble of another kind, where nothing is
+    /// known of the blocks. The numbers are those that Linux gives for a medium error (ENODATA) and for a failed check of
+    /// integrity (EILSEQ).
+    #[must_use]
+    pub const fn is_unreadable(self) -> bool {
+        matches!(self, Self::Media(libc::ENODATA | libc::EILSEQ))
+    }
 }
 
 /// A completion.

@@ -34,6 +34,7 @@ mod memory;
 mod options;
 mod poll;
 mod raw;
+mod rdma;
 mod registrations;
 mod request;
 mod stats;

@@ -22,7 +22,8 @@ pub enum Request<'a> {
         options: StoreOptions,
     },
     /// Reads the value of a key into a buffer. What does not fit is left out, see [`Outcome::Retrieved`]; after any
-    /// other outcome the bytes of the buffer mean nothing.
+    /// other outcome the bytes of the buffer mean nothing. A value that the medium does not give back any more ends with
+    /// [`Status::UNRECOVERED_ERROR`](crate::Status::UNRECOVERED_ERROR) once, and is missing from then on.
     Retrieve {
         /// The key.
         key: Key,

@@ -9,6 +9,7 @@ use dataplane::fabric::vfio_user::ClientMemory;
 use dataplane::memory::Region;
 use dataplane::nvme::spec::{Cqe, Sqe};
 
+use crate::rdma::Rdma;
 use crate::tcp::Tcp;
 use crate::vfio_user::VfioUser;
 use crate::{Address, ConnectOptions, Error, Identity};
@@ -83,6 +84,7 @@ pub(crate) enum Backing {
 pub(crate) enum Carrier {
     VfioUser(VfioUser),
     Tcp(Tcp),
+    Rdma(Rdma),
     #[cfg(test)]
     Fake(fake::FakeTransport),
 }
@@ -101,10 +103,9 @@ impl Dial {
             Self::Address(Address::Tcp { host, port, nqn }) => {
                 Tcp::connect(host, *port, nqn, options).map(Carrier::Tcp)
             }
-            Self::Address(address @ Address::Rdma { .. }) => Err(Error::Connect {
-                address: address.to_string(),
-                reason: "this build has no RDMA; use tcp://HOST:PORT".to_owned(),
-            }),
+            Self::Address(Address::Rdma { host, port, nqn }) => {
+                Rdma::connect(host, *port, nqn, options).map(Carrier::Rdma)
+            }
             #[cfg(test)]
             Self::Fake(target) => target.connect(options).map(Carrier::Fake),
         }
@@ -116,6 +117,7 @@ macro_rules! forward {
         match $self {
             Carrier::VfioUser($carrier) => $call,
             Carrier::Tcp($carrier) => $call,
+            Carrier::Rdma($carrier) => $call,
             #[cfg(test)]
             Carrier::Fake($carrier) => $call,
         }

@@ -98,7 +98,7 @@ pub trait Engine: Send + Sync {
     /// If the address cannot be used: in use, no permission, carrier not there.
     fn listen(&self, address: &ListenAddress) -> Result<(), EngineError>;
 
-    /// Ends listening. Sessions that came in by it stay.
+    /// Ends listening. Who came in there is disconnected some time later.
     ///
     /// # Errors
     /// If there is no such listener.

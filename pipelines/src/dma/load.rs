@@ -1,8 +1,8 @@
 //! A value on its way from flash to the client.
 
 use dataplane::fabric::Completion;
-use dataplane::nvme::BlockOp;
 use dataplane::nvme::spec::Status;
+use dataplane::nvme::{BlockError, BlockOp};
 
 use super::pieces::Pieces;
 use crate::classify::{Ended, Origin};
@@ -32,6 +32,15 @@ impl<D: Clone> Load<D> {
             bytes,
             value_bytes,
             checksum,
+        }
+    }
+
+    /// A piece could not be read. What the medium does not give back is dropped at once; the rest of the pieces go on.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn note_failure(&self, error: BlockError, shards: &mut [Shard]) {
+        if let Some(hold) = self.hold.as_ref().filter(|_| error.is_unreadable()) {
+            shards[self.shard].drop_unreadable(hold);
         }
     }
 

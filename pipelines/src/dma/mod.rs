@@ -242,6 +242,9 @@ impl<D: Clone> Dma<D> {
         let (direction, id, staged) = token::parse_piece(done.token);
         ended.extend(match direction {
             Direction::Load => loads.free_with(id, |load| {
+                if let Err(error) = done.result {
+                    load.note_failure(error, around.shards);
+                }
                 let bytes = load.pieces.came_back(direction, done.result, staged, staging, around.fabric);
                 pacing.finished(direction, bytes, around.now);
                 load.finish(around.shards)

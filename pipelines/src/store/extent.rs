@@ -131,6 +131,8 @@ impl Found {
 #[must_use = "a hold goes back to release"]
 #[derive(Debug)]
 pub struct Hold {
-    pub(super) segment: u32,
+    /// Where the block lay, and its entry.
+    pub(super) unit: u32,
+    pub(super) entry: EntryId,
     pub(super) duty: Duty,
 }

@@ -2,7 +2,7 @@
 
 use dataplane::nvme::spec::kv::StoreOptions;
 
-use super::extent::{Duty, Extent};
+use super::extent::{Duty, Extent, Hold};
 use super::index::{Entry, EntryId};
 use super::layout::{Layout, UNIT_BYTES};
 use super::record::{Kind, Record};
@@ -213,6 +213,31 @@ impl<P> Shard<P> {
         let ticket = (class == Class::Durable).then_some(ticket);
         self.append(tail, record, ticket);
         if ticket.is_some() { Deleted::Pending } else { Deleted::Done }
+    }
+
+    /// Drops a block whose bytes the medium does not give back, so that it is a miss from now on and whoever needs it stores
+    /// it again. Only what was read is dropped: a value that was stored under the key since, or that eviction moved, lies
+    /// elsewhere and stays. `false` if there was nothing to drop, or if there is no room for the tombstone without which
+    /// an older value could come back; then the next read finds it unreadable again.
+    ///
+    /// After a restart it is a miss too, unless the tombstone was not written by then.
+    #[cold]
+    #[inline(never)]
+    pub fn drop_unreadable(&mut self, hold: &Hold) -> bool {
+        // The hold keeps the segment, so nothing else can lie there by now.
+        let Some(entry) = self.index.get(hold.entry).filter(|entry| entry.unit == hold.unit) else { return false };
+        let (id, class) = (entry.id(), entry.class());
+        if self.purges.covers(id.space.namespace()) {
+            return false;
+        }
+        let Some(tail) = self.tail_of_removal(Some(hold.entry)) else { return false };
+        tracing::warn!(shard = self.config.shard, unit = hold.unit, ?class, "a block cannot be read and is dropped");
+        self.forget(hold.entry);
+        // Nobody waits for it, but it is to last as the block was.
+        let tombstone = Record::bare(Kind::Tombstone, id, class, self.next_sequence());
+        self.append(tail, tombstone, None);
+        self.stats.lost_blocks += 1;
+        true
     }
 
     /// Puts a new value into the entry of a key. Leases and pins are on the key and stay.

@@ -264,13 +264,13 @@ impl<P> Shard<P> {
     #[inline]
     pub fn hold(&mut self, found: &Found) -> Hold {
         self.table.at_mut(found.segment).holds += 1;
-        Hold { segment: found.segment, duty: Duty::new() }
+        Hold { unit: found.unit, entry: found.entry, duty: Duty::new() }
     }
 
     /// Gives a hold back.
     #[inline]
     pub fn release(&mut self, hold: Hold) {
-        self.table.at_mut(hold.segment).holds -= 1;
+        self.table.at_mut(self.layout.segment_of(hold.unit)).holds -= 1;
         hold.duty.discharge();
     }
 

@@ -153,6 +153,7 @@ fn rpc() -> Vec<Vec<u8>> {
     let plain = |method: &str| format!(r#" {{"jsonrpc":"2.0","id":"a","method":"{method}"}}"#).into_bytes();
     let nqn = r#""nqn":"nqn.2026-01.io.kvplane:a""#;
     let listen = r#""listen_address":{"trtype":"VFIOUSER","traddr":"/tmp/a"}"#;
+    let tcp = r#""listen_address":{"trtype":"TCP","adrfam":"ipv6","traddr":"::1","trsvcid":"4420"}"#;
     let mut seeds = vec![
         br#"[{"jsonrpc":"2.0","id":1,"method":"rpc_get_methods"},{"method":"log_get_level"}]"#.to_vec(),
         call("rpc_get_methods", r#"{"current":true,"include_aliases":true}"#),
@@ -160,14 +161,27 @@ fn rpc() -> Vec<Vec<u8>> {
         call("nvmf_create_subsystem", &format!(r#"{{{nqn},"serial_number":"1","allow_any_host":true}}"#)),
         call("nvmf_subsystem_add_host", &format!(r#"{{{nqn},"host":"nqn.2026-01.io.kvplane:h","uid":0}}"#)),
         call("nvmf_subsystem_add_listener", &format!("{{{nqn},{listen}}}")),
+        call("nvmf_subsystem_add_listener", &format!("{{{nqn},{tcp}}}")),
         call("namespace_create", &format!(r#"{{"name":"n",{nqn},"quota_bytes":"64M","class":"durable"}}"#)),
         call("namespace_delete", r#"{"name":"n","purge":false}"#),
+        call("nvmf_create_transport", r#"{"trtype":"RDMA","max_io_size":65536}"#),
+        call("nvmf_subsystem_remove_listener", &format!("{{{nqn},{tcp}}}")),
         call("trace_dump", r#"{"core":0,"limit":5}"#),
         call("framework_get_config", r#"{"name":"nvmf"}"#),
     ];
-    seeds.extend(["framework_start_init", "save_config", "rpc_get_schema", "pipeline_get_stats"].map(plain));
+    seeds.extend(
+        [
+            "framework_start_init",
+            "save_config",
+            "rpc_get_schema",
+            "pipeline_get_stats",
+            "nvmf_get_stats",
+            "nvmf_get_subsystems",
+        ]
+        .map(plain),
+    );
     // What one call makes, the next ones find.
-    seeds.push(seeds[3..8].concat());
+    seeds.push(seeds[3..11].concat());
     seeds
 }
 

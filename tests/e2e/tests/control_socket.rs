@@ -28,7 +28,12 @@ fn spdks_methods_answer_in_spdks_shapes() {
         "namespace_delete",
         "store_get_stats",
         "pipeline_get_stats",
+        "nvmf_create_transport",
+        "nvmf_get_transports",
+        "nvmf_subsystem_get_listeners",
+        "nvmf_subsystem_get_controllers",
         "nvmf_subsystem_get_qpairs",
+        "nvmf_get_stats",
         "trace_dump",
     ] {
         assert!(methods.contains(&method), "{method} is not among {methods:?}");

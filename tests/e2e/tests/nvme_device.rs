@@ -9,7 +9,7 @@ use e2e::nvme_target::NvmeTarget;
 use e2e::rpc::sum_of;
 use e2e::values::version_of;
 use e2e::{Daemon, Setup, await_that, key, value};
-use kvplane::{Client, StoreOptions};
+use kvplane::{Client, Error, Status, StoreOptions};
 use serde_json::{Value, json};
 
 /// A drive of so many MiB with blocks of 4096 bytes.
@@ -187,9 +187,9 @@ fn a_reset_under_load_loses_nothing() {
 }
 
 #[test]
-fn an_unreadable_block_is_a_miss_and_harms_no_neighbour() {
+fn an_unreadable_block_is_told_once_then_a_miss_and_harms_no_neighbour() {
     let target = target(64);
-    let daemon = Daemon::start(on(&[&target], ",segment=4M"));
+    let mut daemon = Daemon::start(on(&[&target], ",segment=4M").namespace("tests,class=durable"));
     let mut client = daemon.client();
     put_all(&mut client, 0..16, 1, 65_536);
     // The values lie after the metadata of the first segment, one after the other; some blocks in the midst of them.
@@ -203,12 +203,23 @@ fn an_unreadable_block_is_a_miss_and_harms_no_neighbour() {
         image.chunks(4096).position(|block| block == &wanted[..4096]).unwrap() as u64
     };
     target.model.damage(place(5) + 3, place(5) + 4);
-    assert_eq!(client.get(key(5)).map_err(|error| error.to_string()).ok().flatten(), None, "unreadable, so not there");
-    let others = (0..16).filter(|number| *number != 5);
-    for number in others {
-        assert_eq!(client.get(key(number)).unwrap(), Some(value(&key(number), 1, 65_536)), "key {number}");
-    }
+    let told = client.get(key(5));
+    assert!(matches!(told, Err(Error::Status(status)) if status == Status::UNRECOVERED_ERROR), "{told:?}");
+    assert_eq!(client.get(key(5)).unwrap(), None, "from then on it is not there");
     assert!(daemon.rpc("bdev_get_iostat", json!({}))["bdevs"][0]["io_error"]["total"].as_u64() >= Some(1));
+    assert!(sum_of(&daemon.rpc("store_get_stats", json!({})), "lost_blocks") > 0);
+    let others = |client: &mut Client| {
+        for number in (0..16).filter(|number| *number != 5) {
+            assert_eq!(client.get(key(number)).unwrap(), Some(value(&key(number), 1, 65_536)), "key {number}");
+        }
+    };
+    others(&mut client);
+    daemon.restart();
+    let mut client = daemon.client();
+    assert_eq!(client.get(key(5)).unwrap(), None, "nor after a restart");
+    client.put(key(5), &value(&key(5), 2, 65_536)).unwrap();
+    assert_eq!(client.get(key(5)).unwrap(), Some(value(&key(5), 2, 65_536)), "stored again, it lies elsewhere");
+    others(&mut client);
     innocent(&target);
 }
 
@@ -340,6 +351,24 @@ fn count_with_misses(client: &mut Client, keys: std::ops::Range<u64>) -> usize {
         true
     };
     keys.filter(found).count()
+}
+
+#[test]
+fn a_drive_that_lost_power_alone_is_left_until_the_daemon_starts_again() {
+    let target = target(96);
+    let mut daemon = Daemon::start(on(&[&target], ",segment=4M").namespace("tests,class=durable"));
+    let mut client = daemon.client();
+    put_all(&mut client, 0..20, 1, 65_536);
+    target.model.lose_power();
+    await_that("the loss was noticed", || controller(&daemon, 0)["state"] == "failed");
+    assert_eq!(count_with_misses(&mut client, 0..20), 0);
+    assert!(client.put(key(1), &value(&key(1), 2, 65_536)).is_err());
+    let log = daemon.log();
+    assert!(log.contains("may have lost its volatile cache") && log.contains("restart the daemon"), "{log}");
+    drop(client);
+    daemon.restart();
+    assert_eq!(count(&mut daemon.client(), 0..20, 1), 20, "what was acknowledged as durable was flushed");
+    innocent(&target);
 }
 
 #[test]

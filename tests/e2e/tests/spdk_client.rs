@@ -1,12 +1,16 @@
 //! SPDK's own Python client drives the control socket.
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests have no better way to fail")]
 
-use std::path::PathBuf;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use e2e::skip::skipped;
 use e2e::{Daemon, Setup};
-use serde_json::Value;
+use serde_json::{Value, json};
+
+const NQN: &str = "nqn.2016-06.io.spdk:cnode1";
+const HOST: &str = "nqn.2014-08.org.nvmexpress:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf6";
 
 const SCRIPT: &str = r#"
 import json, sys
@@ -67,4 +71,101 @@ fn spdks_python_client_drives_the_socket() {
     assert_eq!(answers["refused"], true);
     let nvmf = answers["save_config"]["subsystems"].as_array().unwrap().iter().find(|it| it["subsystem"] == "nvmf");
     assert_eq!(answers["nvmf config"], nvmf.unwrap()["config"]);
+}
+
+/// SPDK's command line for its RPCs, on a daemon.
+struct SpdkRpc<'a> {
+    program: PathBuf,
+    daemon: &'a Daemon,
+}
+
+impl<'a> SpdkRpc<'a> {
+    fn new(python: &Path, daemon: &'a Daemon) -> Self {
+        Self { program: python.with_file_name("spdk-rpc"), daemon }
+    }
+
+    /// Runs a line; what it prints, or what it complains of.
+    fn run(&self, line: &str) -> Result<Value, String> {
+        let mut command = Command::new(&self.program);
+        command.arg("-s").arg(self.daemon.home.rpc_socket()).args(line.split_whitespace());
+        let ended = command.output().unwrap();
+        if !ended.status.success() {
+            return Err(String::from_utf8_lossy(&[ended.stdout, ended.stderr].concat()).into_owned());
+        }
+        Ok(serde_json::from_slice(&ended.stdout).unwrap_or(Value::Null))
+    }
+
+    fn call(&self, line: &str) -> Value {
+        self.run(line).unwrap_or_else(|error| panic!("{line}: {error}\n{}", self.daemon.log()))
+    }
+}
+
+/// A subsystem is set up, shown, saved and taken down by the lines that SPDK's documentation has for it. `listener` is
+/// where it listens, in the words of that command line.
+fn set_up_by_spdks_lines(rpc: &SpdkRpc<'_>, transport: &str, listener: &str) {
+    rpc.call(&format!("nvmf_create_transport -t {transport} -m 8 -c 8192 -i 1048576"));
+    rpc.call(&format!("nvmf_create_subsystem {NQN} -s SPDK00000000000001 -d SPDK_Controller1 -m 8"));
+    rpc.call(&format!("nvmf_subsystem_add_ns {NQN} llama"));
+    rpc.call(&format!("nvmf_subsystem_add_host {NQN} {HOST}"));
+    rpc.call(&format!("nvmf_subsystem_add_listener {NQN} {listener}"));
+    let transports = rpc.call("nvmf_get_transports");
+    assert_eq!((&transports[0]["trtype"], &transports[0]["max_io_size"]), (&json!(transport), &json!(1 << 20)));
+    let subsystems = rpc.call("nvmf_get_subsystems");
+    assert_eq!(subsystems[0]["subtype"], "Discovery");
+    let own = &subsystems[1];
+    assert_eq!((&own["nqn"], &own["serial_number"]), (&json!(NQN), &json!("SPDK00000000000001")));
+    assert_eq!((&own["namespaces"][0]["bdev_name"], &own["hosts"][0]["nqn"]), (&json!("llama"), &json!(HOST)));
+    let listeners = rpc.call(&format!("nvmf_subsystem_get_listeners {NQN}"));
+    assert_eq!(
+        (&listeners[0]["address"]["trtype"], &own["listen_addresses"][0]),
+        (&json!(transport), &listeners[0]["address"])
+    );
+    for shown in ["nvmf_subsystem_get_controllers", "nvmf_subsystem_get_qpairs"] {
+        assert_eq!(rpc.call(&format!("{shown} {NQN}")), json!([]));
+    }
+    let stats = rpc.call("nvmf_get_stats");
+    assert_eq!(
+        (&stats["poll_groups"][0]["name"], &stats["poll_groups"][0]["io_qpairs"]),
+        (&json!("core_0"), &json!(0))
+    );
+    let saved = rpc.call("save_config").to_string();
+    assert!(saved.contains("nvmf_create_transport") && saved.contains(NQN), "{saved}");
+    rpc.call(&format!("nvmf_subsystem_remove_listener {NQN} {listener}"));
+    rpc.call(&format!("nvmf_subsystem_remove_ns {NQN} 1"));
+    rpc.call(&format!("nvmf_subsystem_remove_host {NQN} {HOST}"));
+    rpc.call(&format!("nvmf_delete_subsystem {NQN}"));
+    assert!(rpc.run(&format!("nvmf_get_subsystems {NQN}")).is_err());
+}
+
+#[test]
+fn spdks_command_line_sets_up_a_subsystem_on_this_machine() {
+    let python = match python() {
+        Ok(python) => python,
+        Err(why) => return skipped("spdks_command_line_sets_up_a_subsystem_on_this_machine", &why),
+    };
+    let daemon = Daemon::start(Setup { namespaces: Vec::new(), ..Setup::default() });
+    let listener = format!("-t VFIOUSER -a {} -s 0", daemon.home.listen().display());
+    set_up_by_spdks_lines(&SpdkRpc::new(&python, &daemon), "VFIOUSER", &listener);
+}
+
+#[test]
+fn spdks_command_line_sets_up_a_subsystem_on_a_network() {
+    const NAME: &str = "spdks_command_line_sets_up_a_subsystem_on_a_network";
+    let python = match python() {
+        Ok(python) => python,
+        Err(why) => return skipped(NAME, &why),
+    };
+    let daemon = Daemon::start(Setup { namespaces: Vec::new(), ..Setup::default() });
+    let rpc = SpdkRpc::new(&python, &daemon);
+    // A limit that cannot be makes nothing, and says first if there is no such carrier.
+    let probed = daemon.try_rpc("nvmf_create_transport", json!({ "trtype": "TCP", "max_io_size": 1 })).unwrap_err();
+    if probed.code == i64::from(-libc::EPROTONOSUPPORT) {
+        return skipped(NAME, &probed.message);
+    }
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let listener = format!("-t tcp -f ipv4 -a 127.0.0.1 -s {port}");
+    set_up_by_spdks_lines(&rpc, "TCP", &listener);
+    // SPDK's lines give the discovery subsystem a listener, too.
+    rpc.call(&format!("nvmf_subsystem_add_listener discovery {listener}"));
+    assert_eq!(rpc.call("nvmf_get_subsystems")[0]["listen_addresses"][0]["trsvcid"], port.to_string());
 }

@@ -120,7 +120,9 @@ impl Disk {
         match io.op {
             BlockOp::Read => {
                 if self.random.chance(self.faults.read_error) {
-                    return Err(BlockError::Media(5));
+                    // One is of the medium, after which the store drops the block, the other says nothing of it.
+                    let error = if self.random.chance(500) { libc::ENODATA } else { libc::EIO };
+                    return Err(BlockError::Media(error));
                 }
                 let from = &self.view[at as usize..(at + bytes) as usize];
                 let region = copy(regions, &io.memory).ok_or(BlockError::Invalid)?;

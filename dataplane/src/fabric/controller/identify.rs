@@ -134,7 +134,7 @@ impl Controller {
             .put(1800, &(fabrics.in_capsule_offset / 16).to_le_bytes()) // ICDOFF
             .put(1802, &[0]) // FCATT: controllers are made for who connects
             .put(1803, &[fabrics.max_sgl_descriptors]) // MSDBD
-            .put(1804, &0u16.to_le_bytes()); // OFCS: queues end with their connection, not by Disconnect
+            .put(1804, &1u16.to_le_bytes()); // OFCS: I/O queues can be ended one by one, by Disconnect
     }
 
     /// NMIC: a host may reach a namespace over several connections to the subsystem, and several hosts may.

@@ -124,7 +124,11 @@ impl AdminQueue {
     /// Whether the host should have been heard of by now.
     fn is_silent(&mut self) -> bool {
         let limit = self.with_controller(|controller| controller.keep_alive_ms()).map(Duration::from_millis);
-        let limit = limit.or(matches!(self.party, Party::Discovery(_)).then_some(DISCOVERY_IDLE));
+        let limit = match self.party {
+            Party::Host(_) => limit,
+            // Anybody may ask; nobody may stay for as long as they like.
+            Party::Discovery(_) => Some(limit.unwrap_or(DISCOVERY_IDLE).min(DISCOVERY_IDLE)),
+        };
         limit.is_some_and(|limit| self.heard.elapsed() > limit)
     }
 
@@ -132,9 +136,7 @@ impl AdminQueue {
     fn look_around(&mut self) {
         match &mut self.party {
             Party::Host(host) => {
-                for qid in host.link.take_ended() {
-                    host.lock().queue_lost(qid);
-                }
+                host.take_ended(&mut host.lock());
                 let generation = host.session.generation();
                 if generation != self.generation {
                     self.generation = generation;
@@ -210,8 +212,9 @@ impl AdminQueue {
             return;
         }
         if let Party::Host(host) = &self.party {
+            host.link.begin_epoch();
             self.hosts.end_queues(host.session.id());
-            let _ = host.link.take_ended();
+            host.take_ended(&mut host.lock());
         }
         self.with_controller(Controller::queues_ended);
     }

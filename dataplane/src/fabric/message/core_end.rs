@@ -6,6 +6,7 @@ use super::carrier;
 use super::orders::{Answer, CoreCommand, CoreError};
 use super::staging::{Staging, StagingMap};
 use crate::Burst;
+use crate::fabric::rdma::target::{RdmaEnd, RdmaOrder};
 use crate::fabric::tcp::target::TcpEnd;
 use crate::fabric::{Capsule, Completion, Fabric, Permit, QueuePairInfo, SessionId};
 use crate::memory::DmaSlice;
@@ -74,6 +75,7 @@ pub struct MessageFabric {
 struct Open {
     staging: Staging,
     tcp: TcpEnd,
+    rdma: RdmaEnd,
 }
 
 impl std::fmt::Debug for MessageFabric {
@@ -95,27 +97,56 @@ impl MessageFabric {
     /// Whether there is any connection.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.open.as_ref().is_none_or(|open| open.tcp.connections() == 0)
+        self.open.as_ref().is_none_or(|open| open.tcp.connections() == 0 && open.rdma.queues() == 0)
     }
 
     fn open<B: BlockQueue>(&mut self, map: StagingMap, blocks: &mut B) -> Result<(), CoreError> {
         if self.open.is_some() {
             return Ok(());
         }
+        let mut attached = 0;
+        let made = self.attach(&map, blocks, &mut attached).and_then(|()| {
+            let staging = Staging::new(self.core, map.clone()).ok_or(CoreError::NotOpen)?;
+            let tcp = TcpEnd::new(self.core, &staging).map_err(|error| CoreError::System(error.to_string()))?;
+            Ok(Open { staging, tcp, rdma: RdmaEnd::new(self.core) })
+        });
+        match made {
+            Ok(open) => {
+                self.open = Some(open);
+                Ok(())
+            }
+            Err(error) => {
+                // Nothing has used it yet, so this cannot be busy.
+                for region in &map.regions()[..attached] {
+                    let _ = blocks.detach(region.slot());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn attach<B: BlockQueue>(&self, map: &StagingMap, blocks: &mut B, attached: &mut usize) -> Result<(), CoreError> {
         for region in map.regions() {
             blocks.attach(Arc::clone(region)).map_err(|error| CoreError::Attach(error.to_string()))?;
+            *attached += 1;
         }
-        let staging = Staging::new(self.core, map).ok_or(CoreError::NotOpen)?;
-        let tcp = TcpEnd::new(self.core, &staging).map_err(|error| CoreError::System(error.to_string()))?;
-        self.open = Some(Open { staging, tcp });
         Ok(())
     }
 
     fn close_session(&mut self, session: SessionId, answer: Answer) {
         if let Some(open) = &mut self.open {
             open.tcp.close_session(session, &mut open.staging);
+            open.rdma.close_session(session);
         }
         self.closing.push(Closing { session, answer });
+    }
+
+    fn rdma(&mut self, order: RdmaOrder) {
+        match &mut self.open {
+            Some(open) => open.rdma.order(order, &mut open.staging),
+            // Dropping it drops the way to answer, which says enough.
+            None => drop(order),
+        }
     }
 
     fn map(&self) -> Result<&StagingMap, Status> {
@@ -138,6 +169,7 @@ impl Fabric for MessageFabric {
                 };
                 drop(answer.try_send(taken));
             }
+            CoreCommand::Rdma(order) => self.rdma(order),
             CoreCommand::CloseSession(session, answer) => self.close_session(session, answer),
             CoreCommand::Sweep => {
                 if let Some(open) = &mut self.open {
@@ -148,12 +180,18 @@ impl Fabric for MessageFabric {
     }
 
     fn settle<B: BlockQueue>(&mut self, _blocks: &mut B) {
+        if let Some(open) = &mut self.open {
+            open.tcp.harvest(&mut open.staging);
+            open.rdma.settle();
+        }
         if self.closing.is_empty() {
             return;
         }
         let open = &self.open;
         self.closing.retain(|closing| {
-            let gone = open.as_ref().is_none_or(|open| !open.tcp.serves(closing.session));
+            let gone = open
+                .as_ref()
+                .is_none_or(|open| !open.tcp.serves(closing.session) && !open.rdma.serves(closing.session));
             if gone {
                 let _ = closing.answer.try_send(Ok(()));
             }
@@ -162,13 +200,14 @@ impl Fabric for MessageFabric {
     }
 
     fn outstanding(&self) -> usize {
-        self.open.as_ref().map_or(0, |open| open.tcp.outstanding())
+        self.open.as_ref().map_or(0, |open| open.tcp.outstanding() + open.rdma.outstanding())
     }
 
     #[inline]
     fn poll(&mut self, capsules: &mut Burst<Capsule>) {
         if let Some(open) = &mut self.open {
-            open.tcp.poll(&mut open.staging, capsules);
+            open.tcp.poll(capsules);
+            open.rdma.poll(&mut open.staging, capsules);
         }
     }
 
@@ -180,9 +219,11 @@ impl Fabric for MessageFabric {
     #[inline]
     fn complete(&mut self, permit: Permit, completion: Completion) {
         debug_assert_eq!(permit.core(), self.core, "a permit goes back to the core that issued it");
-        debug_assert_eq!(permit.carrier(), carrier::TCP);
-        let (exchange, _) = permit.redeem();
-        if let Some(open) = &mut self.open {
+        let (carrier, (exchange, _)) = (permit.carrier(), permit.redeem());
+        let Some(open) = &mut self.open else { return };
+        if carrier == carrier::RDMA {
+            open.rdma.complete(exchange, completion, &mut open.staging);
+        } else {
             open.tcp.complete(exchange, completion, &mut open.staging);
         }
     }
@@ -190,11 +231,12 @@ impl Fabric for MessageFabric {
     fn flush(&mut self) {
         if let Some(open) = &mut self.open {
             open.tcp.flush(&mut open.staging);
+            open.rdma.flush(&mut open.staging);
         }
     }
 
     fn is_moving(&self) -> bool {
-        self.open.as_ref().is_some_and(|open| open.tcp.is_moving())
+        self.open.as_ref().is_some_and(|open| open.tcp.is_moving() || open.rdma.is_moving())
     }
 
     #[inline]
@@ -228,6 +270,7 @@ impl Fabric for MessageFabric {
     fn queue_pairs(&self, into: &mut Vec<QueuePairInfo>) {
         if let Some(open) = &self.open {
             open.tcp.queue_pairs(into);
+            open.rdma.queue_pairs(into);
         }
     }
 }

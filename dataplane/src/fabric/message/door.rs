@@ -9,8 +9,9 @@ use tracing::{debug, info, warn};
 use super::admin::AdminQueue;
 use super::channel::{AdminCapsule, Channel, ChannelError, QueueTerms};
 use super::hosts::{Host, HostName, Hosts, MAX_IO_QUEUES};
-use super::orders::{CoreError, HostLink};
+use super::orders::{CoreCommand, CoreError, HostLink};
 use crate::fabric::controller::{Controller, ControllerLimits, FabricsLimits};
+use crate::fabric::refusals::{Refusals, may_log};
 use crate::fabric::{CarrierKind, Completion, Peer, Refused, RefusedKind, Session};
 use crate::nvme::spec::fabrics::{
     ConnectData, ConnectFields, ConnectInvalid, DISCOVERY_NQN, DYNAMIC_CONTROLLER, FabricsCommand,
@@ -19,6 +20,8 @@ use crate::nvme::spec::{Cqe, Sqe, Status};
 
 /// How long a host has for Connect.
 const CONNECT: Duration = Duration::from_secs(10);
+/// How long Connect waits for an earlier connection of the same queue to be gone from its core.
+const STRAGGLER: Duration = Duration::from_millis(200);
 /// Bytes of a submission queue entry in a capsule.
 const ENTRY_BYTES: u32 = 64;
 
@@ -30,6 +33,10 @@ pub struct Door {
     pub listener: String,
     /// Whether the listener ends.
     pub stop: Arc<AtomicBool>,
+    /// Set when Connect has let the host in.
+    pub admitted: Arc<AtomicBool>,
+    /// What the listener's refusals may still log.
+    pub(crate) refusals: Arc<Mutex<Refusals>>,
 }
 
 /// Why Connect was refused.
@@ -102,12 +109,15 @@ impl Door {
         match taken {
             Ok(None) => Ok(()),
             Ok(Some(admin)) => {
+                self.admitted.store(true, Ordering::Release);
                 let answered = channel.respond(&capsule.sqe, &[], admin.connected(capsule.sqe.cid()));
                 // The end of the admin queue is that of the host, also if it did not hear the answer.
                 answered.and_then(|()| admin.serve(channel, &self.stop))
             }
             Err(Refusal(completion)) => {
-                info!(listener = %self.listener, peer = ?channel.peer(), status = %completion.status, "an NVMe-oF host was refused");
+                if let Some(unlogged) = may_log(&self.refusals) {
+                    info!(listener = %self.listener, peer = ?channel.peer(), status = %completion.status, unlogged, "an NVMe-oF host was refused");
+                }
                 channel.respond(&capsule.sqe, &[], answer(&capsule.sqe, completion, 1))
             }
         }
@@ -166,7 +176,9 @@ impl Door {
         let session: Arc<dyn Session> = match self.hosts.admission().open(&peer) {
             Ok(session) => Arc::from(session),
             Err(refused) => {
-                warn!(listener = %self.listener, host = %data.host_nqn, address = ?peer.address, reason = %refused, "NVMe-oF host refused");
+                if let Some(unlogged) = may_log(&self.refusals) {
+                    warn!(listener = %self.listener, host = %data.host_nqn, address = ?peer.address, reason = %refused, unlogged, "NVMe-oF host refused");
+                }
                 return Err(refused.into());
             }
         };
@@ -196,14 +208,7 @@ impl Door {
             controller_id: data.controller_id,
         };
         let host = self.hosts.find(&name).ok_or(ConnectInvalid::CONTROLLER_ID)?;
-        {
-            let mut controller = host.lock();
-            controller.check_queue(fields)?;
-            if host.link.is_lost() {
-                return Err(Status::COMMAND_SEQUENCE_ERROR.into());
-            }
-            controller.queue_connected(fields.qid);
-        }
+        let epoch = Self::reserve(&host, fields)?;
         let most = self.hosts.options().max_transfer_bytes.min(channel.max_transfer_bytes());
         let terms = QueueTerms {
             session: host.session.id(),
@@ -232,15 +237,47 @@ impl Door {
                 _ => Status::INTERNAL_ERROR.into(),
             });
         }
-        // The controller may have been reset while the core took the queue, which then nobody ends but this.
-        if !host.lock().is_ready() {
+        // The queues may have been ended while the core took this one, which then nobody ends but this. Either the order
+        // to end them came to the core after this one, or it is seen here.
+        if host.link.epoch() != epoch {
             host.link.lose();
+            let session = host.session.id();
+            if self.hosts.ask(core, |answer| CoreCommand::CloseSession(session, answer)) != Some(Ok(())) {
+                // The core may still know the number.
+                std::mem::forget(Arc::clone(&host.session));
+            }
+            return Err(Status::COMMAND_SEQUENCE_ERROR.into());
         }
         let completion = Completion::success(u32::from(data.controller_id), 0);
         if channel.respond(sqe, &[], answer(sqe, completion, 1)).is_err() {
             host.link.lose();
         }
         Ok(())
+    }
+}
+
+impl Door {
+    /// Takes note that an I/O queue of a host is being connected, and says in which epoch. A queue that the host ended a
+    /// moment ago may still be on its core.
+    fn reserve(host: &Host, fields: &ConnectFields) -> Result<u32, Refusal> {
+        let deadline = Instant::now() + STRAGGLER;
+        loop {
+            {
+                let mut controller = host.lock();
+                host.take_ended(&mut controller);
+                let epoch = host.link.epoch();
+                match controller.check_queue(fields) {
+                    Ok(()) if host.link.is_lost() => return Err(Status::COMMAND_SEQUENCE_ERROR.into()),
+                    Ok(()) => {
+                        controller.queue_connected(fields.qid);
+                        return Ok(epoch);
+                    }
+                    Err(refused) if !controller.is_ready() || Instant::now() >= deadline => return Err(refused.into()),
+                    Err(_) => {}
+                }
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 

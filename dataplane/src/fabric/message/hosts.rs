@@ -75,14 +75,23 @@ pub(super) struct HostName {
 }
 
 impl Host {
+    /// Has the controller forget the I/O queues that the host ended.
+    pub fn take_ended(&self, controller: &mut Controller) {
+        for qid in self.link.take_ended() {
+            controller.queue_lost(qid);
+        }
+    }
+
     pub fn lock(&self) -> MutexGuard<'_, Controller> {
         self.controller.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Everything that was made for [`Hosts::open`].
+/// Everything that was made for [`Hosts::open`]. Kept for good: a core that has it keeps it too.
 struct Staged {
-    regions: Vec<Arc<Region>>,
+    map: StagingMap,
+    /// Cores that have it.
+    open: u16,
     _slots: Vec<SlotLease>,
 }
 
@@ -130,45 +139,49 @@ impl Hosts {
     /// # Errors
     /// See [`OpenError`]. Cores that have it keep it.
     pub fn open(&self) -> Result<(), OpenError> {
-        let mut staged = self.shared.staged.lock().unwrap_or_else(PoisonError::into_inner);
-        if staged.is_some() {
-            return Ok(());
-        }
-        let layout = self.shared.options.layout;
-        let made = self.make_regions().map_err(|cause| OpenError::Memory { bytes: layout.bytes(), cause })?;
-        let map = StagingMap::new(layout, made.regions.clone());
-        let map = map.ok_or(OpenError::Memory { bytes: layout.bytes(), cause: io::ErrorKind::InvalidInput.into() })?;
-        for core in 0..self.cores() {
-            match self.ask(core, |answer| CoreCommand::Open(map.clone(), answer)) {
-                Some(Ok(())) => {}
+        let mut kept = self.shared.staged.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = self.shared.options.layout.bytes();
+        let staged = match &mut *kept {
+            Some(staged) => staged,
+            none => none.insert(self.make_regions().map_err(|cause| OpenError::Memory { bytes, cause })?),
+        };
+        // After a failure the next attempt goes on with the same memory, which some cores have then.
+        while staged.open < self.cores() {
+            let core = staged.open;
+            match self.ask(core, |answer| CoreCommand::Open(staged.map.clone(), answer)) {
+                Some(Ok(())) => staged.open += 1,
                 Some(Err(cause)) => return Err(OpenError::Core { core, cause }),
                 None => return Err(OpenError::Stopped(core)),
             }
         }
-        *staged = Some(made);
         Ok(())
     }
 
     fn make_regions(&self) -> io::Result<Staged> {
         let (mut regions, mut slots) = (Vec::new(), Vec::new());
+        let layout = self.shared.options.layout;
         // On nobody's account: there are as many as cores, once.
         let account = SlotAccount { uid: u32::MAX, most: usize::MAX };
         for _ in 0..self.cores() {
             let slot = SlotLease::take(account).map_err(io::Error::other)?;
-            let region = Arc::new(Region::shared(self.shared.options.layout.bytes() as usize, slot.slot())?);
+            let region = Arc::new(Region::shared(layout.bytes() as usize, slot.slot())?);
             populate(&region)?;
-            self.shared.cores.hold_memory(&region)?;
+            if let Err(error) = self.shared.cores.hold_memory(&region) {
+                regions.iter().for_each(|region| self.shared.cores.release_memory(region));
+                return Err(error);
+            }
             regions.push(region);
             slots.push(slot);
         }
-        Ok(Staged { regions, _slots: slots })
+        let map = StagingMap::new(layout, regions).ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(Staged { map, open: 0, _slots: slots })
     }
 
     /// The staging memory of each core, for carriers that make it known to something else besides the devices.
     #[must_use]
-    pub fn staging(&self) -> Vec<Arc<Region>> {
+    pub fn staging(&self) -> Option<StagingMap> {
         let staged = self.shared.staged.lock().unwrap_or_else(PoisonError::into_inner);
-        staged.as_ref().map(|staged| staged.regions.clone()).unwrap_or_default()
+        staged.as_ref().map(|staged| staged.map.clone())
     }
 
     /// Asks a core and waits for the answer; `None` if it has stopped.

@@ -1,27 +1,42 @@
 //! What control threads ask of a core's end, and what both know of a host.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 
 use super::staging::StagingMap;
 use crate::fabric::SessionId;
+use crate::fabric::rdma::target::RdmaOrder;
 use crate::fabric::tcp::target::NewTcpQueue;
 
 /// What a core and the control thread of a host tell each other besides orders.
 #[derive(Debug, Default)]
 pub struct HostLink {
     lost: AtomicBool,
+    /// Counts the times that all I/O queues were ended.
+    epoch: AtomicU32,
     /// I/O queues that the host ended by itself, one bit each.
     ended: AtomicU64,
 }
 
 impl HostLink {
-    /// A connection of the host has ended: its controller is to end too.
+    /// The host broke the protocol or is gone: its controller is to end.
     pub fn lose(&self) {
         self.lost.store(true, Ordering::Release);
+        self.begin_epoch();
     }
 
-    /// The host ended an I/O queue by itself, with Disconnect. It may connect it again.
+    /// All I/O queues are about to be ended: one that is on its way to its core since before is not to stay there.
+    pub fn begin_epoch(&self) {
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Which epoch this is.
+    #[must_use]
+    pub fn epoch(&self) -> u32 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// The host ended an I/O queue by itself, with Disconnect or by closing its connection. It may connect it again.
     pub fn end_queue(&self, qid: u16) {
         self.ended.fetch_or(1 << (qid.saturating_sub(1) % 64), Ordering::AcqRel);
     }
@@ -32,7 +47,7 @@ impl HostLink {
         (0..64).filter(move |bit| ended & (1 << bit) != 0).map(|bit| bit + 1)
     }
 
-    /// Whether a connection has ended that the host did not mean to end.
+    /// Whether the controller is to end.
     #[must_use]
     pub fn is_lost(&self) -> bool {
         self.lost.load(Ordering::Acquire)
@@ -66,6 +81,8 @@ pub enum CoreCommand {
     Open(StagingMap, Answer),
     /// Serve an I/O queue over TCP.
     TakeTcp(Box<NewTcpQueue>, Answer),
+    /// Something about queues over RDMA.
+    Rdma(RdmaOrder),
     /// End every connection of a session; answered when none is left.
     CloseSession(SessionId, Answer),
     /// Look for peers that have done nothing since the last time although it was their turn, and end them.

@@ -2,5 +2,6 @@
 //! Specification 1.0).
 
 pub mod initiator;
+mod socket;
 pub mod target;
 pub mod wire;

@@ -14,6 +14,7 @@ use super::identify::{ControllerInfo, IDENTIFY_BYTES, IdentifyData, NamespaceInf
 use super::link::Link;
 use super::log_pages::{ERROR_ENTRY_BYTES, ErrorEntry, HEALTH_BYTES, HealthInfo};
 use super::pci::PciFunction;
+use super::power::PowerMarks;
 use super::registers::Capabilities;
 use super::rings::RingShape;
 use super::terms::Terms;
@@ -74,6 +75,8 @@ pub(super) struct Control {
     /// Whether the controller looks at them.
     pub(super) shadowed: bool,
     pub(super) state: ControllerState,
+    /// What the drive counted of its losses of power; `None` if it does not tell, or has no cache to lose.
+    pub(super) power: Option<PowerMarks>,
     /// Milliseconds since the controller was opened.
     pub(super) now: u64,
     pub(super) counters: ControlCounters,
@@ -130,6 +133,7 @@ impl Control {
             shadows: None,
             shadowed: false,
             state: ControllerState::Ready,
+            power: None,
             now: 0,
             counters: ControlCounters::default(),
             heard: Vec::new(),

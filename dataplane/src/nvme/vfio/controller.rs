@@ -104,6 +104,7 @@ impl Controller {
             let mut control = lock(&shared.control);
             control.start()?;
             control.introduce(&shared.space)?;
+            control.mark_power()?;
         }
         Ok(Self { shared })
     }

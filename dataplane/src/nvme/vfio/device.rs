@@ -134,16 +134,14 @@ impl VfioDevice {
             qid,
             boundary: self.boundary,
             sgl: terms.sgl,
+            places: control.info.flexible_placement && self.shared.options.placement,
             timeout: self.shared.options.command_timeout,
             memory_slots,
         };
-        let places = control.info.flexible_placement && self.shared.options.placement;
         // A queue that is dropped wants the lock.
         drop(control);
         let mut queue = VfioQueue::new(parts);
-        if places {
-            queue.learn_placements(self.shared.options.admin_timeout)?;
-        }
+        queue.learn_placements(self.shared.options.admin_timeout)?;
         Ok(queue)
     }
 

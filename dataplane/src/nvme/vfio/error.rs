@@ -68,6 +68,12 @@ pub enum OpenError {
         /// Its status register.
         csts: u32,
     },
+    /// The drive lost power, or was reset as a whole, with a volatile cache; how that showed.
+    #[error(
+        "the drive may have lost its volatile cache, and with it what was written since the last flush: {0}; restart the \
+         daemon, which recovers what was flushed"
+    )]
+    CacheLost(String),
     /// CSTS.CFS.
     #[error("the controller says that it failed (CSTS.CFS)")]
     Fatal,

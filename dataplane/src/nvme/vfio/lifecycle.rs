@@ -152,16 +152,23 @@ impl Control {
     fn restart(&mut self, space: &DmaSpace) -> Result<(), OpenError> {
         self.stop()?;
         self.forget_queues(space);
-        let started = self.start().and_then(|()| self.introduce(space));
-        let Err(first) = started else { return Ok(()) };
-        if first.is_loss() {
+        let cached = self.info.volatile_cache;
+        let Err(first) = self.begin_anew(cached, space) else { return Ok(()) };
+        if first.is_loss() || matches!(first, OpenError::CacheLost(_)) {
             return Err(first);
         }
         tracing::warn!(function = self.function.name(), error = %first, "resetting the function");
         reset_function(self.function.as_ref())?;
         self.stop()?;
+        self.begin_anew(cached, space)
+    }
+
+    /// Starts a controller that was stopped, and looks whether it still has what was written. `cached` is whether it had a
+    /// volatile cache before.
+    fn begin_anew(&mut self, cached: bool, space: &DmaSpace) -> Result<(), OpenError> {
         self.start()?;
-        self.introduce(space)
+        self.introduce(space)?;
+        self.check_power(cached)
     }
 
     /// Gives back the memory of queues that could not be deleted. The controller was stopped, or cut off.

@@ -29,6 +29,7 @@ pub mod model;
 mod options;
 pub mod pci;
 mod placement;
+mod power;
 mod prp;
 mod queue;
 mod recovery;

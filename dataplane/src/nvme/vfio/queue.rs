@@ -13,6 +13,7 @@ use super::barrier;
 use super::controller::Shared;
 use super::dma_memory::DmaMemory;
 use super::link::{Link, LinkState};
+use super::placement::Placing;
 use super::prp::{self, List, Pages};
 use super::recovery::{Sentence, judge};
 use super::rings::Doorbells;
@@ -88,9 +89,10 @@ pub struct VfioQueue {
     /// Slots of commands that are sent again at the next tick.
     pub(super) later: Vec<u16>,
     pub(super) dead: bool,
+    pub(super) placing: Placing,
     pub(super) timeout: u32,
     pub(super) watched_at: u32,
-    memory: Option<DmaMemory>,
+    pub(super) memory: Option<DmaMemory>,
     memory_slots: u16,
     pub(super) shared: Arc<Shared>,
 }
@@ -167,6 +169,7 @@ impl VfioQueue {
                 let cid = self.rename(index, io.blocks - moved - blocks);
                 self.send_transfer(cid, &io, self.regions.tag(io.memory.slot()), moved, blocks);
             }
+            BlockOp::Flush if self.placing.is_question(index) => self.put_question(index),
             BlockOp::Flush => {
                 let mut sqe = Sqe::new(nvm::opcode::FLUSH, self.rename(index, 0));
                 sqe.set_nsid(self.nsid);
@@ -273,7 +276,12 @@ impl VfioQueue {
     #[inline(never)]
     fn complete_oddly(&mut self, index: u16, status: Status, done: &mut Burst<BlockDone>) {
         let Some(slot) = self.slots.get_mut(usize::from(index)) else { return };
-        let sentence = if status.is_success() { Sentence::GoesOn } else { judge(slot, status) };
+        let question = self.placing.is_question(index);
+        let sentence = match status.is_success() {
+            true if question => Sentence::Ended(Ok(())),
+            true => Sentence::GoesOn,
+            false => judge(slot, status),
+        };
         match sentence {
             Sentence::GoesOn => {
                 slot.moved = slot.io.blocks - slot.rest;
@@ -297,7 +305,11 @@ impl VfioQueue {
             Sentence::Ended(result) => {
                 let io = slot.io;
                 self.finish(index, &io);
-                done.push(BlockDone { token: io.token, result });
+                if question {
+                    self.hear_placements(result.is_ok());
+                } else {
+                    done.push(BlockDone { token: io.token, result });
+                }
             }
         }
     }
@@ -426,7 +438,7 @@ impl BlockQueue for VfioQueue {
 
     #[inline]
     fn in_flight(&self) -> usize {
-        self.slots.len() - self.free.len() + self.ended.len()
+        self.slots.len() - self.free.len() + self.ended.len() - self.placing.outstanding()
     }
 
     fn attach(&mut self, region: Arc<Region>) -> Result<(), AttachError> {

@@ -29,7 +29,10 @@ pub(super) fn judge(slot: &Slot, status: Status) -> Sentence {
     match (status.code_type(), status.code()) {
         // Of these nothing is known of the medium; a namespace that is not there is as good as gone.
         (0, 0x0B) => Sentence::Ended(Err(BlockError::Gone)),
-        // Media and data integrity errors.
+        // Media and data integrity errors: unrecovered read, deallocated or unwritten; the checks of guard, application
+        // tag and reference tag; others (base, "Media and Data Integrity Errors").
+        (2, 0x81 | 0x87) => error(libc::ENODATA),
+        (2, 0x82..=0x84) => error(libc::EILSEQ),
         (2, _) => error(libc::EIO),
         // Aborted because we asked: whether it may be tried again is for us to say.
         (0, 0x07) if slot.expired && slot.tries < MAX_TRIES => Sentence::Again,
@@ -72,6 +75,7 @@ impl VfioQueue {
         self.tick = tick;
         self.now = self.now.wrapping_add(passed);
         if self.live {
+            self.ask_placements();
             self.send_later();
         }
     }
@@ -114,6 +118,7 @@ impl VfioQueue {
         // All that is outstanding is sent, and no report is about it.
         self.later.clear();
         let _ = self.link.take_expired();
+        self.doubt_placements();
         for index in 0..self.slots.len() as u16 {
             if self.is_free(index) {
                 continue;
@@ -128,6 +133,7 @@ impl VfioQueue {
             self.stats.resent += 1;
             self.send(index);
         }
+        self.ask_placements();
         crate::nvme::BlockQueue::ring(self);
     }
 
@@ -150,7 +156,11 @@ impl VfioQueue {
     fn end(&mut self, index: u16, error: BlockError) {
         let io = self.slots[usize::from(index)].io;
         self.finish(index, &io);
-        self.ended.push_back(BlockDone { token: io.token, result: Err(error) });
+        if self.placing.is_question(index) {
+            self.give_up_placements();
+        } else {
+            self.ended.push_back(BlockDone { token: io.token, result: Err(error) });
+        }
     }
 
     /// Keeps a command in its slot until the controller knows the queue again, or ends it if it never will.
@@ -206,8 +216,14 @@ mod tests {
     fn statuses_are_told_apart() {
         let read = |status| judge(&slot(BlockOp::Read, 0), status);
         let media = |error| Sentence::Ended(Err(BlockError::Media(error)));
-        assert_eq!(read(Status::from_bits(0x281)), media(libc::EIO), "unrecovered read error");
-        assert_eq!(read(Status::from_bits(0x281).do_not_retry()), media(libc::EIO));
+        assert_eq!(read(Status::from_bits(0x281)), media(libc::ENODATA), "unrecovered read error");
+        assert_eq!(read(Status::from_bits(0x281).do_not_retry()), media(libc::ENODATA));
+        assert_eq!(read(Status::from_bits(0x282)), media(libc::EILSEQ), "guard check");
+        assert_eq!(read(Status::from_bits(0x286)), media(libc::EIO), "access denied says nothing of the medium");
+        let unreadable = |status| matches!(read(status), Sentence::Ended(Err(error)) if error.is_unreadable());
+        assert!(unreadable(Status::from_bits(0x281)) && unreadable(Status::from_bits(0x284)));
+        let others = [0x280, 0x285, 0x286, Status::INVALID_NAMESPACE.bits(), Status::INVALID_FIELD.bits()];
+        assert!(others.into_iter().all(|bits| !unreadable(Status::from_bits(bits))));
         assert_eq!(read(Status::INVALID_NAMESPACE), Sentence::Ended(Err(BlockError::Gone)));
         assert_eq!(read(Status::INVALID_FIELD), media(libc::EINVAL));
         assert_eq!(read(Status::CAPACITY_EXCEEDED), media(libc::ENOSPC));

@@ -58,6 +58,12 @@ impl Capabilities {
         4 << ((self.0 >> 32) & 0xF)
     }
 
+    /// Whether it has a reset of the whole subsystem, and CSTS tells of one (NSSRS).
+    #[must_use]
+    pub const fn subsystem_reset(self) -> bool {
+        self.0 & (1 << 36) != 0
+    }
+
     /// Whether it speaks the NVM command set (CSS bit 0).
     #[must_use]
     pub const fn nvm_command_set(self) -> bool {
@@ -114,6 +120,12 @@ impl ControllerStatus {
         (self.0 >> 2) & 0b11 == 0b10
     }
 
+    /// Whether the subsystem was reset while it had power, and nobody took note yet (NSSRO).
+    #[must_use]
+    pub const fn subsystem_was_reset(self) -> bool {
+        self.0 & CSTS_SUBSYSTEM_RESET != 0
+    }
+
     /// Whether it is not there at all: all ones is no state of a controller.
     #[must_use]
     pub const fn gone(self) -> bool {
@@ -121,6 +133,8 @@ impl ControllerStatus {
     }
 }
 
+/// CSTS.NSSRO, which is cleared by writing it.
+pub const CSTS_SUBSYSTEM_RESET: u32 = 1 << 4;
 /// CC: enable.
 pub const CC_ENABLE: u32 = 1;
 /// CC.SHN: shut down in order.
@@ -147,15 +161,17 @@ mod tests {
 
     #[test]
     fn fields_lie_where_the_specification_puts_them() {
-        // QEMU's controller: MQES 2047, CQR, TO 15, CSS 1 and 6, CMBS and more.
-        let cap = Capabilities(0x0204_0020_0F01_07FF | 1 << 43);
+        // QEMU's controller: MQES 2047, CQR, TO 15, CSS 1 and 6, CMBS and more; and NSSRS.
+        let cap = Capabilities(0x0204_0030_0F01_07FF | 1 << 43);
         assert_eq!(cap.max_queue_entries(), 2048);
         assert_eq!(cap.timeout_units(), 15);
         assert_eq!(cap.doorbell_stride(), 4);
         assert!(cap.nvm_command_set() && cap.many_command_sets() && !cap.has_ready_timeouts());
         assert_eq!(Capabilities(1 << 48 | 2 << 32).min_page_bytes(), 8192);
         assert_eq!(Capabilities(1 << 48 | 2 << 32).doorbell_stride(), 16);
+        assert!(cap.subsystem_reset() && !Capabilities(!(1 << 36)).subsystem_reset());
         let csts = ControllerStatus(0b1011);
+        assert!(ControllerStatus(0x10).subsystem_was_reset() && !csts.subsystem_was_reset());
         assert!(csts.ready() && csts.fatal() && csts.shut_down() && !csts.gone());
         assert_eq!(enabling(cap), 0x0046_0001);
         assert_eq!(enabling(Capabilities(1 << 43)), 0x0046_0061);

@@ -21,7 +21,8 @@ pub(super) struct Doorbells {
     pub(super) cq_head: Doorbell,
 }
 
-/// How a queue's memory is divided: submission ring, completion ring, lists of the commands.
+/// How a queue's memory is divided: submission ring, completion ring, lists of the commands, and a page for what the
+/// controller answers to the queue's own question ([`placement`](super::placement)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Layout {
     pub(super) sq_entries: u32,
@@ -29,6 +30,7 @@ pub(super) struct Layout {
     pub(super) cq_offset: usize,
     pub(super) lists_offset: usize,
     pub(super) list_bytes: usize,
+    pub(super) answer_offset: usize,
     pub(super) bytes: usize,
 }
 
@@ -42,8 +44,9 @@ impl Layout {
         let cq_offset = (sq_entries as usize * Sqe::BYTES).next_multiple_of(PAGE);
         let lists_offset = (cq_offset + cq_entries as usize * Cqe::BYTES).next_multiple_of(PAGE);
         let list_bytes = list_bytes(max_transfer);
-        let bytes = (lists_offset + depth as usize * list_bytes).next_multiple_of(PAGE);
-        Self { sq_entries, cq_entries, cq_offset, lists_offset, list_bytes, bytes }
+        let answer_offset = (lists_offset + depth as usize * list_bytes).next_multiple_of(PAGE);
+        let bytes = answer_offset + PAGE;
+        Self { sq_entries, cq_entries, cq_offset, lists_offset, list_bytes, answer_offset, bytes }
     }
 
     pub(super) const fn shape(&self, iova: u64) -> RingShape {
@@ -65,7 +68,7 @@ mod tests {
         let layout = Layout::new(64, 2048, 1 << 20);
         assert_eq!((layout.sq_entries, layout.cq_entries), (65, 129));
         assert_eq!((layout.cq_offset, layout.lists_offset, layout.list_bytes), (8192, 12288, 2048));
-        assert_eq!(layout.bytes, 12288 + 64 * 2048);
+        assert_eq!((layout.answer_offset, layout.bytes), (12288 + 64 * 2048, 16384 + 64 * 2048));
         let short = Layout::new(1, 2, 4096);
         assert_eq!((short.sq_entries, short.cq_entries), (2, 2));
     }

@@ -1,5 +1,7 @@
 //! What a queue relies on. A controller comes back from a reset as it pleases, with other firmware even, and a namespace
 //! may be formatted at any time.
+//!
+//! Where write hints go is no term: a queue goes on without, and asks anew ([`placement`](super::placement)).
 
 use super::NamespaceInfo;
 use super::control::Control;

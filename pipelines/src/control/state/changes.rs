@@ -227,7 +227,7 @@ impl Control {
     }
 
     /// Without the lock: the engine may drop a session before it answers.
-    fn disconnect(&self, sessions: &[SessionId]) -> Result<(), ControlError> {
+    pub(super) fn disconnect(&self, sessions: &[SessionId]) -> Result<(), ControlError> {
         let engine = self.engine()?;
         sessions.iter().for_each(|session| engine.close_session(*session));
         Ok(())
@@ -236,7 +236,7 @@ impl Control {
 
 impl State {
     /// Takes all grants from sessions, and names them.
-    fn revoke(&mut self, which: impl Fn(&SessionRecord) -> bool) -> Vec<SessionId> {
+    pub(super) fn revoke(&mut self, which: impl Fn(&SessionRecord) -> bool) -> Vec<SessionId> {
         let lost = self.sessions.values_mut().filter(|session| which(session));
         lost.map(|session| {
             session.revoked = true;

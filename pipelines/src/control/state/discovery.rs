@@ -21,7 +21,7 @@ impl Control {
         let reached = reached(peer);
         // An address has the same number whatever a host may see of it.
         let addresses = state.network_addresses();
-        let port_of = |address| addresses.iter().position(|it| it == address).map_or(0, |at| at as u16 + 1);
+        let port_of = |address| addresses.binary_search(address).map_or(0, |at| at as u16 + 1);
         let admitted = state.subsystems.values().filter(|subsystem| standing(subsystem, peer).is_ok());
         let entries = admitted.flat_map(|subsystem| {
             let told = subsystem.listeners.iter().filter_map(|listener| Some((listener, place(listener, reached)?)));
@@ -65,5 +65,9 @@ fn place(listener: &ListenAddress, reached: Option<SocketAddr>) -> Option<(Trans
         ip if ip.is_loopback() => reached.filter(IpAddr::is_loopback).map(|_| ip)?,
         ip => ip,
     };
+    // A link-local address means nothing without an interface, which the log has no room for.
+    if matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local()) {
+        return None;
+    }
     Some((transport, SocketAddr::new(ip, own.port())))
 }

@@ -101,18 +101,20 @@ impl Control {
         Ok(())
     }
 
-    /// Ends a listener. Who came in by it stays.
+    /// Ends a listener of a subsystem, and disconnects the subsystem's hosts that came in by it.
     ///
     /// # Errors
     /// If there is no such subsystem or listener.
     pub fn remove_listener(&self, nqn: &str, address: &ListenAddress) -> Result<(), ControlError> {
-        self.change(|state, engine| {
+        let lost = self.change(|state, engine| {
             let listeners = state.listeners_mut(nqn)?;
             let at = listeners.iter().position(|listener| listener == address);
             let at = at.ok_or_else(|| ControlError::Missing(format!("{nqn} has no listener {address} of its own")))?;
             listeners.remove(at);
-            state.let_go(address, engine)
-        })
+            state.let_go(address, engine)?;
+            Ok(state.revoke(|session| session.subsystem.as_str() == nqn && session.listener == *address))
+        })?;
+        self.disconnect(&lost)
     }
 }
 
@@ -175,7 +177,7 @@ fn forgive_missing(ended: Result<(), EngineError>) -> Result<(), ControlError> {
     }
 }
 
-/// Says in the log who gets in at an address of a network, if that is nobody or anybody: neither may pass unseen.
+/// Says in the log who gets in at an address, if that is anybody, or nobody on a network: neither may pass unseen.
 pub(super) fn warn_of_access(subsystem: &Subsystem, address: &ListenAddress) {
     if let Some(warning) = access(subsystem, address) {
         tracing::warn!("{warning}");
@@ -184,13 +186,10 @@ pub(super) fn warn_of_access(subsystem: &Subsystem, address: &ListenAddress) {
 
 pub(super) fn access(subsystem: &Subsystem, address: &ListenAddress) -> Option<String> {
     let nqn = &subsystem.nqn;
-    if !address.transport().is_network() {
-        return None;
-    }
     if subsystem.allow_any_host {
         return Some(format!("anybody who can reach {address} may connect to {nqn}: allow_any_host is set"));
     }
-    let nobody = subsystem.hosts.values().all(|host| host.uid.is_some());
+    let nobody = address.transport().is_network() && subsystem.hosts.values().all(|host| host.uid.is_some());
     nobody.then(|| {
         format!(
             "nobody may connect to {nqn} at {address} yet, because no host of a network is attached: kvplane rpc \

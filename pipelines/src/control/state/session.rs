@@ -13,6 +13,12 @@ use super::{Control, ListenAddress, Nqn, State, Subsystem, Transport, discovery}
 use crate::control::{ControlError, Shape};
 use crate::policy::table::MAX_SESSIONS;
 
+/// Sessions that one host of a network may have at once, by its name.
+const SESSIONS_OF_A_HOST: usize = 64;
+/// Sessions that all hosts of networks may have at once that are let in because any may connect, under whatever names:
+/// room is left for those that are attached.
+const SESSIONS_OF_STRANGERS: usize = MAX_SESSIONS / 2;
+
 /// A host that drives a controller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionRecord {
@@ -75,6 +81,7 @@ impl Control {
         let mut state = self.lock();
         let (subsystem, listener) = state.asked_for(peer)?;
         let host = standing(subsystem, peer)?;
+        state.check_share(peer, host.is_none())?;
         let id = state.free_session().ok_or_else(|| {
             let reason = format!("all {MAX_SESSIONS} sessions are taken; disconnect a host first");
             Refused::new(RefusedKind::Full, reason)
@@ -144,6 +151,27 @@ impl State {
         })?;
         let listener = by(subsystem).and_then(|at| subsystem.listeners.get(at));
         listener.map(|listener| (subsystem, listener)).ok_or_else(|| deaf(&format!("subsystem {name} does not listen")))
+    }
+
+    /// Whether a host of a network may have one more session, so that one alone cannot keep the others out. How many
+    /// processes of a user on this machine may connect, the listener bounds.
+    fn check_share(&self, peer: &Peer, stranger: bool) -> Result<(), Refused> {
+        if !Transport::from(peer.carrier).is_network() {
+            return Ok(());
+        }
+        let on_network = || self.sessions.values().filter(|session| session.listener.transport().is_network());
+        let name = peer.host_nqn.as_deref();
+        let own = on_network().filter(|session| session.host_nqn.as_ref().map(Nqn::as_str) == name).count();
+        let strangers = on_network().filter(|session| session.host.is_none()).count();
+        let (have, most, who) = if own >= SESSIONS_OF_A_HOST {
+            (own, SESSIONS_OF_A_HOST, format!("host {}", name.unwrap_or_default()))
+        } else if stranger && strangers >= SESSIONS_OF_STRANGERS {
+            (strangers, SESSIONS_OF_STRANGERS, "hosts that are not attached".to_owned())
+        } else {
+            return Ok(());
+        };
+        let reason = format!("{who}: {have} sessions are open, and {most} may be; disconnect some first");
+        Err(Refused::new(RefusedKind::Full, reason))
     }
 
     fn identity(&self, subsystem: &Subsystem, record: &SessionRecord, shape: &Shape) -> ControllerIdentity {

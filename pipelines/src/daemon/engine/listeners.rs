@@ -7,6 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use dataplane::fabric::message::{HostOptions, Hosts, Watch};
+use dataplane::fabric::rdma::target::{MAX_TRANSFER_BYTES, RdmaDevices, RdmaTarget};
+use dataplane::fabric::rdma::verbs::EventChannel;
+use dataplane::fabric::rdma::wire::ADMIN_ENTRIES;
 use dataplane::fabric::tcp::target::{TcpTarget, staging_layout};
 use dataplane::fabric::vfio_user::{Target, TargetOptions};
 use dataplane::fabric::{Admission, SessionId, message, vfio_user};
@@ -31,6 +34,10 @@ pub(super) enum Listener {
     Tcp {
         _target: Arc<TcpTarget>,
     },
+    /// Likewise.
+    Rdma {
+        _target: Arc<RdmaTarget>,
+    },
 }
 
 impl Listener {
@@ -39,7 +46,7 @@ impl Listener {
         match self {
             Self::VfioUser(target) => target.close_session(session),
             // Hosts over the network are known to all of its listeners together.
-            Self::Tcp { .. } => {}
+            Self::Tcp { .. } | Self::Rdma { .. } => {}
         }
     }
 }
@@ -48,6 +55,7 @@ impl Listener {
 pub(super) struct Listeners {
     listeners: BTreeMap<ListenAddress, Listener>,
     hosts: Hosts,
+    rdma: RdmaDevices,
     /// Ends after the listeners, which need it to end stuck hosts.
     _watch: Watch,
 }
@@ -59,7 +67,8 @@ impl Listeners {
     /// What the system says.
     pub(super) fn new(hosts: Hosts) -> io::Result<Self> {
         let watch = hosts.watch()?;
-        Ok(Self { listeners: BTreeMap::new(), hosts, _watch: watch })
+        let rdma = RdmaDevices::new(&hosts);
+        Ok(Self { listeners: BTreeMap::new(), hosts, rdma, _watch: watch })
     }
 
     /// Begins to listen.
@@ -76,7 +85,7 @@ impl Listeners {
         let listener = match address {
             ListenAddress::VfioUser(folder) => listen_vfio_user(folder, cores, admission)?,
             ListenAddress::Tcp(address) => self.tcp(*address)?,
-            ListenAddress::Rdma(_) => return Err(no_carrier(Transport::Rdma)),
+            ListenAddress::Rdma(address) => self.rdma(*address)?,
         };
         self.listeners.insert(address.clone(), listener);
         Ok(())
@@ -86,6 +95,12 @@ impl Listeners {
         let target = TcpTarget::listen(address, &self.hosts);
         let target = target.map_err(|error| not_available(&error))?;
         Ok(Listener::Tcp { _target: Arc::new(target) })
+    }
+
+    fn rdma(&self, address: SocketAddr) -> Result<Listener, EngineError> {
+        let target = RdmaTarget::listen(address, &self.rdma);
+        let target = target.map_err(|error| not_available(&error))?;
+        Ok(Listener::Rdma { _target: Arc::new(target) })
     }
 
     /// Takes a listener out, to be ended.
@@ -108,13 +123,18 @@ fn listen_vfio_user(folder: &str, cores: &Arc<Cores>, admission: &Arc<dyn Admiss
     Ok(Listener::VfioUser(Arc::new(target)))
 }
 
-fn not_available(error: &impl ToString) -> EngineError {
-    EngineError { errno: libc::EADDRNOTAVAIL, message: error.to_string() }
+/// With the number that the system said, if it was the system.
+fn not_available(error: &(dyn std::error::Error + 'static)) -> EngineError {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let errno = causes.filter_map(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error()).next();
+    EngineError { errno: errno.unwrap_or(libc::EADDRNOTAVAIL), message: error.to_string() }
 }
 
-fn no_carrier(transport: Transport) -> EngineError {
-    let message = format!("this build has no {} carrier; it has VFIOUSER and TCP", transport.name());
-    EngineError { errno: libc::EPROTONOSUPPORT, message }
+/// Whether this machine can serve RDMA at all.
+fn needs_rdma() -> Result<(), EngineError> {
+    let missing =
+        |error| EngineError { errno: libc::EPROTONOSUPPORT, message: format!("there is no RDMA here: {error}") };
+    EventChannel::new().map(drop).map_err(missing)
 }
 
 /// How hosts over the network are treated.
@@ -145,6 +165,12 @@ pub(super) fn limits(transport: Transport, hosts: &HostOptions) -> Result<Transp
             in_capsule_bytes: hosts.in_capsule_bytes,
             max_io_bytes: hosts.max_transfer_bytes,
         }),
-        Transport::Rdma => Err(no_carrier(transport)),
+        Transport::Rdma => needs_rdma().map(|()| TransportLimits {
+            max_queue_depth: hosts.max_queue_entries,
+            max_admin_depth: u32::from(ADMIN_ENTRIES),
+            max_io_queues: message::MAX_IO_QUEUES,
+            in_capsule_bytes: hosts.in_capsule_bytes,
+            max_io_bytes: hosts.max_transfer_bytes.min(MAX_TRANSFER_BYTES),
+        }),
     }
 }

@@ -9,4 +9,5 @@ mod model;
 mod order;
 mod overwrite;
 mod speed;
+mod unreadable;
 mod world;

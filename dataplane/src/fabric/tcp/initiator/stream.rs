@@ -6,6 +6,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
+use super::super::socket::notice_silence;
 use super::pieces::{Incoming, Outgoing};
 
 /// What a queue sends to and receives from. Never waits.
@@ -111,25 +112,4 @@ fn control(wake: &OwnedFd, operation: libc::c_int, stream: &TcpStream, sends: bo
     // SAFETY: both descriptors are open for as long as they are borrowed, and the event lives until the call returns.
     let done = unsafe { libc::epoll_ctl(wake.as_raw_fd(), operation, stream.as_raw_fd(), &raw mut event) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-/// Has the kernel give up a peer that acknowledges nothing for as long as `timeout`, sent bytes and probes alike.
-fn notice_silence(stream: &TcpStream, timeout: Duration) -> io::Result<()> {
-    let millis = libc::c_int::try_from(timeout.as_millis()).unwrap_or(libc::c_int::MAX);
-    let seconds = libc::c_int::try_from(timeout.as_secs()).unwrap_or(libc::c_int::MAX).max(1);
-    for (level, name, value) in [
-        (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, millis),
-        (libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1),
-        (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, seconds),
-        (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, (seconds / 3).max(1)),
-        (libc::IPPROTO_TCP, libc::TCP_KEEPCNT, 3),
-    ] {
-        let size = size_of::<libc::c_int>() as libc::socklen_t;
-        // SAFETY: the pointer and the size describe `value`.
-        let done = unsafe { libc::setsockopt(stream.as_raw_fd(), level, name, (&raw const value).cast(), size) };
-        if done != 0 {
-            return Err(io::Error::last_os_error());
-        }
-    }
-    Ok(())
 }

@@ -1,9 +1,10 @@
 //! A connection on the control side: ICReq and ICResp, then capsules one at a time, with blocking reads.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use super::super::socket::notice_silence;
 use super::super::wire::{
     Alignment, C2hData, COMMON_BYTES, CapsuleResp, DIGEST_BYTES, DataDigest, Decoder, Digests, End, Framing,
     HEAD_BYTES, IcResp, Limits, Padded, Pdu, PduFault, Received, TermReq,
@@ -15,6 +16,8 @@ use crate::nvme::spec::{Cqe, Sqe, Status};
 
 /// How long a host may take over one PDU, and to take a response.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a host's machine may acknowledge nothing before its connections end, whatever keep alive it asked for.
+const SILENCE: Duration = Duration::from_secs(60);
 /// The longest PDU that is not data: ICReq with 128 bytes, a capsule with 8 KiB, padding and digests.
 const MAX_PDU: usize = 72 + DIGEST_BYTES + 255 + 8192 + DIGEST_BYTES;
 /// MAXH2CDATA: as much as the longest value, so that a value comes as one PDU.
@@ -40,7 +43,7 @@ impl TcpChannel {
     /// What the system says.
     pub fn new(stream: TcpStream, in_capsule_bytes: u32, max_transfer_bytes: u32) -> io::Result<Self> {
         stream.set_nodelay(true)?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        notice_silence(&stream, SILENCE)?;
         let peer = stream.peer_addr().ok();
         let mut decoder = Decoder::new(End::Controller);
         // The admin queue takes 8 KiB in any case; an I/O queue what Identify tells.
@@ -105,6 +108,27 @@ impl TcpChannel {
         Ok(Some((received, header)))
     }
 
+    /// Writes all of it, within the time that a host has for it.
+    fn write(&mut self, mut bytes: &[u8]) -> Result<(), ChannelError> {
+        let deadline = Instant::now() + PATIENCE;
+        while !bytes.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(ChannelError::Stuck(PATIENCE));
+            }
+            self.stream.set_write_timeout(Some(left))?;
+            match self.stream.write(bytes) {
+                Ok(written) => bytes = &bytes[written..],
+                Err(error) => match error.kind() {
+                    ErrorKind::Interrupted | ErrorKind::WouldBlock | ErrorKind::TimedOut => {}
+                    ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => return Err(ChannelError::Closed),
+                    _ => return Err(error.into()),
+                },
+            }
+        }
+        Ok(())
+    }
+
     /// Tells the host what it did wrong.
     fn end(&mut self, fault: PduFault) -> ChannelError {
         if fault.is_answered() {
@@ -112,7 +136,7 @@ impl TcpChannel {
             let request = TermReq { fes: fault.fes, fei: fault.fei };
             let bytes = request.encode(End::Controller, &self.inbox, &mut head);
             // Whoever does not hear it sees the end of the connection.
-            let _ = self.stream.write_all(&head[..bytes]);
+            let _ = self.write(&head[..bytes]);
         }
         ChannelError::Protocol(fault.to_string())
     }
@@ -121,7 +145,7 @@ impl TcpChannel {
         let answer = IcResp { alignment: Alignment::DWORD, digests: host, max_h2c_data: MAX_H2C_DATA };
         let mut head = [0; HEAD_BYTES];
         let bytes = answer.encode(&mut head);
-        self.stream.write_all(&head[..bytes])?;
+        self.write(&head[..bytes])?;
         self.decoder.initialized = true;
         self.decoder.framing = Framing { digests: host, alignment: Alignment::DWORD };
         self.framing = Framing { digests: host, alignment };
@@ -197,11 +221,7 @@ impl Channel for TcpChannel {
         }
         let bytes = CapsuleResp { cqe: completion }.encode(self.framing, &mut head);
         out.extend_from_slice(&head[..bytes]);
-        self.stream.write_all(&out).map_err(|error| match error.kind() {
-            ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => ChannelError::Closed,
-            ErrorKind::WouldBlock | ErrorKind::TimedOut => ChannelError::Stuck(PATIENCE),
-            _ => ChannelError::System(error),
-        })
+        self.write(&out)
     }
 
     fn hand_over(&mut self, terms: QueueTerms, answer: Answer) -> io::Result<CoreCommand> {
@@ -211,12 +231,5 @@ impl Channel for TcpChannel {
         let (decoder, framing) = (self.decoder, self.framing);
         let queue = NewTcpQueue { stream, session, qid, entries, decoder, framing, max_transfer_bytes, link };
         Ok(CoreCommand::TakeTcp(Box::new(queue), answer))
-    }
-}
-
-impl TcpChannel {
-    /// Ends the connection, from whichever thread.
-    pub(super) fn hang_up(stream: &TcpStream) {
-        let _ = stream.shutdown(Shutdown::Both);
     }
 }

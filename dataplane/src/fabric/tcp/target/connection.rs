@@ -26,9 +26,13 @@ pub(super) const AREA_BYTES: u32 = 32 << 10;
 /// Bytes for what comes in: a capsule with 8 KiB of data, digests and padding, and as much again.
 const INBOX_BYTES: u32 = 20 << 10;
 /// Commands that one send may answer.
-const BATCH: usize = 40;
-/// Data that one send may carry, so that buffers come free in good time.
-const BATCH_BYTES: u32 = 2 << 20;
+pub(super) const BATCH: usize = 40;
+/// Data that one send carries before no more is added, so that buffers come free in good time.
+const BATCH_BYTES: u32 = 1 << 20;
+/// Data that one receive takes at most, so that it is seen to move.
+const RECEIVE_BYTES: u32 = 1 << 20;
+/// A host that moves at least so much from one sweep to the next goes on.
+const SWEEP_BYTES: u64 = 64 << 10;
 /// The longest header with its digest that a host sends.
 const MAX_HEADER: usize = 128 + DIGEST_BYTES;
 /// Opcode of the Fabrics commands (base, "Fabrics Command Set").
@@ -128,20 +132,26 @@ pub(super) struct Connection<T> {
     pub due: bool,
     commands: u64,
     completions: u64,
-    /// Moves with every byte, to tell a slow host from one that does nothing.
-    progress: u64,
-    progress_swept: u64,
+    /// Bytes that moved, and times that something begun was brought to its end; and how many there were of both at the
+    /// last sweep: to tell a slow host from one that does nothing.
+    progress: (u64, u64),
+    swept: (u64, u64),
+    /// Whether the control side was told of the end, and idle commands were forgotten.
+    reported: bool,
+    abandoned: bool,
+    /// Whether it is among those that are counted as moving.
+    pub counted: bool,
 }
 
 impl<T> Connection<T> {
     pub fn new(queue: NewTcpQueue<T>, area: Area) -> Self {
-        let line = VecDeque::with_capacity(queue.entries as usize * 2 + 1);
+        let line = VecDeque::with_capacity((queue.entries as usize + BATCH) * 2);
         Self {
             id: SlotId::from_bits(0),
             queue,
             area,
             state: State::Running,
-            // Connect was the first entry.
+            // Connect was the first entry, and has its answer.
             sq_head: 1,
             have: 0,
             seen: 0,
@@ -160,8 +170,11 @@ impl<T> Connection<T> {
             due: false,
             commands: 0,
             completions: 0,
-            progress: 0,
-            progress_swept: 0,
+            progress: (0, 0),
+            swept: (0, 0),
+            reported: false,
+            abandoned: false,
+            counted: false,
         }
     }
 
@@ -171,10 +184,6 @@ impl<T> Connection<T> {
 
     pub fn area_back(self) -> (Area, NewTcpQueue<T>) {
         (self.area, self.queue)
-    }
-
-    pub fn is_running(&self) -> bool {
-        self.state == State::Running
     }
 
     /// Whether nothing of it is left anywhere.
@@ -204,12 +213,14 @@ impl<T> Connection<T> {
         }
     }
 
-    /// Whether the host did nothing since the last sweep although it was its turn.
+    /// Whether the host did next to nothing since the last sweep although it was its turn. While its next capsule waits for
+    /// a buffer, only what is being sent to it is its turn.
     pub fn sweep(&mut self) -> bool {
-        let idle = self.progress == self.progress_swept;
-        self.progress_swept = self.progress;
-        let its_turn = self.sending || self.body.is_some() || self.owed > 0 || self.seen < self.have && !self.stalled;
-        idle && (its_turn || self.state != State::Running)
+        let ((bytes, ends), (bytes_then, ends_then)) = (self.progress, self.swept);
+        self.swept = self.progress;
+        let idle = ends == ends_then && bytes - bytes_then < SWEEP_BYTES;
+        let owes = self.body.is_some() || self.owed > 0 || self.seen < self.have;
+        idle && (self.sending || owes && !self.stalled || self.state == State::Leaving)
     }
 
     // ---- what comes in ----
@@ -240,16 +251,16 @@ impl<T> Connection<T> {
     fn direct_slice(&self, desk: &Desk, staging: &Staging) -> Option<DmaSlice> {
         let body = self.body.filter(|body| body.come < body.length && self.have == 0 && self.skip == 0)?;
         let buffer = desk.exchanges.get(body.exchange)?.buffer.as_ref()?;
-        staging.slice(buffer, body.begin + body.come, body.length - body.come)
+        staging.slice(buffer, body.begin + body.come, (body.length - body.come).min(RECEIVE_BYTES))
     }
 
     /// Bytes have come, or the stream has ended.
     pub fn received(&mut self, result: Result<u32, i32>, desk: &mut Desk, staging: &mut Staging) {
         self.receiving = false;
         match result {
-            Ok(0) => self.close(),
+            Ok(0) => self.host_left(),
             Ok(bytes) => {
-                self.progress += u64::from(bytes);
+                self.progress.0 += u64::from(bytes);
                 match &mut self.body {
                     Some(body) if body.come < body.length && self.have == 0 && self.skip == 0 => body.come += bytes,
                     _ => self.have += bytes,
@@ -257,7 +268,7 @@ impl<T> Connection<T> {
                 self.take_in(desk, staging);
             }
             Err(libc::EINTR | libc::EAGAIN) => {}
-            Err(_) => self.close(),
+            Err(_) => self.host_left(),
         }
     }
 
@@ -317,7 +328,7 @@ impl<T> Connection<T> {
                 Ok(true)
             }
             Pdu::TermReq(_) => {
-                self.close();
+                self.host_left();
                 Ok(false)
             }
             _ => Err(PduFault::SEQUENCE),
@@ -374,22 +385,27 @@ impl<T> Connection<T> {
             intact = taken.check(u32::from_le_bytes(digest)).is_some();
         }
         self.body = None;
-        self.end_body(body, intact, desk);
+        self.end_body(body, intact, desk, staging);
         Ok(true)
     }
 
-    fn end_body(&mut self, body: Body, intact: bool, desk: &mut Desk) {
+    fn end_body(&mut self, body: Body, intact: bool, desk: &mut Desk, staging: &mut Staging) {
         let Some(exchange) = desk.exchanges.get_mut(body.exchange) else { return };
-        if !intact {
-            // NVMe/TCP, section 3.3.1.1: an error of the data is one of the command, not of the connection.
-            self.owed -= 1;
-            self.answer(body.exchange, Completion::failed(Status::TRANSIENT_TRANSPORT_ERROR), desk);
-            return;
-        }
         exchange.received += body.length;
-        if exchange.received == exchange.route.bytes {
+        // NVMe/TCP, section 3.3.1.1: an error of the data is one of the command, not of the connection; the rest of its
+        // data comes all the same.
+        exchange.spoilt |= !intact;
+        let (all, spoilt) = (exchange.received == exchange.route.bytes, exchange.spoilt);
+        if all {
             self.owed -= 1;
-            desk.make_ready(body.exchange);
+            self.progress.1 += 1;
+        }
+        match (all, spoilt) {
+            (false, _) => {}
+            (true, false) => desk.make_ready(body.exchange),
+            (true, true) => {
+                self.answer(body.exchange, Completion::failed(Status::TRANSIENT_TRANSPORT_ERROR), desk, staging);
+            }
         }
     }
 
@@ -402,7 +418,8 @@ impl<T> Connection<T> {
         desk: &mut Desk,
         staging: &mut Staging,
     ) -> Result<bool, PduFault> {
-        if self.in_use >= self.queue.entries {
+        // Of what is being sent, the host may have read the answers already.
+        if self.in_use - self.answered.len() as u32 >= self.queue.entries {
             return Err(PduFault::SEQUENCE);
         }
         let data_at = self.seen + header + u32::from(payload.padding);
@@ -440,7 +457,7 @@ impl<T> Connection<T> {
             }
             match copied {
                 Some(()) => desk.make_ready(id),
-                None => self.answer(id, Completion::failed(Status::DATA_TRANSFER_ERROR), desk),
+                None => self.answer(id, Completion::failed(Status::DATA_TRANSFER_ERROR), desk, staging),
             }
         } else if route.bytes == 0 {
             desk.make_ready(id);
@@ -453,7 +470,6 @@ impl<T> Connection<T> {
     fn consume(&mut self, bytes: u32) {
         self.seen += bytes;
         self.commands += 1;
-        self.sq_head = ((u32::from(self.sq_head) + 1) % self.queue.entries) as u16;
     }
 
     /// Checks a command before anything is done for it.
@@ -497,8 +513,8 @@ impl<T> Connection<T> {
     // ---- what goes out ----
 
     /// Ends a command of this connection.
-    pub fn answer(&mut self, id: SlotId, completion: Completion, desk: &mut Desk) {
-        desk.answer(id, completion);
+    pub fn answer(&mut self, id: SlotId, completion: Completion, desk: &mut Desk, staging: &mut Staging) {
+        desk.answer(id, completion, staging);
         self.outgoing.push_back(Outgoing::Answer(id));
     }
 
@@ -515,9 +531,11 @@ impl<T> Connection<T> {
             && writer.has_room()
         {
             self.outgoing.pop_front();
+            // The head moves with each answer: so many entries the host may use again.
+            let sq_head = ((u32::from(self.sq_head) + 1) % self.queue.entries) as u16;
             let response = |cid, completion: Completion| {
                 let Completion { dword0, dword1, status } = completion;
-                CapsuleResp { cqe: Cqe { dword0, dword1, sq_head: self.sq_head, sq_id: 0, cid, status } }
+                CapsuleResp { cqe: Cqe { dword0, dword1, sq_head, sq_id: 0, cid, status } }
             };
             match next {
                 Outgoing::R2t(id) => {
@@ -528,6 +546,7 @@ impl<T> Connection<T> {
                 }
                 Outgoing::Refusal { cid, status } => {
                     writer.put(|head| response(cid, Completion::failed(status)).encode(framing, head));
+                    self.sq_head = sq_head;
                     self.in_use -= 1;
                     self.completions += 1;
                 }
@@ -543,6 +562,7 @@ impl<T> Connection<T> {
                         writer.data(exchange.cid, buffer, length, framing);
                     }
                     writer.put(|head| response(exchange.cid, completion).encode(framing, head));
+                    self.sq_head = sq_head;
                     self.answered.push(id);
                 }
             }
@@ -583,7 +603,7 @@ impl<T> Connection<T> {
             Err(libc::EINTR | libc::EAGAIN) => 0,
             Err(_) => return self.fail_send(desk, staging),
         };
-        self.progress += u64::from(left);
+        self.progress.0 += u64::from(left);
         let mut whole = 0;
         while let Some(part) = self.parts.get_mut(whole)
             && left > 0
@@ -598,6 +618,7 @@ impl<T> Connection<T> {
         self.parts.drain(..whole);
         if self.parts.is_empty() {
             self.completions += self.answered.len() as u64;
+            self.progress.1 += 1;
             self.end_answered(desk, staging);
         } else if self.state != State::Closed {
             self.sending = true;
@@ -610,7 +631,7 @@ impl<T> Connection<T> {
     fn fail_send(&mut self, desk: &mut Desk, staging: &mut Staging) {
         self.parts.clear();
         self.end_answered(desk, staging);
-        self.close();
+        self.host_left();
     }
 
     fn end_answered(&mut self, desk: &mut Desk, staging: &mut Staging) {
@@ -642,8 +663,19 @@ impl<T> Connection<T> {
         self.close();
     }
 
-    /// Tells the control thread of the end.
-    pub fn report_end(&self) {
+    /// The host closed the connection: its queue ends, and it may connect it again.
+    fn host_left(&mut self) {
+        // After a breach of the protocol it is the controller that ends.
+        self.asked |= self.state == State::Running;
+        self.close();
+    }
+
+    /// Tells the control thread of the end, once: of one that it need not end the controller for when nothing is left.
+    pub fn report_end(&mut self) {
+        let due = if self.asked { self.is_over() } else { true };
+        if !due || std::mem::replace(&mut self.reported, true) {
+            return;
+        }
         if self.asked {
             self.queue.link.end_queue(self.queue.qid);
         } else {
@@ -657,7 +689,7 @@ impl<T> Connection<T> {
 
     /// Forgets the commands that nobody works on, once nothing is being sent.
     pub fn abandon(&mut self, desk: &mut Desk, staging: &mut Staging) {
-        if self.sending || self.receiving {
+        if self.sending || self.receiving || std::mem::replace(&mut self.abandoned, true) {
             return;
         }
         let refusals = self.outgoing.drain(..).filter(|out| matches!(out, Outgoing::Refusal { .. })).count();

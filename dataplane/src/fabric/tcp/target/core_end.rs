@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use super::connection::{AREA_BYTES, Connection, NewTcpQueue};
+use super::connection::{AREA_BYTES, BATCH, Connection, NewTcpQueue};
 use super::desk::Desk;
 use super::exchange::Phase;
 use super::streams::{RingStreams, StreamDone, Streams};
@@ -16,8 +16,15 @@ use crate::memory::{SlotId, SlotPool};
 const MAX_CONNECTIONS: u16 = 256;
 /// Commands that all queues of a core together may have open; their lengths are admitted against it.
 const MAX_COMMANDS: u16 = 16_384;
-/// Commands that are not taken before these many were completed: more wait on the side of the host anyway.
-const COMPLETIONS_A_TURN: usize = 4;
+/// Queues, and commands of them, that one session may have on one core, so that one host leaves room for others.
+const MAX_OF_SESSION: (u32, u32) = (64, MAX_COMMANDS as u32 / 2);
+/// Bursts of receives and sends that are looked at in one turn.
+const BURSTS_A_TURN: usize = 4;
+
+/// Places that the commands of a queue need: those whose answer is on its way do not count against its length any more.
+fn places_of(entries: u32) -> u32 {
+    entries + BATCH as u32
+}
 
 /// How a core's staging memory is laid out, with `buffer_bytes` for the data of commands.
 #[must_use]
@@ -41,6 +48,8 @@ pub struct TcpEnd<S: Streams = RingStreams> {
     stalled: Vec<SlotId>,
     /// Commands that were taken and not completed.
     outstanding: usize,
+    /// Connections that are moving.
+    moving: usize,
 }
 
 impl<S: Streams> TcpEnd<S> {
@@ -56,10 +65,11 @@ impl<S: Streams> TcpEnd<S> {
             connections: SlotPool::new(MAX_CONNECTIONS),
             places: vec![None; places].into(),
             entries: 0,
-            desk: Desk::new(MAX_COMMANDS),
+            desk: Desk::new(MAX_COMMANDS, staging.map().layout().buffer_bytes),
             due: Vec::with_capacity(places),
             stalled: Vec::with_capacity(places),
             outstanding: 0,
+            moving: 0,
         })
     }
 
@@ -73,10 +83,15 @@ impl<S: Streams> TcpEnd<S> {
     /// # Errors
     /// If it does not fit.
     pub fn take(&mut self, queue: NewTcpQueue<S::Stream>, staging: &mut Staging) -> Result<(), CoreError> {
-        let entries = queue.entries;
-        if self.entries + entries > u32::from(MAX_COMMANDS) {
+        let (entries, session) = (places_of(queue.entries), queue.session);
+        let of_session = self.connections.iter().filter(|other| other.queue.session == session);
+        let (queues, commands) =
+            of_session.fold((0, 0), |sum, other| (sum.0 + 1, sum.1 + places_of(other.queue.entries)));
+        let too_many = self.entries + entries > u32::from(MAX_COMMANDS);
+        if too_many || queues >= MAX_OF_SESSION.0 || commands + entries > MAX_OF_SESSION.1 {
             return Err(CoreError::NoRoom);
         }
+        self.desk.welcome(session);
         let area = staging.take_area().ok_or(CoreError::NoRoom)?;
         let id = match self.connections.insert(Connection::new(queue, area)) {
             Ok(id) => id,
@@ -122,7 +137,7 @@ impl<S: Streams> TcpEnd<S> {
     /// Whether bytes are on their way.
     #[must_use]
     pub fn is_moving(&self) -> bool {
-        !self.due.is_empty() || self.connections.in_use() > 0 && self.connections.iter().any(Connection::is_moving)
+        self.moving > 0 || !self.due.is_empty()
     }
 
     /// Ends the queues of a session.
@@ -142,7 +157,7 @@ impl<S: Streams> TcpEnd<S> {
         let ids: Vec<SlotId> = self.connections.ids().collect();
         for id in ids {
             let Some(connection) = self.connections.get_mut(id) else { continue };
-            if connection.sweep() && connection.is_running() {
+            if connection.sweep() && !connection.is_closed() {
                 let (session, qid) = (connection.queue.session.0, connection.queue.qid);
                 tracing::warn!(session, qid, "an NVMe/TCP host does not go on with what it began; its queue ends");
                 connection.close();
@@ -151,12 +166,25 @@ impl<S: Streams> TcpEnd<S> {
         }
     }
 
-    /// Takes new commands, and moves bytes on.
-    pub fn poll(&mut self, staging: &mut Staging, capsules: &mut Burst<Capsule>) {
+    /// Takes new commands that are complete.
+    pub fn poll(&mut self, capsules: &mut Burst<Capsule>) {
+        while !capsules.is_full()
+            && let Some((id, exchange)) = self.desk.next_ready()
+        {
+            exchange.phase = Phase::Running;
+            let permit = Permit::issue_by(carrier::TCP, self.core, id, exchange.cid);
+            capsules.push(Capsule { sqe: exchange.sqe, session: exchange.session, permit });
+            self.outstanding += 1;
+        }
+    }
+
+    /// Looks at what has been received and sent, and goes on with it. Also while no commands are taken: answers are to
+    /// reach their hosts, and queues that end are to end.
+    pub fn harvest(&mut self, staging: &mut Staging) {
         if self.connections.in_use() == 0 {
             return;
         }
-        for _ in 0..COMPLETIONS_A_TURN {
+        for _ in 0..BURSTS_A_TURN {
             let mut done = Burst::new();
             self.streams.poll(&mut done);
             let more = done.is_full();
@@ -168,14 +196,6 @@ impl<S: Streams> TcpEnd<S> {
             }
         }
         self.feed(staging);
-        while !capsules.is_full()
-            && let Some((id, exchange)) = self.desk.next_ready()
-        {
-            exchange.phase = Phase::Running;
-            let permit = Permit::issue_by(carrier::TCP, self.core, id, exchange.cid);
-            capsules.push(Capsule { sqe: exchange.sqe, session: exchange.session, permit });
-            self.outstanding += 1;
-        }
     }
 
     fn done(&mut self, done: StreamDone, staging: &mut Staging) {
@@ -214,11 +234,22 @@ impl<S: Streams> TcpEnd<S> {
     fn tend(&mut self, id: SlotId, staging: &mut Staging) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.receive(&mut self.streams, &self.desk, staging);
+        Self::count(connection, &mut self.moving);
         if connection.is_stalled() && !self.stalled.contains(&id) {
             self.stalled.push(id);
         }
         if !std::mem::replace(&mut connection.due, true) {
             self.due.push(id);
+        }
+    }
+
+    /// Keeps count of the connections that are moving.
+    fn count(connection: &mut Connection<S::Stream>, moving: &mut usize) {
+        let is_moving = connection.is_moving();
+        match (std::mem::replace(&mut connection.counted, is_moving), is_moving) {
+            (false, true) => *moving += 1,
+            (true, false) => *moving -= 1,
+            _ => {}
         }
     }
 
@@ -233,7 +264,7 @@ impl<S: Streams> TcpEnd<S> {
             self.desk.close(exchange, staging);
             connection.in_use -= 1;
         } else {
-            connection.answer(exchange, completion, &mut self.desk);
+            connection.answer(exchange, completion, &mut self.desk, staging);
         }
         if !std::mem::replace(&mut connection.due, true) {
             self.due.push(owner);
@@ -251,10 +282,11 @@ impl<S: Streams> TcpEnd<S> {
             connection.send(&mut self.streams, &mut self.desk, staging);
             if connection.is_closed() {
                 self.streams.shut_down(&connection.queue.stream);
-                connection.report_end();
                 connection.abandon(&mut self.desk, staging);
-                self.remove_if_over(id, staging);
+                connection.report_end();
             }
+            Self::count(connection, &mut self.moving);
+            self.remove_if_over(id, staging);
         }
         self.streams.submit();
     }
@@ -264,9 +296,11 @@ impl<S: Streams> TcpEnd<S> {
             return;
         }
         let Some(connection) = self.connections.remove(id) else { return };
+        let counted = connection.counted;
         let (area, queue) = connection.area_back();
         staging.give_area_back(area);
-        self.entries -= queue.entries;
+        self.entries -= places_of(queue.entries);
+        self.moving -= usize::from(counted);
         self.places[id.index()] = None;
         self.stalled.retain(|&other| other != id);
     }
@@ -274,5 +308,14 @@ impl<S: Streams> TcpEnd<S> {
     /// Appends what there is to tell of the queues.
     pub fn queue_pairs(&self, into: &mut Vec<QueuePairInfo>) {
         into.extend(self.connections.iter().map(|connection| connection.info(self.core)));
+    }
+}
+
+impl<S: Streams> Drop for TcpEnd<S> {
+    /// Ends every stream, for the streams wait until nothing is under way.
+    fn drop(&mut self) {
+        for connection in self.connections.iter() {
+            self.streams.shut_down(&connection.queue.stream);
+        }
     }
 }

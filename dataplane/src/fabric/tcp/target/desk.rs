@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::exchange::{Exchange, Phase, Route};
-use crate::fabric::message::{StagedData, Staging};
+use crate::fabric::message::{Buffer, StagedData, Staging};
 use crate::fabric::{Completion, SessionId};
 use crate::memory::{SlotId, SlotPool};
 use crate::nvme::spec::Sqe;
@@ -11,6 +11,16 @@ use crate::nvme::spec::Sqe;
 /// Bytes of staging memory that are kept for data that comes in capsules: it is behind it in the stream that data for
 /// other buffers comes in, so it must not wait for those.
 pub(super) const KEPT_FOR_CAPSULES: u32 = 4 << 20;
+
+/// Why a command gets no buffer.
+enum Hungry {
+    /// It is no longer there.
+    Gone,
+    /// Its session's commands hold as many bytes as they may.
+    HasItsShare,
+    /// Too little is free.
+    NothingLeft,
+}
 
 /// The commands of a core's connections.
 pub(super) struct Desk {
@@ -25,10 +35,13 @@ pub(super) struct Desk {
     pub freed: bool,
     /// Bytes that the CPU copied.
     pub copied: u64,
+    /// By session: bytes of buffers that its commands hold, and the most that one session may.
+    held: Vec<u32>,
+    most_held: u32,
 }
 
 impl Desk {
-    pub fn new(commands: u16) -> Self {
+    pub fn new(commands: u16, buffer_bytes: u32) -> Self {
         let line = || VecDeque::with_capacity(usize::from(commands));
         Self {
             exchanges: SlotPool::new(commands),
@@ -37,7 +50,33 @@ impl Desk {
             starved: line(),
             freed: false,
             copied: 0,
+            held: Vec::new(),
+            most_held: buffer_bytes.saturating_sub(KEPT_FOR_CAPSULES) / 2,
         }
+    }
+
+    /// Makes room for a session's account.
+    pub fn welcome(&mut self, session: SessionId) {
+        let needed = usize::from(session.0) + 1;
+        if self.held.len() < needed {
+            self.held.resize(needed, 0);
+        }
+    }
+
+    /// Takes a buffer for a command, if its session has not more than its share already.
+    fn buffer_for(&mut self, id: SlotId, staging: &mut Staging) -> Result<(), Hungry> {
+        let exchange = self.exchanges.get_mut(id).ok_or(Hungry::Gone)?;
+        let size = exchange.route.bytes.max(1).next_power_of_two().max(4096);
+        let held = self.held.get_mut(usize::from(exchange.session.0)).ok_or(Hungry::Gone)?;
+        // Whoever holds nothing may always have one.
+        if *held > 0 && held.saturating_add(size) > self.most_held {
+            return Err(Hungry::HasItsShare);
+        }
+        let buffer = staging.take_leaving(exchange.route.bytes, KEPT_FOR_CAPSULES).ok_or(Hungry::NothingLeft)?;
+        *held += size;
+        exchange.held = size;
+        exchange.buffer = Some(buffer);
+        Ok(())
     }
 
     /// Takes a command in. `None` if there is no place, which the sum of the queues' lengths rules out.
@@ -49,7 +88,9 @@ impl Desk {
             sqe,
             route,
             buffer: None,
+            held: 0,
             received: 0,
+            spoilt: false,
             phase: Phase::Starved,
         };
         let id = self.exchanges.insert(exchange).ok()?;
@@ -65,9 +106,9 @@ impl Desk {
     /// The command is complete and waits to be taken.
     pub fn make_ready(&mut self, id: SlotId) {
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
-        if let Some(buffer) = &exchange.buffer {
-            StagedData::name_buffer(&mut exchange.sqe, buffer.unit(), exchange.route.bytes);
-        }
+        // Without a buffer there is nothing to name: what the host wrote there must not be taken for one.
+        let (unit, bytes) = exchange.buffer.as_ref().map_or((0, 0), |buffer| (buffer.unit(), exchange.route.bytes));
+        StagedData::name_buffer(&mut exchange.sqe, unit, bytes);
         exchange.phase = Phase::Ready;
         self.ready.push_back(id);
     }
@@ -85,36 +126,54 @@ impl Desk {
 
     /// Gives a command a buffer, or puts it in line for one. Says whether it has one.
     pub fn seek_buffer(&mut self, id: SlotId, staging: &mut Staging) -> bool {
-        let Some(exchange) = self.exchanges.get_mut(id) else { return false };
-        if self.starved.is_empty()
-            && let Some(buffer) = staging.take_leaving(exchange.route.bytes, KEPT_FOR_CAPSULES)
-        {
-            exchange.buffer = Some(buffer);
+        if self.starved.is_empty() && self.buffer_for(id, staging).is_ok() {
             return true;
         }
-        exchange.phase = Phase::Starved;
-        self.starved.push_back(id);
+        if let Some(exchange) = self.exchanges.get_mut(id) {
+            exchange.phase = Phase::Starved;
+            self.starved.push_back(id);
+            // Others in line may be waiting for their own session's buffers only.
+            self.freed = true;
+        }
         false
     }
 
-    /// The first command in line that gets a buffer now.
+    /// The first command in line that gets a buffer now. Commands of sessions that have their share already let others
+    /// by; those for which nothing is left do not.
     pub fn next_fed(&mut self, staging: &mut Staging) -> Option<SlotId> {
-        while let Some(&id) = self.starved.front() {
-            let Some(exchange) = self.exchanges.get_mut(id) else {
-                self.starved.pop_front();
-                continue;
-            };
-            exchange.buffer = Some(staging.take_leaving(exchange.route.bytes, KEPT_FOR_CAPSULES)?);
-            self.starved.pop_front();
-            return Some(id);
+        let mut at = 0;
+        while let Some(&id) = self.starved.get(at) {
+            match self.buffer_for(id, staging) {
+                Ok(()) => {
+                    self.starved.remove(at);
+                    return Some(id);
+                }
+                Err(Hungry::Gone) => drop(self.starved.remove(at)),
+                Err(Hungry::HasItsShare) => at += 1,
+                Err(Hungry::NothingLeft) => return None,
+            }
         }
         None
     }
 
     /// Ends a command with an answer that the host is still to be sent.
-    pub fn answer(&mut self, id: SlotId, completion: Completion) {
-        if let Some(exchange) = self.exchanges.get_mut(id) {
-            exchange.phase = Phase::Answered(completion);
+    pub fn answer(&mut self, id: SlotId, completion: Completion, staging: &mut Staging) {
+        let Some(exchange) = self.exchanges.get_mut(id) else { return };
+        exchange.phase = Phase::Answered(completion);
+        if !exchange.route.to_host || !completion.status.is_success() {
+            // Nothing of it is sent: others may have the buffer.
+            let (buffer, session, held) =
+                (exchange.buffer.take(), exchange.session, std::mem::take(&mut exchange.held));
+            self.give_back(buffer, session, held, staging);
+        }
+    }
+
+    fn give_back(&mut self, buffer: Option<Buffer>, session: SessionId, held: u32, staging: &mut Staging) {
+        let Some(buffer) = buffer else { return };
+        staging.give_back(buffer);
+        self.freed = true;
+        if let Some(account) = self.held.get_mut(usize::from(session.0)) {
+            *account -= held;
         }
     }
 
@@ -122,10 +181,7 @@ impl Desk {
     pub fn close(&mut self, id: SlotId, staging: &mut Staging) {
         let Some(exchange) = self.exchanges.remove(id) else { return };
         self.tags[id.index()] = None;
-        if let Some(buffer) = exchange.buffer {
-            staging.give_back(buffer);
-            self.freed = true;
-        }
+        self.give_back(exchange.buffer, exchange.session, exchange.held, staging);
     }
 
     /// Forgets the commands of a connection that nobody works on. Returns how many that were.

@@ -32,6 +32,10 @@ pub(super) struct Exchange {
     pub sqe: Sqe,
     pub route: Route,
     pub buffer: Option<Buffer>,
+    /// Bytes that the buffer counts for on its session's account.
+    pub held: u32,
+    /// Whether some of its data did not match its digest.
+    pub spoilt: bool,
     /// Bytes that came in.
     pub received: u32,
     pub phase: Phase,

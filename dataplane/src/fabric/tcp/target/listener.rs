@@ -1,20 +1,25 @@
 //! Accepts NVMe/TCP connections, each on a thread of its own until it has found its place.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
+use super::super::socket::shut_down;
 use super::channel::TcpChannel;
 use crate::core::raise_descriptor_limit;
 use crate::fabric::message::{Door, Hosts, OpenError};
+use crate::fabric::refusals::{Refusals, may_log};
 
-/// Connections at once that are not I/O queues on a core: admin queues, and those that have not sent Connect.
-const MAX_WAITING: usize = 512;
+/// Admin queues at once.
+const MAX_ADMIN: usize = 512;
+/// Connections at once that have not been let in yet: of all peers, and of one address, so that a stranger leaves the door
+/// open for others.
+const MAX_STRANGERS: (usize, usize) = (512, 64);
 /// How long a target that ends waits for its connections' threads.
 const FAREWELL: Duration = Duration::from_secs(30);
 
@@ -36,14 +41,28 @@ pub enum ListenError {
 
 /// A connection and the thread that has it.
 struct Live {
-    stream: TcpStream,
+    /// Gone when the thread is done with it, or a core has it.
+    stream: Weak<TcpStream>,
+    peer: IpAddr,
+    /// Whether Connect let it in.
+    admitted: Arc<AtomicBool>,
     thread: JoinHandle<()>,
+}
+
+impl Live {
+    fn hang_up(&self) {
+        if let Some(stream) = self.stream.upgrade() {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
 }
 
 /// Listens for hosts until it is dropped. Their admin queues end with it, and so do their I/O queues. The cores must still
 /// run then.
 pub struct TcpTarget {
     address: SocketAddr,
+    /// A duplicate of what the accepting thread waits on, to end its wait.
+    listener: TcpListener,
     stop: Arc<AtomicBool>,
     accepting: Option<JoinHandle<()>>,
     live: Arc<Mutex<Vec<Live>>>,
@@ -72,12 +91,15 @@ impl TcpTarget {
         if let Err(error) = raise_descriptor_limit() {
             warn!(%error, "the limit on open files stays where it is");
         }
+        let to_stop = listener.try_clone().map_err(failed)?;
         let (stop, live) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
-        let accept = Accept { listener, hosts: hosts.clone(), stop: Arc::clone(&stop), live: Arc::clone(&live) };
+        let refusals = Arc::new(Mutex::new(Refusals::new(Instant::now())));
+        let accept =
+            Accept { listener, hosts: hosts.clone(), stop: Arc::clone(&stop), live: Arc::clone(&live), refusals };
         let accepting =
             std::thread::Builder::new().name("nvme-tcp-accept".into()).spawn(move || accept.run()).map_err(failed)?;
         info!(%address, "NVMe/TCP target listens");
-        Ok(Self { address, stop, accepting: Some(accepting), live })
+        Ok(Self { address, listener: to_stop, stop, accepting: Some(accepting), live })
     }
 
     /// Where it listens.
@@ -90,20 +112,13 @@ impl TcpTarget {
 impl Drop for TcpTarget {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
-        // Wakes the accepting thread, which then sees that it is to stop. A wildcard address is reached by loopback.
-        let mut door = self.address;
-        if door.ip().is_unspecified() {
-            door.set_ip(match door {
-                SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-                SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
-            });
-        }
-        let _ = TcpStream::connect_timeout(&door, Duration::from_secs(1));
+        // Wakes the accepting thread, which then sees that it is to stop.
+        shut_down(&self.listener);
         if let Some(thread) = self.accepting.take() {
             let _ = thread.join();
         }
         let live = std::mem::take(&mut *lock(&self.live));
-        live.iter().for_each(|live| TcpChannel::hang_up(&live.stream));
+        live.iter().for_each(Live::hang_up);
         let deadline = Instant::now() + FAREWELL;
         for connection in live {
             while !connection.thread.is_finished() && Instant::now() < deadline {
@@ -124,6 +139,7 @@ struct Accept {
     hosts: Hosts,
     stop: Arc<AtomicBool>,
     live: Arc<Mutex<Vec<Live>>>,
+    refusals: Arc<Mutex<Refusals>>,
 }
 
 impl Accept {
@@ -135,8 +151,10 @@ impl Accept {
             }
             match accepted {
                 Ok((stream, peer)) => {
-                    if let Err(error) = self.admit(stream) {
-                        warn!(%peer, %error, "an NVMe/TCP connection was turned away");
+                    if let Err(error) = self.admit(stream, peer)
+                        && let Some(unlogged) = may_log(&self.refusals)
+                    {
+                        warn!(%peer, %error, unlogged, "an NVMe/TCP connection was turned away");
                     }
                 }
                 Err(error) => {
@@ -148,22 +166,40 @@ impl Accept {
         }
     }
 
-    fn admit(&self, stream: TcpStream) -> io::Result<()> {
+    fn admit(&self, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
         let mut live = lock(&self.live);
         for done in live.extract_if(.., |live| live.thread.is_finished()) {
             let _ = done.thread.join();
         }
-        if live.len() >= MAX_WAITING {
-            return Err(io::Error::other(format!("{} connections are open, as many as may be", live.len())));
+        let strangers = || live.iter().filter(|live| !live.admitted.load(Ordering::Acquire));
+        let (all, of_peer) = (strangers().count(), strangers().filter(|live| live.peer == peer.ip()).count());
+        if all >= MAX_STRANGERS.0 || of_peer >= MAX_STRANGERS.1 {
+            return Err(io::Error::other(format!(
+                "{all} connections have not been let in yet, {of_peer} of its address"
+            )));
+        }
+        if live.len() - all >= MAX_ADMIN {
+            return Err(io::Error::other(format!("{MAX_ADMIN} hosts are connected, as many as may be")));
         }
         // The address that the host reached: with a wildcard the listener has many.
         let listener = stream.local_addr()?.to_string();
-        let to_end = stream.try_clone()?;
+        let held = Arc::new(stream.try_clone()?);
+        let (to_end, admitted) = (Arc::downgrade(&held), Arc::new(AtomicBool::new(false)));
         let options = *self.hosts.options();
         let channel = TcpChannel::new(stream, options.in_capsule_bytes, options.max_transfer_bytes)?;
-        let door = Door { hosts: self.hosts.clone(), listener, stop: Arc::clone(&self.stop) };
-        let thread = std::thread::Builder::new().name("nvme-tcp-host".into()).spawn(move || door.serve(channel))?;
-        live.push(Live { stream: to_end, thread });
+        let door = Door {
+            hosts: self.hosts.clone(),
+            listener,
+            stop: Arc::clone(&self.stop),
+            admitted: Arc::clone(&admitted),
+            refusals: Arc::clone(&self.refusals),
+        };
+        let serve = move || {
+            door.serve(channel);
+            drop(held);
+        };
+        let thread = std::thread::Builder::new().name("nvme-tcp-host".into()).spawn(serve)?;
+        live.push(Live { stream: to_end, peer: peer.ip(), admitted, thread });
         Ok(())
     }
 }

@@ -168,7 +168,7 @@ impl Drop for RingStreams {
         while self.under_way > 0 {
             match self.ring.submit_and_wait(1) {
                 Ok(_) => self.under_way -= self.ring.completion().count().min(self.under_way),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) => {}
                 Err(_) => {
                     // It cannot be waited for: better to leak the memory than to have it written to by nobody's leave.
                     std::mem::forget(Arc::clone(&self.region));

@@ -19,7 +19,7 @@ use super::super::socket::{peer_credentials, shut_down};
 use super::connection::{Connection, Terms};
 use super::dma::DmaLimits;
 use super::orders::CoreCommand;
-use super::refusals::Refusals;
+use crate::fabric::refusals::Refusals;
 use crate::memory::SlotAccount;
 
 /// Name of the socket in its folder, as SPDK names it.

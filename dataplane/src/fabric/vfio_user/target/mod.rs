@@ -11,7 +11,6 @@ mod link;
 mod listener;
 mod orders;
 mod queue_pair;
-mod refusals;
 
 pub use crate::memory::region_slots_in_use;
 pub use core_end::VfioUserFabric;

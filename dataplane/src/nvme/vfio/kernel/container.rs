@@ -101,9 +101,10 @@ fn explain_use(address: BusAddress, number: &str, mut others: Vec<String>) -> St
 fn explain_group(address: BusAddress, number: &str, cause: io::Error) -> PciError {
     let unsafe_mode = Path::new(&format!("/dev/vfio/noiommu-{number}")).exists();
     match cause.kind() {
-        io::ErrorKind::NotFound if unsafe_mode => {
-            unsupported(format!("{address} is bound to VFIO without an IOMMU, which is not supported"))
-        }
+        io::ErrorKind::NotFound if unsafe_mode => unsupported(format!(
+            "{address} is bound to VFIO without an IOMMU, where it could write to any memory, and is not driven so; turn \
+                 the IOMMU on (intel_iommu=on, or amd_iommu=on) and bind it again"
+        )),
         io::ErrorKind::NotFound => {
             unsupported(format!("{address} is not bound to vfio-pci; bind it first (scripts/setup.sh bind {address})"))
         }

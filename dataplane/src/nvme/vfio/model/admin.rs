@@ -2,7 +2,7 @@
 
 use super::{Core, IoPair};
 use crate::nvme::spec::{Cqe, Sqe, Status, admin};
-use crate::nvme::vfio::registers::{CC_ENABLE, offset};
+use crate::nvme::vfio::registers::{CC_ENABLE, CSTS_SUBSYSTEM_RESET, offset};
 
 /// Times that CSTS is looked at before it has stopped.
 const LOOKS_TO_STOP: u32 = 3;
@@ -31,7 +31,7 @@ impl Core {
             0x04 => (cap >> 32) as u32,
             offset::VS => 0x0001_0400,
             offset::CC => registers.configuration,
-            offset::CSTS => registers.status,
+            offset::CSTS => registers.status | if self.subsystem_was_reset { CSTS_SUBSYSTEM_RESET } else { 0 },
             offset::AQA => registers.admin_attributes,
             offset::ASQ => registers.admin_sq as u32,
             offset::ACQ => registers.admin_cq as u32,
@@ -47,6 +47,7 @@ impl Core {
         let registers = &mut self.registers;
         match at {
             offset::CC => self.configure(value),
+            offset::CSTS if value == CSTS_SUBSYSTEM_RESET => self.subsystem_was_reset = false,
             offset::AQA => registers.admin_attributes = value,
             offset::ASQ => registers.admin_sq = low(registers.admin_sq),
             0x2C => registers.admin_sq = high(registers.admin_sq),

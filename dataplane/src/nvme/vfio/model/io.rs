@@ -3,7 +3,6 @@
 use std::sync::atomic::{Ordering, fence};
 
 use super::lies::Fault;
-use super::structures::placement_identifier;
 use super::{Core, FIRST_DOORBELL, SILENT};
 use crate::nvme::spec::{Cqe, Sqe, Status, nvm};
 
@@ -286,7 +285,7 @@ impl Core {
     fn place(&mut self, sqe: &Sqe) {
         let (kind, identifier) = ((sqe.dword(12) >> 20) & 0xF, (sqe.dword(13) >> 16) as u16);
         let mut handles = 0..self.options.placement_handles;
-        match (kind, handles.find(|handle| placement_identifier(*handle) == identifier)) {
+        match (kind, handles.find(|handle| self.placement_identifier(*handle) == identifier)) {
             (0, _) => {}
             (2, Some(handle)) => self.placed[usize::from(handle)] += u64::from(sqe.dword(12) & 0xFFFF) + 1,
             _ => self.violation(format!("write with directive {kind} and placement {identifier:#x}")),

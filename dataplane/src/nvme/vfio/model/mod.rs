@@ -67,6 +67,8 @@ pub struct ModelOptions {
     pub mappings: u32,
     /// Reclaim unit handles of each namespace; 0 for a controller without Flexible Data Placement.
     pub placement_handles: u16,
+    /// Placement identifier of the first of them; the others follow, with gaps.
+    pub first_placement: u16,
     /// Aborts that it takes at once, from 1 on.
     pub abort_limit: u16,
 }
@@ -87,6 +89,7 @@ impl Default for ModelOptions {
             deallocate: true,
             mappings: 1024,
             placement_handles: 0,
+            first_placement: 0x4000,
             abort_limit: 4,
         }
     }
@@ -143,6 +146,10 @@ struct Core {
     shadow: Option<(u64, u64)>,
     faults: VecDeque<Fault>,
     removed: bool,
+    /// CSTS.NSSRO.
+    subsystem_was_reset: bool,
+    power_cycles: u64,
+    unsafe_shutdowns: u64,
     counters: ModelCounters,
     violations: Vec<String>,
     /// Blocks written to each reclaim unit handle.
@@ -189,6 +196,9 @@ impl Model {
             shadow: None,
             faults: VecDeque::new(),
             removed: false,
+            subsystem_was_reset: false,
+            power_cycles: 1,
+            unsafe_shutdowns: 0,
             counters: ModelCounters::default(),
             violations: Vec::new(),
             placed,
@@ -242,9 +252,18 @@ impl Model {
     /// Takes its power away for a moment: what it had in its volatile cache is lost, and it is disabled.
     pub fn lose_power(&self) {
         let mut core = lock(&self.core);
-        core.registers = Registers::default();
-        core.forget_queues();
-        core.media.iter_mut().for_each(Media::lose_power);
+        core.power_cycles += 1;
+        core.unsafe_shutdowns += 1;
+        core.subsystem_was_reset = false;
+        core.lose_cache();
+    }
+
+    /// Resets it as somebody else may: another controller of its subsystem, or a management controller. It loses its
+    /// volatile cache with it, as it may, and is disabled.
+    pub fn reset_subsystem(&self) {
+        let mut core = lock(&self.core);
+        core.subsystem_was_reset = true;
+        core.lose_cache();
     }
 
     /// Pulls it: registers read as ones, and it touches no memory any more.
@@ -352,6 +371,12 @@ impl Core {
             *word = u64::from_le_bytes(bytes);
         }
         Some(words)
+    }
+
+    fn lose_cache(&mut self) {
+        self.registers = Registers::default();
+        self.forget_queues();
+        self.media.iter_mut().for_each(Media::lose_power);
     }
 
     /// Everything that a reset of the controller ends.

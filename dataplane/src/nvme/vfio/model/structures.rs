@@ -6,19 +6,19 @@ use crate::nvme::spec::nvm;
 
 pub(super) type Structure = [u8; 4096];
 
-/// Not the handle's own number, so that whoever takes the one for the other is found out.
-pub(super) const fn placement_identifier(handle: u16) -> u16 {
-    0x4000 + 0x11 * handle
-}
-
 impl Core {
+    /// Not the handle's own number, so that whoever takes the one for the other is found out.
+    pub(super) const fn placement_identifier(&self, handle: u16) -> u16 {
+        self.options.first_placement + 0x11 * handle
+    }
+
     /// CAP.
     pub(super) fn capabilities(&self) -> u64 {
         let entries = u64::from(self.options.queue_entries.max(2) - 1);
-        // CQR, TO of one unit, the NVM command set.
+        // CQR, TO of one unit, NSSRS, the NVM command set.
         let crms = u64::from(self.lies.ready_timeouts.is_some()) << 59;
-        let truth =
-            crms | entries | (1 << 16) | (1 << 24) | (u64::from(self.options.doorbell_stride & 0xF) << 32) | (1 << 37);
+        let stride = u64::from(self.options.doorbell_stride & 0xF) << 32;
+        let truth = crms | entries | (1 << 16) | (1 << 24) | stride | (1 << 36) | (1 << 37);
         self.lies.capabilities.unwrap_or(truth)
     }
 
@@ -71,7 +71,7 @@ impl Core {
         let (_, descriptors) = data.split_at_mut(nvm::HANDLE_STATUS_HEAD_BYTES);
         let handles = 0..self.options.placement_handles;
         for (descriptor, handle) in descriptors.chunks_exact_mut(nvm::HANDLE_STATUS_BYTES).zip(handles) {
-            descriptor[..2].copy_from_slice(&placement_identifier(handle).to_le_bytes());
+            descriptor[..2].copy_from_slice(&self.placement_identifier(handle).to_le_bytes());
             descriptor[2..4].copy_from_slice(&handle.to_le_bytes());
         }
         data
@@ -87,14 +87,15 @@ impl Core {
         data
     }
 
-    /// The health log page: 300 kelvins, nothing wrong, one power cycle.
+    /// The health log page: 300 kelvins, nothing wrong, one power cycle at first.
     pub(super) fn health_page(&self) -> Structure {
         let mut data = [0; 4096];
         data[1..3].copy_from_slice(&300_u16.to_le_bytes());
         data[3] = 100;
         data[4] = 10;
         data[64..72].copy_from_slice(&self.counters.commands.to_le_bytes());
-        data[112] = 1;
+        data[112..120].copy_from_slice(&self.power_cycles.to_le_bytes());
+        data[144..152].copy_from_slice(&self.unsafe_shutdowns.to_le_bytes());
         data[176..184].copy_from_slice(&(self.admin.errors.len() as u64).to_le_bytes());
         data
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::super::controller::Shared;
 use super::super::dma_memory::DmaMemory;
 use super::super::link::Link;
+use super::super::placement::Placing;
 use super::super::prp::List;
 use super::super::rings::{Doorbells, Layout};
 use super::super::slot::{EMPTY, Naming, Slot};
@@ -27,6 +28,8 @@ pub(in super::super) struct QueueParts {
     pub(in super::super) qid: u16,
     pub(in super::super) boundary: u64,
     pub(in super::super) sgl: bool,
+    /// Whether write hints are passed on.
+    pub(in super::super) places: bool,
     pub(in super::super) timeout: Duration,
     pub(in super::super) memory_slots: u16,
 }
@@ -84,6 +87,7 @@ impl VfioQueue {
             ended: VecDeque::with_capacity(depth),
             stats: VfioStats::default(),
             dead: false,
+            placing: Placing::new(parts.places, layout.answer_offset),
             timeout: u32::try_from(parts.timeout.as_millis()).unwrap_or(u32::MAX / 4).min(u32::MAX / 4),
             memory: Some(memory),
             shared: parts.shared,

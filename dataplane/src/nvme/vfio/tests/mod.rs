@@ -6,6 +6,7 @@ mod device;
 mod lies;
 mod lifetime;
 mod placement;
+mod power;
 mod random;
 mod recovery;
 mod report;

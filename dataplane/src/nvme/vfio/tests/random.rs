@@ -160,10 +160,13 @@ proptest! {
                 _ => region.fill(0, region.bytes(), 0xEE).unwrap(),
             }
             let io = BlockIo { op: step.op, lba, blocks, memory, token: number as u64 };
-            prop_assert_eq!(world.run(at, io, step.trouble), Ok(()), "{:?}", step);
-            if matches!(step.trouble, Some(Trouble::Power)) {
-                // Before the command, which is sent after it.
+            let lost = volatile && matches!(step.trouble, Some(Trouble::Power));
+            let result = if lost { Err(BlockError::Gone) } else { Ok(()) };
+            prop_assert_eq!(world.run(at, io, step.trouble), result, "{:?}", step);
+            if lost {
+                // Whoever had it says that it is over, rather than to go on with what is left.
                 expected.copy_from_slice(&durable);
+                break;
             }
             let span = (lba * u64::from(lba_bytes)) as usize..(lba * u64::from(lba_bytes)) as usize + bytes as usize;
             match step.op {

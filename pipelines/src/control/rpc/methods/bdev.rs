@@ -97,7 +97,9 @@ pub const METHODS: &[Method] = &[
         name: "bdev_nvme_reset_controller",
         aliases: &[],
         phase: Phase::Runtime,
-        summary: "Resets a controller. Commands that are under way on it are sent again; nothing acknowledged is lost.",
+        summary: "Resets a controller. Commands that are under way on it are sent again; nothing acknowledged is lost. One \
+                  that turns out to have lost its volatile cache is given up: restart the daemon to recover what was \
+                  flushed.",
         params: &[
             CONTROLLER,
             Param::optional(

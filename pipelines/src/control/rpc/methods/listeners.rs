@@ -131,7 +131,7 @@ pub const METHODS: &[Method] = &[
         name: "nvmf_subsystem_remove_listener",
         aliases: &[],
         phase: Phase::Runtime,
-        summary: "Ends a listener of a subsystem; hosts that came in by it stay connected.",
+        summary: "Ends a listener of a subsystem, and disconnects the subsystem's hosts that came in by it.",
         params: &[SUBSYSTEM, TARGET, ADDRESS],
         result: "true",
         errors: &[(-19, "there is no such subsystem or listener")],

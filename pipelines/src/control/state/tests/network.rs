@@ -91,9 +91,6 @@ fn the_name_that_a_host_gives_decides() {
         let (got, why) = refused(&control, &peer);
         assert!(got == kind && why.contains(reason), "{peer:?}: {got:?}, {why}");
     }
-    let all: Vec<_> = (0..254).map(|_| control.open(&tcp(HERE, NQN, HOST_A)).unwrap()).collect();
-    assert_eq!(refused(&control, &tcp(HERE, NQN, HOST_A)).0, RefusedKind::Full);
-    drop(all);
     engine.stuck.store(true, std::sync::atomic::Ordering::SeqCst);
     assert_eq!(refused(&control, &tcp(HERE, NQN, HOST_A)).0, RefusedKind::Other);
 }
@@ -135,12 +132,43 @@ fn strangers_are_let_in_where_any_host_is_and_sent_away_when_it_is_not() {
 }
 
 #[test]
+fn one_host_does_not_keep_the_others_out() {
+    let (control, _) = set_up();
+    control.allow_any_host(NQN, true).unwrap();
+    let full = |peer: &Peer| {
+        let (kind, why) = refused(&control, peer);
+        assert!(kind == RefusedKind::Full && why.contains("disconnect"), "{kind:?}: {why}");
+    };
+    let strange = |number: usize| tcp(HERE, NQN, &format!("nqn.2026-01.io.kvplane:stranger-{number}"));
+    let own: Vec<_> = (0..64).map(|_| control.open(&tcp(HERE, NQN, HOST_A)).unwrap()).collect();
+    full(&tcp(HERE, NQN, HOST_A));
+    let strangers: Vec<_> = (0..128).map(|number| control.open(&strange(number)).unwrap()).collect();
+    full(&strange(128));
+    let others: Vec<_> = (0..64).map(|_| control.open(&tcp(HERE, OTHER, HOST_B)).unwrap()).collect();
+    assert_eq!(control.sessions().len(), 256);
+    drop(own);
+    control.open(&tcp(HERE, NQN, HOST_A)).unwrap();
+    drop(strangers);
+    control.open(&strange(128)).unwrap();
+    drop(others);
+}
+
+#[test]
 fn a_shared_listener_begins_with_the_first_subsystem_and_ends_with_the_last() {
     let (control, engine) = set_up();
     let shared = address("tcp://192.0.2.7");
     assert_eq!(listens(&engine), ["tcp://192.0.2.7:4420"]);
     assert_eq!(control.add_listener(NQN, &shared).unwrap_err().errno(), libc::EEXIST);
+    control.add_listener(NQN, &address("tcp://192.0.2.8")).unwrap();
+    let [a, b] = [(NQN, HOST_A), (OTHER, HOST_B)].map(|(nqn, host)| control.open(&tcp(HERE, nqn, host)).unwrap());
+    let elsewhere = control.open(&tcp("192.0.2.8:4420", NQN, HOST_A)).unwrap();
     control.remove_listener(NQN, &shared).unwrap();
+    // The hosts of the subsystem that came in there go, and no others.
+    assert_eq!(*engine.closed.lock().unwrap(), [a.id()]);
+    let grants = [a.id(), elsewhere.id()].map(|id| engine.table().grant(id, 1).is_some());
+    assert_eq!(grants, [false, true]);
+    drop((b, elsewhere));
+    control.remove_listener(NQN, &address("tcp://192.0.2.8")).unwrap();
     assert_eq!(control.remove_listener(NQN, &shared).unwrap_err().errno(), libc::ENODEV);
     assert_eq!(listens(&engine), ["tcp://192.0.2.7:4420"]);
     assert_eq!(refused(&control, &tcp(HERE, NQN, HOST_A)).0, RefusedKind::NotListening);
@@ -228,6 +256,7 @@ fn a_host_is_told_of_what_it_may_connect_to_and_of_nothing_else() {
         at("[2001:db8::8]:4431", HOST_A),
         ["tcp://192.0.2.7:4420", "rdma://[2001:db8::7]:4421", "rdma://[2001:db8::8]:4431"]
     );
+    assert_eq!(at("[fe80::7%2]:4431", HOST_A), ["tcp://192.0.2.7:4420", "rdma://[2001:db8::7]:4421"]);
     // Who is on this machine is also told what only this machine can reach.
     assert_eq!(at("127.0.0.1:4440", HOST_A).last().unwrap(), "tcp://127.0.0.1:4440");
     assert_eq!(at("0.0.0.0:4430", HOST_A), ["tcp://192.0.2.7:4420", "rdma://[2001:db8::7]:4421"]);
@@ -329,4 +358,5 @@ fn a_listener_that_lets_in_nobody_or_anybody_says_so() {
     assert_eq!(said("tcp://192.0.2.7"), None);
     control.allow_any_host(NQN, true).unwrap();
     assert!(said("rdma://[::]").unwrap().contains("anybody who can reach rdma://[::]:4420"));
+    assert!(said("vfio-user:/run/kv").unwrap().contains("anybody who can reach vfio-user:/run/kv"));
 }

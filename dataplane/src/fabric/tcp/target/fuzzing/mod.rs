@@ -135,7 +135,8 @@ impl Play {
 
     fn turn(&mut self) {
         let mut capsules = Burst::new();
-        self.end.poll(&mut self.staging, &mut capsules);
+        self.end.harvest(&mut self.staging);
+        self.end.poll(&mut capsules);
         for capsule in capsules {
             let bytes = capsule.sqe.quadword(8) as u32;
             let moves = capsule.sqe.opcode() & 0b11 != 0 && capsule.sqe.dword(10) != 0;

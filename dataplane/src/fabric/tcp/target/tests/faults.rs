@@ -76,7 +76,8 @@ fn data_beyond_what_was_asked_for_ends_the_connection() {
         // Until it has been asked for; the host of this test cannot answer, for it did not send the command.
         while world.pipe(0).to_host.is_empty() {
             let mut capsules = crate::Burst::new();
-            world.end.poll(&mut world.staging, &mut capsules);
+            world.end.harvest(&mut world.staging);
+            world.end.poll(&mut capsules);
             world.end.flush(&mut world.staging);
         }
         let r2t: Vec<u8> = world.pipe(0).to_host.drain(..).collect();
@@ -86,7 +87,8 @@ fn data_beyond_what_was_asked_for_ends_the_connection() {
         world.pipe(0).to_target.extend(&head[..bytes]);
         for _ in 0..300 {
             let mut capsules = crate::Burst::new();
-            world.end.poll(&mut world.staging, &mut capsules);
+            world.end.harvest(&mut world.staging);
+            world.end.poll(&mut capsules);
             assert!(capsules.is_empty(), "nothing is stored of it");
             world.end.flush(&mut world.staging);
             world.pipe(0).to_host.clear();
@@ -147,7 +149,8 @@ fn disconnect_is_answered_and_is_no_loss() {
     world.pipe(0).to_target.extend(&head[..bytes]);
     for _ in 0..300 {
         let mut capsules = crate::Burst::new();
-        world.end.poll(&mut world.staging, &mut capsules);
+        world.end.harvest(&mut world.staging);
+        world.end.poll(&mut capsules);
         world.end.flush(&mut world.staging);
     }
     assert_eq!(world.pipe(0).to_host.len(), 24);

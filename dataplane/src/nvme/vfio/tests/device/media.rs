@@ -52,8 +52,8 @@ fn a_block_that_fails_harms_no_neighbour() {
         }
     }
     for _ in 0..3 {
-        assert!(matches!(blocks.run(BlockOp::Read, bad_read, 1), Err(BlockError::Media(_))));
-        assert!(matches!(blocks.run(BlockOp::Read, bad_read - 2, 5), Err(BlockError::Media(_))));
+        assert!(blocks.run(BlockOp::Read, bad_read, 1).is_err_and(BlockError::is_unreadable));
+        assert!(blocks.run(BlockOp::Read, bad_read - 2, 5).is_err_and(BlockError::is_unreadable));
         assert!(matches!(blocks.write(bad_write), Err(BlockError::Media(_))));
     }
     // All at once: each command ends as itself.

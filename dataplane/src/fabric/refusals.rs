@@ -1,5 +1,6 @@
 //! Which refusals are logged: anybody may knock, and as often as they like, but the log is not theirs to fill.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Lines in one [`PERIOD`].
@@ -7,19 +8,19 @@ const MOST: u32 = 10;
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// Counts refusals, and lets some through in each period.
-pub(super) struct Refusals {
+pub(crate) struct Refusals {
     since: Instant,
     logged: u32,
     silent: u64,
 }
 
 impl Refusals {
-    pub(super) fn new(now: Instant) -> Self {
+    pub(crate) fn new(now: Instant) -> Self {
         Self { since: now, logged: 0, silent: 0 }
     }
 
     /// Whether the refusal at `now` is to be logged; if so, how many before it were not.
-    pub(super) fn log(&mut self, now: Instant) -> Option<u64> {
+    pub(crate) fn log(&mut self, now: Instant) -> Option<u64> {
         if now.saturating_duration_since(self.since) >= PERIOD {
             (self.since, self.logged) = (now, 0);
         }
@@ -30,6 +31,11 @@ impl Refusals {
         self.logged += 1;
         Some(std::mem::take(&mut self.silent))
     }
+}
+
+/// Whether a refusal is to be logged now; if so, how many before it were not. For those who share the count.
+pub(crate) fn may_log(refusals: &Mutex<Refusals>) -> Option<u64> {
+    refusals.lock().unwrap_or_else(PoisonError::into_inner).log(Instant::now())
 }
 
 #[cfg(test)]

@@ -1,0 +1,120 @@
+//! What the queues of a core share: the commands, their buffers, and the lines they wait in.
+
+use std::collections::VecDeque;
+
+use super::exchange::{Exchange, Phase, Route};
+use crate::fabric::message::{Buffer, StagedData, Staging};
+use crate::fabric::{Completion, SessionId};
+use crate::memory::{SlotId, SlotPool};
+use crate::nvme::spec::Sqe;
+
+/// The commands of a core's queues.
+pub(super) struct Desk {
+    pub exchanges: SlotPool<Exchange>,
+    /// Commands to be taken, in order.
+    ready: VecDeque<SlotId>,
+    /// Commands that wait for a buffer, in order: a large one is not overtaken by small ones.
+    starved: VecDeque<SlotId>,
+    /// Whether a buffer was given back since somebody last looked.
+    pub freed: bool,
+}
+
+impl Desk {
+    pub fn new(commands: u16) -> Self {
+        let line = || VecDeque::with_capacity(usize::from(commands));
+        Self { exchanges: SlotPool::new(commands), ready: line(), starved: line(), freed: false }
+    }
+
+    /// Takes a command in. `None` if there is no place, which the sum of the queues' lengths rules out.
+    pub fn open(
+        &mut self,
+        queue: SlotId,
+        session: SessionId,
+        sqe: Sqe,
+        route: Route,
+        buffer: Option<Buffer>,
+    ) -> Result<SlotId, Option<Buffer>> {
+        let exchange = Exchange { queue, session, cid: sqe.cid(), sqe, route, buffer, phase: Phase::Starved };
+        self.exchanges.insert(exchange).map_err(|exchange| exchange.buffer)
+    }
+
+    /// The command is complete and waits to be taken.
+    pub fn make_ready(&mut self, id: SlotId) {
+        let Some(exchange) = self.exchanges.get_mut(id) else { return };
+        if let Some(buffer) = &exchange.buffer {
+            StagedData::name_buffer(&mut exchange.sqe, buffer.unit(), exchange.route.bytes);
+        }
+        exchange.phase = Phase::Ready;
+        self.ready.push_back(id);
+    }
+
+    /// The next command to be taken.
+    pub fn next_ready(&mut self) -> Option<(SlotId, &mut Exchange)> {
+        while let Some(id) = self.ready.pop_front() {
+            // Those of a queue that ended meanwhile are gone.
+            if self.exchanges.get(id).is_some() {
+                return self.exchanges.get_mut(id).map(|exchange| (id, exchange));
+            }
+        }
+        None
+    }
+
+    /// Gives a command a buffer, or puts it in line for one. Says whether it has one.
+    pub fn seek_buffer(&mut self, id: SlotId, staging: &mut Staging) -> bool {
+        let Some(exchange) = self.exchanges.get_mut(id) else { return false };
+        if self.starved.is_empty()
+            && let Some(buffer) = staging.take(exchange.route.bytes)
+        {
+            exchange.buffer = Some(buffer);
+            return true;
+        }
+        self.starved.push_back(id);
+        false
+    }
+
+    /// The first command in line that gets a buffer now.
+    pub fn next_fed(&mut self, staging: &mut Staging) -> Option<SlotId> {
+        while let Some(&id) = self.starved.front() {
+            let Some(exchange) = self.exchanges.get_mut(id) else {
+                self.starved.pop_front();
+                continue;
+            };
+            exchange.buffer = Some(staging.take(exchange.route.bytes)?);
+            self.starved.pop_front();
+            return Some(id);
+        }
+        None
+    }
+
+    /// Whether nobody waits for a buffer.
+    pub fn is_fed(&self) -> bool {
+        self.starved.is_empty()
+    }
+
+    /// Ends a command with an answer that the host is still to be sent.
+    pub fn answer(&mut self, id: SlotId, completion: Completion) {
+        if let Some(exchange) = self.exchanges.get_mut(id) {
+            exchange.phase = Phase::Answered(completion);
+        }
+    }
+
+    /// Forgets a command. Neither device nor NIC names its buffer any more.
+    pub fn close(&mut self, id: SlotId, staging: &mut Staging) {
+        let Some(exchange) = self.exchanges.remove(id) else { return };
+        if let Some(buffer) = exchange.buffer {
+            staging.give_back(buffer);
+            self.freed = true;
+        }
+    }
+
+    /// Forgets the commands of a queue that nobody works on. Returns how many that were. Not the hot path.
+    pub fn abandon(&mut self, queue: SlotId, staging: &mut Staging) -> u32 {
+        let idle = |exchange: &Exchange| exchange.queue == queue && exchange.phase != Phase::Running;
+        let ids: Vec<SlotId> = self.exchanges.ids().filter(|id| self.exchanges.get(*id).is_some_and(idle)).collect();
+        let count = ids.len() as u32;
+        for id in ids {
+            self.close(id, staging);
+        }
+        count
+    }
+}

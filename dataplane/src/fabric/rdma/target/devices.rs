@@ -1,0 +1,138 @@
+//! What control threads know: the devices with their ports on the cores, and every connection.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crossbeam_queue::ArrayQueue;
+
+use super::core_end::Remains;
+use super::orders::RdmaOrder;
+use super::port::PortParts;
+use crate::fabric::message::{CoreCommand, Hosts};
+use crate::fabric::rdma::verbs::{Device, Endpoint, EndpointId, VerbsError};
+use crate::memory::Region;
+
+/// Connections that may wait to be destroyed.
+const REMAINS: usize = 4096;
+
+/// The RDMA devices and connections of a process, over all listeners. Clones are the same.
+#[derive(Clone)]
+pub struct RdmaDevices {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    hosts: Hosts,
+    devices: Mutex<Vec<(Device, Arc<[Arc<PortParts>]>)>>,
+    connections: Mutex<HashMap<EndpointId, Connection>>,
+    remains: Remains,
+}
+
+/// A connection that was accepted.
+pub(super) struct Connection {
+    pub endpoint: Arc<Endpoint>,
+    /// Which listener accepted it.
+    pub listener: EndpointId,
+    pub kind: Kind,
+}
+
+#[derive(Clone)]
+pub(super) enum Kind {
+    /// An admin queue; the flag says that the connection is at its end.
+    Admin(Arc<AtomicBool>),
+    /// An I/O queue, of this core.
+    Io(u16),
+}
+
+impl std::fmt::Debug for RdmaDevices {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RdmaDevices").field("connections", &self.connections().len()).finish_non_exhaustive()
+    }
+}
+
+impl RdmaDevices {
+    /// None yet: a device is set up when a host comes in over it.
+    #[must_use]
+    pub fn new(hosts: &Hosts) -> Self {
+        let shared = Shared {
+            hosts: hosts.clone(),
+            devices: Mutex::default(),
+            connections: Mutex::default(),
+            remains: Arc::new(ArrayQueue::new(REMAINS)),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// The hosts.
+    #[must_use]
+    pub fn hosts(&self) -> &Hosts {
+        &self.shared.hosts
+    }
+
+    fn connections(&self) -> MutexGuard<'_, HashMap<EndpointId, Connection>> {
+        self.shared.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A device's number on the cores, and its ports by core. Sets it up if that was not done before, which takes a while.
+    pub(super) fn ports(&self, device: Device) -> Result<(usize, Arc<[Arc<PortParts>]>), VerbsError> {
+        let mut devices = self.shared.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = devices.iter().position(|(known, _)| *known == device) {
+            return Ok((at, Arc::clone(&devices[at].1)));
+        }
+        let hosts = self.hosts();
+        let options = hosts.options();
+        let make = |staging: &Arc<Region>| {
+            let (layout, remains) = (options.layout, Arc::clone(&self.shared.remains));
+            PortParts::new(device, staging, layout.buffer_bytes, options.in_capsule_bytes, remains).map(Arc::new)
+        };
+        let ports: Vec<_> = {
+            let staging = hosts.staging();
+            let regions = staging.as_ref().map_or(&[][..], |map| map.regions());
+            regions.iter().map(make).collect::<Result<_, _>>()?
+        };
+        for (core, parts) in (0..).zip(&ports) {
+            // A core that has stopped serves nothing anyway.
+            let _ = hosts.ask(core, |answer| CoreCommand::Rdma(RdmaOrder::Open(Arc::clone(parts), answer)));
+        }
+        devices.push((device, ports.into()));
+        let last = devices.len() - 1;
+        Ok((last, Arc::clone(&devices[last].1)))
+    }
+
+    pub(super) fn add(&self, connection: Connection) {
+        self.connections().insert(connection.endpoint.id(), connection);
+    }
+
+    /// Forgets a connection.
+    pub(super) fn remove(&self, id: EndpointId) {
+        // Destroyed, if it is, after the lock was given back.
+        let removed = self.connections().remove(&id);
+        drop(removed);
+    }
+
+    /// A connection is at its end: makes it fail, and tells whoever serves it.
+    pub(super) fn lose(&self, id: EndpointId) {
+        let found = self.connections().get(&id).map(|found| (Arc::clone(&found.endpoint), found.kind.clone()));
+        let Some((endpoint, kind)) = found else { return };
+        endpoint.disconnect();
+        match kind {
+            Kind::Admin(gone) => gone.store(true, Ordering::Release),
+            Kind::Io(core) => self.hosts().tell(core, CoreCommand::Rdma(RdmaOrder::Lose(id))),
+        }
+    }
+
+    /// The connections of a listener.
+    pub(super) fn of(&self, listener: EndpointId) -> Vec<EndpointId> {
+        let connections = self.connections();
+        connections.iter().filter(|(_, of)| of.listener == listener).map(|(id, _)| *id).collect()
+    }
+
+    /// Destroys the connections that cores are done with.
+    pub(super) fn bury(&self) {
+        while let Some(endpoint) = self.shared.remains.pop() {
+            endpoint.disconnect();
+            self.remove(endpoint.id());
+        }
+    }
+}

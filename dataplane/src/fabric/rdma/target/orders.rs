@@ -1,0 +1,43 @@
+//! What control threads ask of a core's end.
+
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+
+use super::port::PortParts;
+use crate::fabric::message::{AdminCapsule, Answer, QueueTerms};
+use crate::fabric::rdma::verbs::{Endpoint, EndpointId};
+use crate::nvme::spec::Cqe;
+
+/// What is asked of a core's end of NVMe over RDMA.
+#[derive(Debug)]
+pub enum RdmaOrder {
+    /// Serve queues on a device. The number of the device is its place among those that the core was given.
+    Open(Arc<PortParts>, Answer),
+    /// A queue pair on the core's completion queue is about to be connected: hand its first command over.
+    Expect(Box<ExpectedQueue>, Answer),
+    /// What came of the first command: serve the queue.
+    Take(EndpointId, Box<QueueTerms>, Answer),
+    /// Send a completion, the one of the first command. After one that says that it failed, the queue ends.
+    Respond(EndpointId, Cqe),
+    /// The connection is at its end.
+    Lose(EndpointId),
+}
+
+/// A queue pair whose first command is to come.
+#[derive(Debug)]
+pub struct ExpectedQueue {
+    /// The connection.
+    pub endpoint: Arc<Endpoint>,
+    /// The device.
+    pub port: usize,
+    /// Entries, as the request for the connection told.
+    pub entries: u32,
+    /// READs that may be under way at once.
+    pub reads: u8,
+    /// Work requests that it takes.
+    pub send_entries: u32,
+    /// Where the first command goes.
+    pub connect: SyncSender<AdminCapsule>,
+    /// Room for the first command's data, so that the core need not allocate.
+    pub room: Vec<u8>,
+}

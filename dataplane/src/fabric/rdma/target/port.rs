@@ -1,0 +1,175 @@
+//! A core's part of one RDMA device: its completion queue, and the receives that its queues share.
+
+use std::sync::Arc;
+
+use zerocopy::transmute;
+
+use super::core_end::Remains;
+use crate::fabric::message::{Buffer, Staging};
+use crate::fabric::rdma::verbs::{
+    Access, CompletionQueue, Device, Domain, ReceiveList, RegisteredMemory, SharedReceiveQueue, VerbsError,
+};
+use crate::fabric::rdma::wire::COMMAND_BYTES;
+use crate::memory::{Region, RegionSlot};
+use crate::nvme::spec::Sqe;
+
+/// Receives that are posted at once.
+const BURST: usize = 64;
+/// Marks the identifier of a receive.
+pub(super) const RECEIVE: u64 = 1 << 63;
+/// The most receives of a port.
+const MAX_RECEIVES: u32 = 1024;
+/// Completions that all queues of a port may have: two work requests and one more a command, and the receives.
+pub(super) const MAX_COMPLETIONS: u32 = 16_384;
+
+/// What the control side makes of a device for one core. Sharing it with the core is what its orders are for.
+#[derive(Debug)]
+pub struct PortParts {
+    /// The protection domain.
+    pub domain: Arc<Domain>,
+    /// Where everything that the core's queues do is told.
+    pub completions: Arc<CompletionQueue>,
+    /// Where commands come in.
+    pub shared: Arc<SharedReceiveQueue>,
+    /// The core's staging memory.
+    staging: RegisteredMemory,
+    /// Where commands lie: 64 bytes a receive.
+    commands: RegisteredMemory,
+    commands_region: Arc<Region>,
+    receives: u32,
+    in_capsule_bytes: u32,
+    /// Where connections go that the core is done with.
+    pub(super) remains: Remains,
+}
+
+impl PortParts {
+    /// Makes them for a core with this staging memory, of which `buffer_bytes` are for data.
+    ///
+    /// # Errors
+    /// What the device said.
+    pub fn new(
+        device: Device,
+        staging: &Arc<Region>,
+        buffer_bytes: u32,
+        in_capsule_bytes: u32,
+        remains: Remains,
+    ) -> Result<Self, VerbsError> {
+        let domain = Domain::new(device)?;
+        // An eighth of the buffers at most lie ready for data that comes along.
+        let share = buffer_bytes / 8 / in_capsule_bytes.next_power_of_two().max(4096);
+        let receives = share.clamp(16, MAX_RECEIVES).min(device.limits().shared_receives.max(1));
+        let bytes = receives as usize * COMMAND_BYTES as usize;
+        let no_memory = |cause| VerbsError::Call { what: "make room for commands", cause };
+        let commands_region = Arc::new(Region::anonymous(bytes, RegionSlot(0)).map_err(no_memory)?);
+        Ok(Self {
+            completions: Arc::new(CompletionQueue::new(device, MAX_COMPLETIONS)?),
+            shared: Arc::new(SharedReceiveQueue::new(&domain, receives)?),
+            staging: RegisteredMemory::new(&domain, staging, Access::Local)?,
+            commands: RegisteredMemory::new(&domain, &commands_region, Access::Local)?,
+            commands_region,
+            domain,
+            receives,
+            in_capsule_bytes,
+            remains,
+        })
+    }
+
+    /// Receives that its queues share.
+    #[must_use]
+    pub fn receives(&self) -> u32 {
+        self.receives
+    }
+}
+
+/// The core's end of them.
+pub(super) struct Port {
+    pub parts: Arc<PortParts>,
+    /// By receive: the buffer for data that comes along.
+    buffers: Box<[Option<Buffer>]>,
+    /// Receives that are not posted, for lack of a buffer.
+    bare: Vec<u16>,
+    list: ReceiveList,
+    /// Whether the device failed.
+    pub failed: bool,
+}
+
+impl Port {
+    pub fn new(parts: Arc<PortParts>, staging: &mut Staging) -> Self {
+        let receives = parts.receives;
+        let buffers = (0..receives).map(|_| None).collect();
+        let bare = (0..receives as u16).rev().collect();
+        let mut port = Self { parts, buffers, bare, list: ReceiveList::new(BURST), failed: false };
+        port.refill(staging);
+        port
+    }
+
+    /// Whether receives wait for a buffer.
+    pub fn is_bare(&self) -> bool {
+        !self.bare.is_empty()
+    }
+
+    /// Posts receives that waited for a buffer, as far as there are buffers now.
+    pub fn refill(&mut self, staging: &mut Staging) {
+        while let Some(index) = self.bare.pop() {
+            if !self.give(index, staging) {
+                self.bare.push(index);
+                break;
+            }
+        }
+        self.post();
+    }
+
+    /// Makes ready to post a receive whose message was looked at. It is posted with the others by [`post`](Self::post).
+    pub fn reuse(&mut self, index: u16, staging: &mut Staging) {
+        if !self.give(index, staging) {
+            self.bare.push(index);
+        }
+    }
+
+    fn give(&mut self, index: u16, staging: &mut Staging) -> bool {
+        let Some(held) = self.buffers.get_mut(usize::from(index)) else { return true };
+        let bytes = self.parts.in_capsule_bytes;
+        if held.is_none() && bytes > 0 {
+            *held = staging.take(bytes);
+        }
+        let slice = held.as_ref().and_then(|buffer| staging.slice(buffer, 0, bytes));
+        let data = slice.and_then(|slice| self.parts.staging.piece_of(slice));
+        let command = self.parts.commands.piece(u64::from(index) * u64::from(COMMAND_BYTES), COMMAND_BYTES);
+        let (Some(command), true) = (command, data.is_some() || bytes == 0) else { return false };
+        let pieces = [command, data.unwrap_or_default()];
+        let pieces = if data.is_some() { &pieces[..] } else { &pieces[..1] };
+        if self.list.is_full() {
+            self.post();
+        }
+        self.list.push(RECEIVE | u64::from(index), pieces)
+    }
+
+    /// Posts the receives that are ready.
+    pub fn post(&mut self) {
+        if !self.list.is_empty() && self.parts.shared.post(&mut self.list).is_err() {
+            self.failed = true;
+        }
+    }
+
+    /// A private copy of the command that came in.
+    pub fn command(&self, index: u16) -> Option<Sqe> {
+        let mut words = [0u64; 8];
+        self.parts.commands_region.read_words(u64::from(index) * u64::from(COMMAND_BYTES), &mut words)?;
+        Some(transmute!(words))
+    }
+
+    /// Takes the buffer with the data that came along.
+    pub fn take_data(&mut self, index: u16) -> Option<Buffer> {
+        self.buffers.get_mut(usize::from(index))?.take()
+    }
+
+    /// The buffer with the data that came along, to look at.
+    pub fn data(&self, index: u16) -> Option<&Buffer> {
+        self.buffers.get(usize::from(index))?.as_ref()
+    }
+
+    /// Bytes of a staging buffer, as work requests name them.
+    pub fn piece(&self, staging: &Staging, buffer: &Buffer, bytes: u32) -> Option<crate::fabric::rdma::verbs::Piece> {
+        self.parts.staging.piece_of(staging.slice(buffer, 0, bytes)?)
+    }
+}

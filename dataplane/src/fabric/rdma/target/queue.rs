@@ -1,0 +1,424 @@
+//! One I/O queue of a host over RDMA: what is posted for it, and what became of that.
+//!
+//! Work requests of a queue pair end in the order in which they were posted, so the completion of one tells of all before
+//! it: only READs, and the last of what is posted together, ask for one.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+
+use super::desk::Desk;
+use super::exchange::Phase;
+use super::port::Port;
+use crate::fabric::message::{AdminCapsule, QueueTerms, Staging};
+use crate::fabric::rdma::verbs::{Endpoint, EndpointId, SendList, Work};
+use crate::fabric::rdma::wire::RESPONSE_BYTES;
+use crate::fabric::{Completion, QueuePairInfo, SessionId};
+use crate::memory::SlotId;
+use crate::nvme::spec::{Cqe, Status};
+
+/// Bits of a sequence number beside the name of its queue.
+const SEQUENCE_BITS: u32 = 63 - SlotId::BITS;
+/// What says that nothing of a failed queue pair is left.
+const DRAINED: u32 = (1 << SEQUENCE_BITS) - 1;
+/// Work requests of an answer: the data, and the response.
+const ANSWER_WORK: u32 = 2;
+
+/// The identifier of a work request.
+pub(super) const fn work_id(queue: SlotId, sequence: u32) -> u64 {
+    ((sequence as u64) << SlotId::BITS) | queue.to_bits()
+}
+
+/// The queue and the sequence number of a work request.
+pub(super) const fn of_work_id(id: u64) -> (SlotId, u32) {
+    (SlotId::from_bits(id), (id >> SlotId::BITS) as u32 & DRAINED)
+}
+
+/// Whose a queue is.
+pub(super) enum Party {
+    /// Nobody's yet: its first command goes to the control side.
+    Expected {
+        connect: Option<SyncSender<AdminCapsule>>,
+        room: Vec<u8>,
+    },
+    Host(Box<QueueTerms>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Running,
+    /// Nothing is taken any more; when all is sent, it is closed.
+    Leaving,
+    /// The queue pair has failed; waits for what was posted.
+    Closed,
+    /// Nothing that was posted is left.
+    Drained,
+}
+
+/// Something to send.
+#[derive(Clone, Copy, Debug)]
+enum Outgoing {
+    Answer(SlotId),
+    /// A completion without a command of ours.
+    Word(Cqe),
+}
+
+/// Work requests that were posted together for one purpose.
+#[derive(Clone, Copy, Debug)]
+struct Posted {
+    sequence: u32,
+    work: u32,
+    what: What,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum What {
+    Read(SlotId),
+    Answer(SlotId),
+    Word,
+}
+
+/// What became of work requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// A command's data is there.
+    Read(SlotId),
+    /// The host has a command's answer.
+    Answer(SlotId),
+}
+
+/// One I/O queue.
+pub(super) struct Queue {
+    id: SlotId,
+    pub endpoint: Arc<Endpoint>,
+    pub port: usize,
+    pub party: Party,
+    state: State,
+    /// Entries that the request for the connection told.
+    pub entries: u32,
+    sq_head: u16,
+    reads: VecDeque<SlotId>,
+    reads_under_way: u8,
+    reads_most: u8,
+    outgoing: VecDeque<Outgoing>,
+    posted: VecDeque<Posted>,
+    /// Work requests outstanding, and how many may be.
+    work: u32,
+    work_most: u32,
+    sequence: u32,
+    /// Whether it ends alone, and its controller lives on: the host disconnected or closed it, or the control side wants it
+    /// to end. Linux ends its I/O queues before it shuts the controller down over the admin queue (nvme-rdma,
+    /// nvme_rdma_shutdown_ctrl).
+    alone: bool,
+    /// Whether the control thread was told of the end.
+    reported: bool,
+    /// Commands taken in whose answer the host does not have.
+    pub in_use: u32,
+    /// Whether it stands in the line of those to be looked after.
+    pub due: bool,
+    commands: u64,
+    completions: u64,
+}
+
+impl Queue {
+    pub fn new(expected: super::ExpectedQueue) -> Self {
+        let line = expected.entries as usize + 2;
+        Self {
+            id: SlotId::from_bits(0),
+            port: expected.port,
+            party: Party::Expected { connect: Some(expected.connect), room: expected.room },
+            state: State::Running,
+            entries: expected.entries,
+            // Connect is the first entry.
+            sq_head: 1,
+            reads: VecDeque::with_capacity(line),
+            reads_under_way: 0,
+            reads_most: expected.reads.max(1),
+            outgoing: VecDeque::with_capacity(line),
+            posted: VecDeque::with_capacity(line),
+            work: 0,
+            // One is kept for the last, which tells that the queue pair is drained.
+            work_most: expected.send_entries.saturating_sub(1),
+            endpoint: expected.endpoint,
+            sequence: 0,
+            alone: false,
+            reported: false,
+            in_use: 0,
+            due: false,
+            commands: 0,
+            completions: 0,
+        }
+    }
+
+    pub fn set_id(&mut self, id: SlotId) {
+        self.id = id;
+    }
+
+    pub fn endpoint_id(&self) -> EndpointId {
+        self.endpoint.id()
+    }
+
+    pub fn session(&self) -> Option<SessionId> {
+        match &self.party {
+            Party::Expected { .. } => None,
+            Party::Host(terms) => Some(terms.session),
+        }
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.state == State::Running
+    }
+
+    pub fn is_closed(&self) -> bool {
+        matches!(self.state, State::Closed | State::Drained)
+    }
+
+    pub fn is_drained(&self) -> bool {
+        self.state == State::Drained
+    }
+
+    /// Whether nothing of it is left anywhere.
+    pub fn is_over(&self) -> bool {
+        self.state == State::Drained && self.in_use == 0
+    }
+
+    /// Whether anything is on its way.
+    pub fn is_moving(&self) -> bool {
+        self.work > 0 || !self.outgoing.is_empty() || !self.reads.is_empty()
+    }
+
+    pub fn info(&self, core: u16) -> Option<QueuePairInfo> {
+        let Party::Host(terms) = &self.party else { return None };
+        Some(QueuePairInfo {
+            session: terms.session,
+            qid: terms.qid,
+            cqid: terms.qid,
+            core,
+            depth: terms.entries,
+            outstanding: self.in_use,
+            commands: self.commands,
+            completions: self.completions,
+        })
+    }
+
+    /// Notes a command that was taken in.
+    pub fn count(&mut self) {
+        self.in_use += 1;
+        self.commands += 1;
+        let entries = match &self.party {
+            Party::Host(terms) => terms.entries,
+            Party::Expected { .. } => self.entries,
+        };
+        self.sq_head = ((u32::from(self.sq_head) + 1) % entries.max(1)) as u16;
+    }
+
+    /// A command has its buffer, and its data is still to be read.
+    pub fn read(&mut self, exchange: SlotId) {
+        self.reads.push_back(exchange);
+    }
+
+    /// A command's answer is to be sent.
+    pub fn answer(&mut self, exchange: SlotId) {
+        self.outgoing.push_back(Outgoing::Answer(exchange));
+    }
+
+    /// A completion is to be sent, of a command that counts among those in use.
+    pub fn refuse(&mut self, cid: u16, status: Status) {
+        self.word(Cqe { dword0: 0, dword1: 0, sq_head: self.sq_head, sq_id: 0, cid, status });
+    }
+
+    /// A completion is to be sent as it is.
+    pub fn word(&mut self, cqe: Cqe) {
+        self.outgoing.push_back(Outgoing::Word(cqe));
+    }
+
+    /// Ends the queue, and not its controller, when all is sent.
+    pub fn leave(&mut self) {
+        self.alone = true;
+        if self.state == State::Running {
+            self.state = State::Leaving;
+        }
+    }
+
+    fn next_sequence(&mut self) -> u32 {
+        self.sequence = (self.sequence + 1) % DRAINED;
+        self.sequence
+    }
+
+    /// Posts what there is to post.
+    pub fn send(&mut self, list: &mut SendList, desk: &mut Desk, port: &Port, staging: &Staging) {
+        if self.is_closed() {
+            return;
+        }
+        self.fill_reads(list, desk, port, staging);
+        self.fill_answers(list, desk, port, staging);
+        if list.is_empty() {
+            if self.state == State::Leaving && !self.is_moving() {
+                self.close(list);
+            }
+            return;
+        }
+        list.signal_last();
+        if self.endpoint.post(list).is_err() {
+            self.close_alone(list);
+        }
+    }
+
+    /// Whether there is more to post than could be.
+    pub fn has_more(&self) -> bool {
+        !self.is_closed() && self.work + ANSWER_WORK <= self.work_most && !self.outgoing.is_empty()
+    }
+
+    fn has_room(&self, list: &SendList) -> bool {
+        list.room() >= ANSWER_WORK as usize && self.work + ANSWER_WORK <= self.work_most
+    }
+
+    fn fill_reads(&mut self, list: &mut SendList, desk: &mut Desk, port: &Port, staging: &Staging) {
+        while self.reads_under_way < self.reads_most
+            && self.has_room(list)
+            && let Some(id) = self.reads.pop_front()
+        {
+            let Some(exchange) = desk.exchanges.get(id) else { continue };
+            let (Some(buffer), Some(place)) = (&exchange.buffer, exchange.route.place) else { continue };
+            let Some(piece) = port.piece(staging, buffer, exchange.route.bytes) else { continue };
+            let sequence = self.next_sequence();
+            if list.push(work_id(self.id, sequence), Work::Read(place), &[piece], true) {
+                self.note(sequence, 1, What::Read(id));
+                self.reads_under_way += 1;
+            }
+        }
+    }
+
+    fn fill_answers(&mut self, list: &mut SendList, desk: &mut Desk, port: &Port, staging: &Staging) {
+        while self.has_room(list)
+            && let Some(next) = self.outgoing.pop_front()
+        {
+            let sequence = self.next_sequence();
+            let id = work_id(self.id, sequence);
+            let mut work = 1;
+            let (cqe, invalidate, what) = match next {
+                Outgoing::Word(cqe) => (cqe, None, What::Word),
+                Outgoing::Answer(exchange_id) => {
+                    let Some(exchange) = desk.exchanges.get(exchange_id) else { continue };
+                    let Phase::Answered(completion) = exchange.phase else { continue };
+                    if exchange.route.to_host
+                        && completion.status.is_success()
+                        && let (Some(buffer), Some(place)) = (&exchange.buffer, exchange.route.place)
+                        && let bytes @ 1.. = staging.filled(buffer).min(exchange.route.bytes)
+                        && let Some(piece) = port.piece(staging, buffer, bytes)
+                        && list.push(id, Work::Write(place), &[piece], false)
+                    {
+                        work += 1;
+                    }
+                    let Completion { dword0, dword1, status } = completion;
+                    let cqe = Cqe { dword0, dword1, sq_head: self.sq_head, sq_id: 0, cid: exchange.cid, status };
+                    (cqe, exchange.route.invalidate, What::Answer(exchange_id))
+                }
+            };
+            let words = cqe.to_quadwords(false);
+            let bytes: [u8; RESPONSE_BYTES as usize] = zerocopy::transmute!(words);
+            let added = list.push_inline(id, invalidate.map_or(Work::Send, Work::SendAndInvalidate), &bytes, false);
+            debug_assert!(added, "room was looked for");
+            self.note(sequence, work, what);
+        }
+    }
+
+    fn note(&mut self, sequence: u32, work: u32, what: What) {
+        self.posted.push_back(Posted { sequence, work, what });
+        self.work += work;
+    }
+
+    /// The next purpose that was served, given that the work request of this number ended well.
+    pub fn next_ended(&mut self, sequence: u32) -> Option<Option<Ended>> {
+        // Numbers go round, so what matters is whether this one is still in the line.
+        let distance = |posted: &Posted| (sequence + DRAINED - posted.sequence) % DRAINED;
+        let first = self.posted.front().filter(|first| distance(first) < DRAINED / 2)?;
+        let first = *first;
+        self.posted.pop_front();
+        self.work -= first.work;
+        Some(match first.what {
+            What::Read(id) => {
+                self.reads_under_way -= 1;
+                Some(Ended::Read(id))
+            }
+            What::Answer(id) => {
+                self.completions += 1;
+                Some(Ended::Answer(id))
+            }
+            What::Word => {
+                self.completions += 1;
+                self.in_use = self.in_use.saturating_sub(1);
+                None
+            }
+        })
+    }
+
+    /// Whether a number says that the queue pair is drained.
+    pub const fn says_drained(sequence: u32) -> bool {
+        sequence == DRAINED
+    }
+
+    /// Ends the queue at once: makes its queue pair fail, and asks to be told when nothing is left that it touches.
+    pub fn close(&mut self, list: &mut SendList) {
+        if self.is_closed() {
+            return;
+        }
+        self.state = State::Closed;
+        self.endpoint.fail();
+        list.clear();
+        let added = list.push(work_id(self.id, DRAINED), Work::Send, &[], true);
+        if !added || self.endpoint.post(list).is_err() {
+            // Without this word nothing says when its buffers are free, so they never are.
+            tracing::error!(
+                queue_pair = self.endpoint.number(),
+                "an RDMA queue pair cannot be drained; its buffers are lost"
+            );
+        }
+    }
+
+    /// As [`close`](Self::close), and the controller lives on.
+    pub fn close_alone(&mut self, list: &mut SendList) {
+        // Who broke the protocol, and then the connection, has broken the protocol.
+        self.alone |= self.state == State::Running;
+        self.close(list);
+    }
+
+    /// Nothing that was posted is left. Forgets the commands that nobody works on.
+    pub fn drained(&mut self, desk: &mut Desk, staging: &mut Staging) {
+        self.state = State::Drained;
+        let words = self.outgoing.drain(..).filter(|out| matches!(out, Outgoing::Word(_))).count()
+            + self.posted.drain(..).filter(|posted| matches!(posted.what, What::Word)).count();
+        self.reads.clear();
+        self.work = 0;
+        self.in_use = self.in_use.saturating_sub(words as u32);
+        self.in_use -= desk.abandon(self.id, staging);
+    }
+
+    /// Tells the control thread of the end, once.
+    pub fn report_end(&mut self) {
+        if std::mem::replace(&mut self.reported, true) {
+            return;
+        }
+        match &mut self.party {
+            Party::Host(terms) if self.alone => terms.link.end_queue(terms.qid),
+            Party::Host(terms) => terms.link.lose(),
+            // Whoever waits for the first command hears that none comes.
+            Party::Expected { connect, .. } => *connect = None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifiers_say_what_was_put_into_them() {
+        for (bits, sequence) in [(0, 0), ((1 << SlotId::BITS) - 1, DRAINED), (0x12_3456_789A, 77)] {
+            let queue = SlotId::from_bits(bits);
+            let id = work_id(queue, sequence);
+            assert_eq!(of_work_id(id), (queue, sequence));
+            assert_eq!(id & super::super::port::RECEIVE, 0);
+        }
+    }
+}

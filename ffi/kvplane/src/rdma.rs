@@ -1,0 +1,153 @@
+//! The RDMA carrier: a target across a network, by NVMe over RDMA. Values go between the target and registered memory
+//! without a copy on this side.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use dataplane::Burst;
+use dataplane::fabric::NamespaceInfo;
+use dataplane::fabric::rdma::initiator::{ConnectError, ConnectOptions as InitiatorOptions, Initiator, InitiatorQueue};
+use dataplane::memory::{Arena, HugePages, PageSize, Region, RegionSlot};
+use dataplane::nvme::spec::{Cqe, Sqe};
+
+use crate::transport::{Backing, Mapping, Transport};
+use crate::{Address, ConnectOptions, Error, Identity};
+
+/// The slot of regions that are never made known to a block device.
+const NO_SLOT: RegionSlot = RegionSlot(u16::MAX);
+
+/// A controller that this process drives.
+pub(crate) struct Rdma {
+    // The queues' connections end before the memory is taken from the device.
+    queues: Vec<InitiatorQueue>,
+    initiator: Initiator,
+    /// Data that a command to the controller may carry in its capsule.
+    in_capsule: u32,
+}
+
+impl Rdma {
+    /// Connects to the subsystem `nqn` at a target and opens a queue pair to each of its cores, or one if it says nothing
+    /// of cores.
+    pub fn connect(host: &str, port: u16, nqn: &str, options: &ConnectOptions) -> Result<Self, Error> {
+        let address = || Address::Rdma { host: host.to_owned(), port, nqn: nqn.to_owned() }.to_string();
+        let failed = |error: ConnectError| Error::Connect { address: address(), reason: error.to_string() };
+        let target = resolve(host, port).map_err(|reason| Error::Connect { address: address(), reason })?;
+        let network = options.network.for_initiator(nqn, options.deadline);
+        let keep_alive = network.keep_alive.as_millis();
+        let how = InitiatorOptions {
+            timeout: options.deadline,
+            subsystem_nqn: network.subsystem_nqn,
+            host_nqn: network.host_nqn,
+            host_id: network.host_id,
+            from: None,
+            keep_alive_ms: u32::try_from(keep_alive).unwrap_or(u32::MAX),
+        };
+        let mut initiator = Initiator::connect(target, how).map_err(failed)?;
+        let identity = initiator.identity();
+        let cores = identity.owners.map_or(1, |owners| owners.cores).min(u32::from(identity.io_queues)).max(1);
+        let in_capsule = identity.capsule_data_bytes;
+        let depth = u32::from(options.queue_depth);
+        // A queue of n commands has a ring of n + 1 entries, and the controller bounds the ring.
+        if depth >= identity.max_queue_entries {
+            let reason = format!("this target's queues hold at most {}", identity.max_queue_entries.saturating_sub(1));
+            return Err(Error::Option { option: "queue_depth", reason });
+        }
+        let mut queues = Vec::new();
+        for _ in 0..cores {
+            queues.push(initiator.create_queue(depth, options.interrupt).map_err(failed)?);
+        }
+        Ok(Self { queues, initiator, in_capsule })
+    }
+}
+
+fn resolve(host: &str, port: u16) -> Result<SocketAddr, String> {
+    let mut found = (host, port).to_socket_addrs().map_err(|error| format!("cannot look {host} up: {error}"))?;
+    found.next().ok_or_else(|| format!("{host} has no address"))
+}
+
+/// Zeroed memory of this process alone, rounded up to whole pages; out of hugepages if they are wanted and free.
+fn allocate(bytes: usize, hugepages: bool) -> std::io::Result<Arc<Region>> {
+    if hugepages && let Ok(arena) = Arena::new(bytes, HugePages::Require(PageSize::Size2M), NO_SLOT) {
+        return Ok(Arc::clone(arena.region()));
+    }
+    let bytes = bytes.checked_next_multiple_of(4096).ok_or(std::io::ErrorKind::OutOfMemory)?;
+    Region::anonymous(bytes, NO_SLOT).map(Arc::new)
+}
+
+impl Transport for Rdma {
+    fn identity(&self) -> Identity {
+        Identity::from(self.initiator.identity())
+    }
+
+    fn namespaces(&mut self) -> Result<Vec<NamespaceInfo>, Error> {
+        self.initiator.namespaces().map_err(asked)
+    }
+
+    fn queues(&self) -> usize {
+        self.queues.len()
+    }
+
+    fn allocate(&mut self, bytes: usize, hugepages: bool) -> Result<Mapping, Error> {
+        let failed = |reason: String| Error::Register { bytes, reason };
+        let region = allocate(bytes, hugepages).map_err(|error| failed(error.to_string()))?;
+        self.initiator.register(&region).map_err(|error| failed(error.to_string()))?;
+        // Commands name it by its address in this process; so does the target, with the key that goes along.
+        Ok(Mapping { iova: region.base(), region, backing: Backing::Private })
+    }
+
+    fn register_again(&mut self, mapping: &mut Mapping) -> Result<(), Error> {
+        mapping.iova = mapping.region.base();
+        let failed = |error: ConnectError| Error::Register { bytes: mapping.region.bytes(), reason: error.to_string() };
+        self.initiator.register(&mapping.region).map_err(failed)
+    }
+
+    fn unregister(&mut self, mapping: &Mapping) -> Result<(), Error> {
+        self.initiator.unregister(mapping.iova).map_err(asked)
+    }
+
+    #[inline]
+    fn push(&mut self, queue: usize, mut sqe: Sqe) -> Result<u16, Sqe> {
+        let plain = sqe;
+        let Some(data) = self.initiator.address(&mut sqe, self.in_capsule) else { return Err(plain) };
+        // Handed back as it came, so that it can be pushed again.
+        self.queues[queue].push(sqe, data).map_err(|_| plain)
+    }
+
+    #[inline]
+    fn ring(&mut self, queue: usize) {
+        self.queues[queue].ring();
+    }
+
+    #[inline]
+    fn poll(&mut self, queue: usize, completions: &mut Burst<Cqe>) {
+        self.queues[queue].poll(completions);
+    }
+
+    fn interrupt(&self, queue: usize) -> Option<BorrowedFd<'_>> {
+        self.queues[queue].descriptor()
+    }
+
+    /// A poll that finds nothing sets it back.
+    fn interrupted(&self, _queue: usize) {}
+
+    fn is_alive(&mut self) -> bool {
+        // All of them: a loss is noticed by looking.
+        let queues = self.queues.iter_mut().fold(true, |alive, queue| queue.is_alive() && alive);
+        self.initiator.is_alive() && queues
+    }
+
+    fn strays(&self) -> u64 {
+        self.queues.iter().map(InitiatorQueue::stray_completions).sum()
+    }
+}
+
+/// What a living connection answered to a question that is not about values.
+fn asked(error: ConnectError) -> Error {
+    match error {
+        ConnectError::Admin { status, .. } => Error::Status(status),
+        ConnectError::TimedOut { .. } => Error::TimedOut,
+        ConnectError::Closed | ConnectError::Failed => Error::Disconnected,
+        _ => Error::Protocol("it refused a question that every controller answers"),
+    }
+}

@@ -1,0 +1,160 @@
+#!/usr/bin/env bash
+# Runs the tests of RDMA that want devices: two of software's (soft-RoCE) in the guest, whose packets cross a pair of
+# virtual Ethernet devices. Needs tests/testbed/setup.sh once; takes about a minute.
+#
+#   tests/testbed/rdma.sh
+#
+# Exit codes: 0 all passed; 1 some failed.
+set -euo pipefail
+HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+. "$HERE/../../scripts/lib.sh"
+. "$HERE/../checks.sh"
+. "$HERE/soft_roce.sh"
+cd "$ROOT"
+
+# In the guest this same file is run with the name of a part.
+
+# rdma_tests TEST...: the tests of this name, which must all be there.
+rdma_tests() {
+    local code=0 out
+    out=$(KVPLANE_TEST_RDMA=$ROCE_A,$ROCE_B timeout 150 "$KVPLANE_RDMA_TESTS" --include-ignored --nocapture --test-threads=1 \
+        --exact "$@" 2>&1) || code=$?
+    say "$out"
+    check "as many tests as were asked for" "$(sed -n 's/^running \([0-9]*\) tests\?$/\1/p' <<<"$out")" $#
+    [ "$code" -eq 0 ]
+}
+VERBS=fabric::rdma::verbs::tests
+
+guest_verbs() {
+    soft_roce_up
+    rdma_tests $VERBS::messages_and_memory_move $VERBS::a_wrong_key_breaks_its_own_queue_pair_and_no_other \
+        $VERBS::a_request_can_be_rejected_with_a_reason $VERBS::what_the_device_cannot_do_is_told \
+        $VERBS::a_machine_without_rdma_says_what_it_lacks
+    checks_end
+}
+
+INITIATOR=fabric::rdma::initiator::tests
+
+# Linux's own target, with a file of blocks 0 to 255 full of their numbers, and some more of zeros.
+linux_target() {
+    local root=/sys/kernel/config/nvmet nqn=nqn.2026-01.io.kvplane:linux
+    python3 -c 'import sys
+for block in range(256): sys.stdout.buffer.write(bytes([block]) * 4096)' >/dev/shm/blocks
+    truncate -s 4M /dev/shm/blocks
+    modprobe loop
+    modprobe nvmet-rdma
+    losetup -b 4096 /dev/loop0 /dev/shm/blocks
+    mount -t configfs none /sys/kernel/config 2>/dev/null || true
+    mkdir "$root/subsystems/$nqn" "$root/subsystems/$nqn/namespaces/1" "$root/ports/1"
+    echo 1 >"$root/subsystems/$nqn/attr_allow_any_host"
+    echo /dev/loop0 >"$root/subsystems/$nqn/namespaces/1/device_path"
+    echo 1 >"$root/subsystems/$nqn/namespaces/1/enable"
+    echo rdma >"$root/ports/1/addr_trtype"
+    echo ipv4 >"$root/ports/1/addr_adrfam"
+    echo $ROCE_B >"$root/ports/1/addr_traddr"
+    echo 4420 >"$root/ports/1/addr_trsvcid"
+    ln -s "$root/subsystems/$nqn" "$root/ports/1/subsystems/$nqn"
+}
+
+guest_linux_target() {
+    soft_roce_up
+    linux_target
+    rdma_tests $INITIATOR::linux_is_read_from_and_written_to $INITIATOR::linux_refuses_what_it_does_not_have
+    checks_end
+}
+
+# ---- the daemon and its client, and Linux's host
+
+NQN=nqn.2026-01.io.kvplane:tier HOST=nqn.2026-01.io.kvplane:host
+SOCKET=/run/kvplane.sock
+
+# daemon OPTIONS...: starts kvplaned in the background, and waits until it serves.
+daemon() {
+    "$KVPLANE_BIN/kvplaned" --no-huge -m 0x3 --store ram:512M -r $SOCKET --listen "rdma://$ROCE_B:4420" \
+        --namespace tier "$@" >/run/kvplaned.log 2>&1 &
+    daemon=$!
+    local tries=0
+    until "$KVPLANE_BIN/kvplane" rpc -s $SOCKET framework_wait_init >/dev/null 2>&1; do
+        tries=$((tries + 1))
+        kill -0 $daemon 2>/dev/null && [ $tries -lt 100 ] || { cat /run/kvplaned.log; die 1 "kvplaned does not serve"; }
+        sleep 0.1
+    done
+}
+kv() { "$KVPLANE_BIN/kvplane" "$@" --connect "rdma://$ROCE_B:4420" --host-nqn $HOST; }
+rpc() { "$KVPLANE_BIN/kvplane" rpc -s $SOCKET "$@"; }
+status_of() { local code=0; "$@" >/run/out 2>/run/err || code=$?; say "$code"; }
+# values SIZES...: stores a value of each size and fetches it again; how many came back as they went.
+values() {
+    local size same=0
+    for size in "$@"; do
+        head -c "$size" /dev/urandom >/run/value
+        kv put --checksum "text:v$size" /run/value && kv get --checksum "text:v$size" -o /run/copy &&
+            cmp -s /run/value /run/copy && same=$((same + 1))
+    done
+    say "$same"
+}
+
+guest_daemon() {
+    soft_roce_up
+    daemon --host $HOST
+    check "values of every kind of size come back" "$(values 1 100 4096 8192 8193 65536 1048576 8388608)" 8
+    check "a value beyond what RDMA can name in one command is refused" \
+        "$(head -c 9000000 /dev/zero >/run/big && status_of kv put text:big /run/big)" 3
+    check "a key that is not there" "$(status_of kv get text:nothing)" 1
+    check_match "what is there is looked up" "$(kv lookup text:v4096 text:nothing)" v4096
+    kv delete text:v4096 >/dev/null
+    check "what was deleted is gone" "$(status_of kv get text:v4096)" 1
+    check "a stranger is refused" \
+        "$(HOST=nqn.2026-01.io.kvplane:stranger status_of kv get text:v100)" 3
+    check_match "and told why" "$(cat /run/err)" "invalid host"
+    check_match "nobody is left connected" "$(rpc nvmf_get_stats)" '"current_io_qpairs": 0'
+
+    # Every value is checked.
+    local code=0
+    timeout 100 "$KVPLANE_BIN/kvperf" run --connect "rdma://$ROCE_B:4420" --host-nqn $HOST --op retrieve=60,store=40 --keys 256 \
+        --value-bytes 4K=8,64K=4,1M=1 --depth 32 --ops 1500 --warm-up 0s --verify full >/run/load 2>&1 || code=$?
+    check "many values at a time come back as they went" "$code" 0
+    [ "$code" = 0 ] || cat /run/load
+    kill $daemon
+    code=0
+    wait $daemon || code=$?
+    check "the daemon ends well" "$code" 0
+    [ "$checks_failed" = 0 ] || tail -n 30 /run/kvplaned.log
+    checks_end
+}
+
+if [ $# -gt 0 ]; then
+    [ "${KVPLANE_GUEST:-}" = 1 ] || die 2 "the parts run in the guest only"
+    "guest_$1"
+    exit
+fi
+
+# ---------------------------------------------------------------- from outside
+
+. "$HERE/bed.sh"
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+# in_guest NAME OPTIONS...: a part of this file. Its tests and checks are counted by their own lines.
+in_guest() {
+    local name=$1 code=0
+    shift
+    step "RDMA tests in the guest: $name"
+    tests/testbed/run.sh --time-limit 180 --nvme none --iommu off "$@" -- tests/testbed/rdma.sh "$name" 2>&1 |
+        tee "$scratch/$name" || code=$?
+    check "RDMA in the guest: $name" "$code" 0
+}
+
+require_cargo
+KVPLANE_RDMA_TESTS=$(cargo test -q --locked -p dataplane --lib --no-run --message-format json | python3 -c '
+import json, sys
+print(*{m["executable"] for m in map(json.loads, sys.stdin) if m["reason"] == "compiler-artifact" and m["executable"]})')
+export KVPLANE_RDMA_TESTS
+
+if [ -e "${KVPLANE_RDMA_HEADERS:-/usr/include}/infiniband/verbs.h" ] && have cc; then
+    "$KVPLANE_RDMA_TESTS" --ignored --exact fabric::rdma::verbs::abi::tests::declarations_agree_with_the_c_headers
+else
+    skipped "rdma.sh declarations" "there are no headers of libibverbs to compare with (libibverbs-dev, librdmacm-dev)"
+fi
+for part in ${KVPLANE_RDMA_PARTS:-verbs linux_target}; do in_guest "$part"; done
+checks_end
