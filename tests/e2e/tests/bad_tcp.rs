@@ -158,10 +158,10 @@ fn lies_on_a_queue_end_its_host_alone() {
             |host, data, tag| host.data(H2cData { tag: tag ^ 0x4000, ..data }, &[0; 4096], 0),
             FatalStatus::INVALID_HEADER_FIELD,
         ),
-        // Elsewhere than was asked for.
+        // Behind what was asked for.
         (
-            |host, data, tag| host.data(H2cData { tag, offset: 4096, ..data }, &[0; 4096], 0),
-            FatalStatus::SEQUENCE_ERROR,
+            |host, data, tag| host.data(H2cData { tag, offset: 65_536, ..data }, &[0; 4096], 0),
+            FatalStatus::DATA_OUT_OF_RANGE,
         ),
         // More than was asked for.
         (
