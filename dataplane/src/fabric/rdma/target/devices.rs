@@ -16,6 +16,9 @@ use crate::memory::Region;
 /// Connections that may wait to be destroyed.
 const REMAINS: usize = 4096;
 
+/// What a device needs on each core, by core.
+type Ports = Arc<[Arc<PortParts>]>;
+
 /// The RDMA devices and connections of a process, over all listeners. Clones are the same.
 #[derive(Clone)]
 pub struct RdmaDevices {
@@ -24,7 +27,7 @@ pub struct RdmaDevices {
 
 struct Shared {
     hosts: Hosts,
-    devices: Mutex<Vec<(Device, Arc<[Arc<PortParts>]>)>>,
+    devices: Mutex<Vec<(Device, Ports)>>,
     connections: Mutex<HashMap<EndpointId, Connection>>,
     remains: Remains,
 }
@@ -75,7 +78,7 @@ impl RdmaDevices {
     }
 
     /// A device's number on the cores, and its ports by core. Sets it up if that was not done before, which takes a while.
-    pub(super) fn ports(&self, device: Device) -> Result<(usize, Arc<[Arc<PortParts>]>), VerbsError> {
+    pub(super) fn ports(&self, device: Device) -> Result<(usize, Ports), VerbsError> {
         let mut devices = self.shared.devices.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(at) = devices.iter().position(|(known, _)| *known == device) {
             return Ok((at, Arc::clone(&devices[at].1)));

@@ -173,10 +173,8 @@ impl Reception {
 
     fn hear(&self, event: Event) {
         match event.kind {
-            EventKind::ConnectRequest(request) => {
-                if self.listener.is_some() {
-                    self.request(request, &event.private_data);
-                }
+            EventKind::ConnectRequest(request) if self.listener.is_some() => {
+                self.request(request, &event.private_data);
             }
             EventKind::Disconnected | EventKind::DeviceGone | EventKind::Failed | EventKind::Rejected => {
                 self.devices.lose(event.endpoint);
