@@ -34,7 +34,7 @@ canary     the simulator finds a bug that was built in
 e2e        the real daemon, from outside, by its clients
 kill9      kill -9 under load loses no acknowledged durable value
 callgrind  instructions per command stay within their budget
-vm         in a guest with emulated SSDs behind an IOMMU: the test bed itself, setup.sh, the NVMe driver, the daemon on it
+vm         in a guest with emulated SSDs behind an IOMMU: the test bed itself, setup.sh, the NVMe driver, the daemon on it, Linux as its host
 aarch64    the workspace compiles for aarch64; unit tests and a short simulation run under qemu-user
 fuzz       hostile bytes break nothing, a few seconds for each target
 '
@@ -136,7 +136,7 @@ step_vm() {
     tests/testbed/setup.sh || code=$?
     [ "$code" -ne "$SKIP" ] || skip "this machine cannot have the VM test bed (tests/testbed/setup.sh tells why)" || return
     [ "$code" -eq 0 ] || return "$code"
-    for part in smoke driver e2e; do
+    for part in smoke driver e2e fabrics rdma; do
         "tests/testbed/$part.sh" || code=1
     done
     return "$code"

@@ -133,8 +133,11 @@ impl Transport for Rdma {
 
     fn is_alive(&mut self) -> bool {
         // All of them: a loss is noticed by looking.
-        let queues = self.queues.iter_mut().fold(true, |alive, queue| queue.is_alive() && alive);
-        self.initiator.is_alive() && queues
+        let mut alive = self.initiator.is_alive();
+        for queue in &mut self.queues {
+            alive &= queue.is_alive();
+        }
+        alive
     }
 
     fn strays(&self) -> u64 {

@@ -4,6 +4,11 @@
 
 use std::path::{Path, PathBuf};
 
+use dataplane::fabric::tcp::wire::{
+    Alignment, C2hData, CapsuleCmd, CapsuleResp, Digests, End, Framing, H2cData, HEAD_BYTES, Head, IcReq, IcResp,
+    PduFault, R2t, TermReq,
+};
+use dataplane::nvme::spec::{Cqe, Sqe, Status};
 use e2e::nvme::{Command, kv};
 use e2e::{Daemon, Setup, key, value};
 
@@ -16,6 +21,8 @@ fn main() {
         ("recover", recover()),
         ("capsules", capsules()),
         ("fabrics_admin", fabrics_admin()),
+        ("tcp_pdu", tcp_pdu()),
+        ("tcp_initiator", tcp_initiator()),
     ] {
         write(&folder.join(target), &seeds);
         println!("{target}: {} seeds", seeds.len());
@@ -75,6 +82,68 @@ fn cursor() -> Vec<Vec<u8>> {
         with(store(5100).sgl(0, 48, 0x20), &descriptors),
         with(store(5100).sgl(0, 32, 0x30), &descriptors),
     ]
+}
+
+/// Every PDU, for the end that receives it, behind two bytes that say what was agreed: without and with digests and
+/// alignment.
+fn tcp_pdu() -> Vec<Vec<u8>> {
+    let sqe = Sqe::new(0x01, 7);
+    let cqe = Cqe { dword0: 1, dword1: 2, sq_head: 3, sq_id: 0, cid: 7, status: Status::SUCCESS };
+    let mut seeds = Vec::new();
+    // Bits: received by the host, initialized, header digest, data digest.
+    for (digests, dwords) in [(0u8, 0u8), (0b1100, 15)] {
+        let framing = Framing {
+            digests: Digests { header: digests & 4 != 0, data: digests & 8 != 0 },
+            alignment: Alignment::from_field(dwords).unwrap(),
+        };
+        let (alignment, asked) = (framing.alignment, framing.digests);
+        let mut head = [0; HEAD_BYTES];
+        let mut add = |setting: u8, bytes: usize, head: &Head| {
+            seeds.push([&[setting | digests, dwords], &head[..bytes]].concat());
+        };
+        let bytes = IcReq { alignment, digests: asked, max_r2t: 3 }.encode(&mut head);
+        add(0, bytes, &head);
+        let bytes = IcResp { alignment, digests: asked, max_h2c_data: 8192 }.encode(&mut head);
+        add(1, bytes, &head);
+        for (setting, from) in [(3, End::Controller), (2, End::Host)] {
+            let bytes = TermReq::from(PduFault::invalid(4)).encode(from, &[0; 24], &mut head);
+            add(setting, bytes, &head);
+        }
+        for data in [0, 512] {
+            let bytes = CapsuleCmd { sqe, data }.encode(framing, &mut head);
+            add(2, bytes, &head);
+        }
+        let bytes = CapsuleResp { cqe }.encode(framing, &mut head);
+        add(3, bytes, &head);
+        let bytes = H2cData { cid: 7, tag: 1, offset: 4096, length: 4096, last: true }.encode(framing, &mut head);
+        add(2, bytes, &head);
+        let bytes = C2hData { cid: 7, offset: 0, length: 100, last: true, success: true }.encode(framing, &mut head);
+        add(3, bytes, &head);
+        let bytes = R2t { cid: 7, tag: 1, offset: 0, length: 4096 }.encode(framing, &mut head);
+        add(3, bytes, &head);
+    }
+    seeds
+}
+
+/// Programs of four bytes a step: what to do in the low bits of the first, then its arguments. Commands are given
+/// identifiers from 0 on.
+fn tcp_initiator() -> Vec<Vec<u8>> {
+    let (store, retrieve, state) = ([0, 0, 0, 100], [0, 1, 1, 200], [0, 3, 2, 64]);
+    let (open, poll) = ([5, 0, 255, 255], [7, 0, 0, 0]);
+    let ends = |cid: u8| [1, cid, 0, 0];
+    let asks = |cid: u8, bytes: u8| [2, cid, 0, bytes - 1];
+    let gives = |cid: u8, bytes: u8| [3 | 64, cid, 0, bytes - 1];
+    let steps = [
+        vec![store, open, asks(0, 100), poll, poll, ends(0), poll],
+        vec![retrieve, open, gives(0, 200), ends(0), poll, poll, poll],
+        vec![retrieve, open, [3 | 192, 0, 0, 99], poll, poll],
+        vec![state, open, asks(0, 64), poll, gives(0, 64), ends(0), poll, poll],
+        vec![store, retrieve, open, asks(0, 50), gives(1, 4), poll, [2, 0, 13, 47], [3, 1, 1, 7], poll, ends(1), poll],
+        vec![retrieve, open, gives(5, 4), poll],
+        vec![open, [4, 1, 0, 0], poll],
+    ];
+    let program = |setting: u8| move |steps: &Vec<[u8; 4]>| [&[setting, 0][..], &steps.concat()].concat();
+    (0..8).flat_map(|setting| steps.iter().map(program(setting)).collect::<Vec<_>>()).collect()
 }
 
 fn rpc() -> Vec<Vec<u8>> {

@@ -15,6 +15,7 @@ pub mod nvme;
 pub mod nvme_target;
 pub mod rpc;
 pub mod skip;
+pub mod tcp;
 pub mod values;
 
 pub use daemon::{Daemon, Setup};

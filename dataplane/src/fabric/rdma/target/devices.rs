@@ -19,6 +19,9 @@ pub(super) type Ports = Arc<[Arc<PortParts>]>;
 /// Connections that may wait to be destroyed.
 const REMAINS: usize = 4096;
 
+/// What a device needs on each core, by core.
+type Ports = Arc<[Arc<PortParts>]>;
+
 /// The RDMA devices and connections of a process, over all listeners. Clones are the same.
 #[derive(Clone)]
 pub struct RdmaDevices {

@@ -172,7 +172,7 @@ impl Initiator {
             }
         };
         let identity = host::identify_controller(&mut admin)?;
-        let io_queues = host::number_of_queues(&mut admin)? as u16;
+        let io_queues = host::number_of_queues(&mut admin)?.min(u32::from(u16::MAX)) as u16;
         // A queue of n entries holds n - 1 commands.
         let max_commands = identity.max_commands.map_or(u32::MAX, |most| u32::from(most) + 1);
         let max_queue_entries = enabled.max_queue_entries.min(max_commands);

@@ -268,13 +268,7 @@ impl<S: ByteStream> InitiatorQueue<S> {
     /// Receives until so many completions wait, or nothing is left.
     fn receive(&mut self, enough: usize) {
         for _ in 0..CALLS {
-            while self.ended.len() < enough && self.lost.is_none() {
-                match self.inbox.next(&mut self.commands, &self.regions) {
-                    Ok(Some(arrived)) => self.arrived(arrived),
-                    Ok(None) => break,
-                    Err(fault) => self.protocol(fault),
-                }
-            }
+            self.arrivals(enough);
             if self.ended.len() >= enough || self.lost.is_some() {
                 return;
             }
@@ -292,13 +286,13 @@ impl<S: ByteStream> InitiatorQueue<S> {
             self.inbox.came(came);
             if came < asked {
                 // The socket is empty; what came may be a whole PDU.
-                self.last_arrivals(enough);
-                return;
+                return self.arrivals(enough);
             }
         }
     }
 
-    fn last_arrivals(&mut self, enough: usize) {
+    /// Looks at what came, until so many completions wait.
+    fn arrivals(&mut self, enough: usize) {
         while self.ended.len() < enough && self.lost.is_none() {
             match self.inbox.next(&mut self.commands, &self.regions) {
                 Ok(Some(arrived)) => self.arrived(arrived),

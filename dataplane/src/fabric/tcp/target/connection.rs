@@ -344,8 +344,12 @@ impl<T> Connection<T> {
             return Err(PduFault::invalid(field::COMMAND_ID));
         }
         let end = u64::from(data.offset) + u64::from(data.length);
-        if data.offset != exchange.received || end > u64::from(exchange.route.bytes) {
+        if end > u64::from(exchange.route.bytes) {
             return Err(PduFault::plain(FatalStatus::DATA_OUT_OF_RANGE));
+        }
+        // Data comes in order (section 3.3.2.2).
+        if data.offset != exchange.received {
+            return Err(PduFault::SEQUENCE);
         }
         if data.last != (end == u64::from(exchange.route.bytes)) {
             return Err(PduFault::invalid(field::FLAGS));

@@ -209,7 +209,7 @@ fn a_flood_of_completions_does_not_hold_the_core() {
 fn statuses_become_errors() {
     let mut bench = Bench::new(ModelOptions::default());
     bench.model.damage(5, 6);
-    assert_eq!(bench.run(BlockOp::Read, 5), Err(BlockError::Media(libc::EIO)));
+    assert_eq!(bench.run(BlockOp::Read, 5), Err(BlockError::Media(libc::ENODATA)));
     assert_eq!(bench.run(BlockOp::Read, 6), Ok(()), "its neighbour");
     assert_eq!(bench.run(WRITE, 5), Ok(()));
     let errors = bench.controller.errors().unwrap();

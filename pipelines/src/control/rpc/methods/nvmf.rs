@@ -74,7 +74,7 @@ pub const METHODS: &[Method] = &[
         phase: Phase::Runtime,
         summary: "Attaches a host: it may connect. A process on this machine, which has no NQN, is known by its uid; a host \
                   of a network by its NQN, which it only needs to say (there is no DH-HMAC-CHAP and no TLS). A host with a \
-                  uid does not get in over TCP and RDMA.",
+                  uid does not get in over TCP and RDMA. A host of a network may have 64 controllers at once.",
         params: &[
             NQN,
             HOST,
