@@ -13,9 +13,6 @@ use crate::fabric::message::{CoreCommand, Hosts};
 use crate::fabric::rdma::verbs::{Device, Endpoint, EndpointId, VerbsError};
 use crate::memory::Region;
 
-/// A device's ports, by core.
-pub(super) type Ports = Arc<[Arc<PortParts>]>;
-
 /// Connections that may wait to be destroyed.
 const REMAINS: usize = 4096;
 
