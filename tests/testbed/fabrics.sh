@@ -57,7 +57,7 @@ kill_daemon() { kill -KILL "$daemon"; wait "$daemon" 2>/dev/null || true; }
 
 # to_target COMMAND OPTION...: a command of nvme-cli that names the target.
 to_target() { nvme "$1" -t "$transport" -a "$target" -s 4420 "${source_address[@]}" "${@:2}"; }
-connect() { to_target connect -n $SUBSYSTEM "${ATTACHED[@]}" --reconnect-delay=1 --keep-alive-tmo=5 "$@" && await 20 is_there '/dev/ng*n1'; }
+connect() { to_target connect -n $SUBSYSTEM "${ATTACHED[@]}" --reconnect-delay=1 --keep-alive-tmo=30 "$@" && await 20 is_there '/dev/ng*n1'; }
 disconnect() { nvme disconnect -n $SUBSYSTEM >/dev/null; }
 
 # The name of our controller.
@@ -329,7 +329,7 @@ no_sessions() { [ "$(sessions)" = '[]' ]; }
 # The host falls silent because its wire is cut: its keep alive timer expires, and its session goes. It comes back by itself.
 silence() {
     say "-- silence, after $SECONDS s"
-    connect
+    connect --keep-alive-tmo=5
     start_load
     goes_on "before the wire is cut"
     ip link set $near down
