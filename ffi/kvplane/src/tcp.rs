@@ -120,9 +120,7 @@ impl Transport for Tcp {
     fn interrupted(&self, _queue: usize) {}
 
     fn is_alive(&mut self) -> bool {
-        // All of them: a loss is noticed by looking.
-        let queues = self.queues.iter_mut().fold(true, |alive, queue| queue.is_alive() && alive);
-        self.initiator.is_alive() && queues
+        self.initiator.is_alive() && self.queues.iter_mut().all(InitiatorQueue::is_alive)
     }
 
     /// Completions of unknown commands end the connection.
