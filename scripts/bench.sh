@@ -40,6 +40,9 @@ callgrind_exist                     instructions    <= 400   callgrind
 callgrind_retrieve                  instructions    <= 800   callgrind
 callgrind_nvme_read                 instructions    <= 250   callgrind
 nvme_over_kernel_reads              ratio           >= 3.0   guest
+tcp_over_redis_retrieve_1m_qd16     ratio           >= 1.5   tcp
+tcp_cpu_seconds_per_gib             s/GiB           <= inf   tcp
+redis_cpu_seconds_per_gib           s/GiB           <= inf   tcp
 restart_read_fraction               %               <= 0.3   restart
 restart_records_per_s               M/s             >= 3.0   restart
 hot_path_allocations                allocations     <= 0     allocations
@@ -145,6 +148,59 @@ measure_vfio() {
     sample vfio_retrieve4k_null_qd128 "$(json "$out/vfio_retrieve.json" 'j["per_op"][0]["ops_per_s"] / 1e6')"
     sample vfio_qd1_p50 "$(json "$out/vfio_qd1.json" 'j["per_op"][0]["latency"]["p50_us"]')"
 }
+
+# 1 MiB values over loopback: from memory of kvplaned by NVMe/TCP, and of a Redis server by GET. The same loop asks both, from
+# the other core; who goes first changes from round to round. The processor's time is that of the server.
+measure_tcp() {
+    local side sides=(kvplane redis)
+    if ! have redis-server; then
+        for side in tcp_over_redis_retrieve_1m_qd16 tcp_cpu_seconds_per_gib redis_cpu_seconds_per_gib; do
+            note "$side" "redis-server is not installed"
+        done
+        return 0
+    fi
+    [ $((round % 2)) -eq 1 ] || sides=(redis kvplane)
+    for side in "${sides[@]}"; do "tcp_of_$side"; done
+    local moved='j["per_op"][0]["gb_per_s"]'
+    sample tcp_over_redis_retrieve_1m_qd16 "$(ratio "$(json "$out/tcp_kvplane.json" "$moved")" "$(json "$out/tcp_redis.json" "$moved")")"
+}
+
+tcp_of_kvplane() {
+    local port=14420
+    launch_kvplaned "${cores[0]}" "$sockets" "$out/kvplaned.log" ram:1G --listen "tcp://127.0.0.1:$port" --allow-any-host
+    wait_ready "$daemon" "$sockets/rpc.sock" "$out/kvplaned.log" 120
+    tcp_load kvplane "tcp://127.0.0.1:$port" "$daemon" tcp_cpu_seconds_per_gib
+    stop_daemon
+}
+
+tcp_of_redis() {
+    local port=16379 server
+    tied taskset -c "${cores[0]}" redis-server --port "$port" --bind 127.0.0.1 --save '' --appendonly no \
+        --daemonize no >"$out/redis.log" 2>&1 9>&- &
+    server=$!
+    for _ in $(seq 100); do
+        (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null && break
+        sleep 0.1
+    done
+    tcp_load redis "redis://127.0.0.1:$port" "$server" redis_cpu_seconds_per_gib || { stop_pid "$server"; return 1; }
+    stop_pid "$server"
+}
+
+tcp_load() { # NAME ADDRESS PID ROW
+    local before after
+    local options=(--op retrieve --value-bytes 1M --keys 256 --depth 16 --no-verify)
+    "$BIN/kvperf" run --connect "$2" --cpu "${cores[1]}" --quiet "${options[@]}" --duration 1s >"$out/tcp_$1.log" 2>&1 ||
+        { tail -n 5 "$out/tcp_$1.log" >&2; return 1; }
+    before=$(cpu_ticks "$3")
+    "$BIN/kvperf" run --connect "$2" --cpu "${cores[1]}" --quiet "${options[@]}" --no-populate --warm-up 0s \
+        --duration "${seconds}s" --json "$out/tcp_$1.json" >"$out/tcp_$1.log" 2>&1 ||
+        { tail -n 5 "$out/tcp_$1.log" >&2; return 1; }
+    after=$(cpu_ticks "$3")
+    sample "$4" "$(json "$out/tcp_$1.json" "($after - $before) / $(getconf CLK_TCK) / (j['per_op'][0]['ops'] / 1024)")"
+}
+
+# Time that a process has used of processors, in ticks (proc(5): utime and stime).
+cpu_ticks() { awk '{ sub(/.*\) /, ""); print $12 + $13 }' "/proc/$1/stat"; }
 
 # Reads beside a flood of stores: open loop at half of what the daemon can serve, without and with the flood.
 measure_flood() {

@@ -22,8 +22,8 @@ pub enum CarrierKind {
 pub struct Peer {
     /// What carries the connection.
     pub carrier: CarrierKind,
-    /// The listener that the connection came in on: for vfio-user the folder, as it was given to the target; else
-    /// `IP:PORT` as bound, an IPv6 address in brackets.
+    /// Where the connection came in: for vfio-user the folder, as it was given to the target; else the address that the
+    /// host reached, `IP:PORT`, an IPv6 address in brackets (with a wildcard, a listener has many).
     pub listener: String,
     /// The subsystem that the host asked for (Connect, SUBNQN), where the carrier has one (not vfio-user).
     pub subsystem_nqn: Option<String>,

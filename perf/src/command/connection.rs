@@ -4,13 +4,13 @@ use anyhow::{Context, bail};
 use clap::Args;
 use kvplane::{Address, ConnectOptions, NetworkOptions};
 
-use crate::target::{ClientTarget, MemoryTarget};
+use crate::target::{ClientTarget, MemoryTarget, RedisTarget};
 
 /// Where the values go.
 #[derive(Args, Clone, Debug)]
 pub struct Connection {
-    /// Where kvplaned listens (vfio-user:DIR, DIR or tcp://HOST[:PORT][/NQN]); "memory" keeps the values in this process
-    /// instead, to try things out
+    /// Where kvplaned listens (vfio-user:DIR, DIR, tcp://HOST[:PORT][/NQN] or rdma://HOST[:PORT][/NQN]). To compare with:
+    /// redis://HOST:PORT, a Redis server; "memory" keeps the values in this process, to try things out
     #[arg(long, value_name = "ADDRESS", default_value = "memory")]
     pub connect: String,
     /// Namespace to use
@@ -34,6 +34,8 @@ pub enum AnyTarget {
     Memory(MemoryTarget),
     /// A daemon.
     Client(Box<ClientTarget>),
+    /// A Redis server.
+    Redis(Box<RedisTarget>),
 }
 
 impl Connection {
@@ -53,6 +55,10 @@ impl Connection {
         pin(self.cpu)?;
         if self.connect == "memory" {
             return Ok(AnyTarget::Memory(MemoryTarget::new()));
+        }
+        if let Some(server) = self.connect.strip_prefix("redis://") {
+            let target = RedisTarget::connect(server).with_context(|| format!("cannot connect to {}", self.connect))?;
+            return Ok(AnyTarget::Redis(Box::new(target)));
         }
         let address = Address::parse(&self.connect).context("--connect")?;
         let network = NetworkOptions {
@@ -91,6 +97,10 @@ macro_rules! with_target {
         match $any {
             $crate::command::connection::AnyTarget::Memory($target) => $body,
             $crate::command::connection::AnyTarget::Client(boxed) => {
+                let $target = boxed.as_mut();
+                $body
+            }
+            $crate::command::connection::AnyTarget::Redis(boxed) => {
                 let $target = boxed.as_mut();
                 $body
             }

@@ -2,12 +2,14 @@
 
 mod client;
 mod memory;
+mod redis;
 
 use dataplane::Burst;
 use dataplane::nvme::spec::kv::Key;
 
 pub use client::ClientTarget;
 pub use memory::{Fault, MemoryTarget};
+pub use redis::RedisTarget;
 
 /// What a command does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]

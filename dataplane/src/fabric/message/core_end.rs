@@ -76,6 +76,8 @@ struct Open {
     staging: Staging,
     tcp: TcpEnd,
     rdma: RdmaEnd,
+    /// Whose turn it is to be asked first.
+    rdma_first: bool,
 }
 
 impl std::fmt::Debug for MessageFabric {
@@ -108,7 +110,7 @@ impl MessageFabric {
         let made = self.attach(&map, blocks, &mut attached).and_then(|()| {
             let staging = Staging::new(self.core, map.clone()).ok_or(CoreError::NotOpen)?;
             let tcp = TcpEnd::new(self.core, &staging).map_err(|error| CoreError::System(error.to_string()))?;
-            Ok(Open { staging, tcp, rdma: RdmaEnd::new(self.core) })
+            Ok(Open { staging, tcp, rdma: RdmaEnd::new(self.core), rdma_first: false })
         });
         match made {
             Ok(open) => {
@@ -206,8 +208,15 @@ impl Fabric for MessageFabric {
     #[inline]
     fn poll(&mut self, capsules: &mut Burst<Capsule>) {
         if let Some(open) = &mut self.open {
-            open.tcp.poll(capsules);
-            open.rdma.poll(&mut open.staging, capsules);
+            // In turns, so that neither keeps the other out by filling every burst.
+            open.rdma_first = !open.rdma_first;
+            if open.rdma_first {
+                open.rdma.poll(&mut open.staging, capsules);
+                open.tcp.poll(capsules);
+            } else {
+                open.tcp.poll(capsules);
+                open.rdma.poll(&mut open.staging, capsules);
+            }
         }
     }
 
