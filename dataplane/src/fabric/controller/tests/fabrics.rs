@@ -94,7 +94,7 @@ fn identify_controller_is_what_hosts_demand() {
     assert_eq!(&data[320..322], &[10, 0], "KAS: must not be zero");
     assert_eq!(&data[514..516], &[128, 0], "MAXCMD: must not be zero");
     assert_eq!((word(1792), word(1796)), ((64 + 8192) / 16, 1), "IOCCSZ at least 4, IORCSZ at least 1");
-    assert_eq!(&data[1800..1806], &[0, 0, 0, 1, 0, 0], "ICDOFF 0, FCATT 0, MSDBD 1, OFCS 0");
+    assert_eq!(&data[1800..1806], &[0, 0, 0, 1, 1, 0], "ICDOFF 0, FCATT 0, MSDBD 1, OFCS bit 0: Disconnect");
     assert_eq!(word(536), 1 | (1 << 20) | (1 << 21), "SGLS: data in the capsule by offset, transport data blocks");
     assert_eq!((data[111], data[262]), (1, 7), "an I/O controller; eight error entries");
 
