@@ -7,6 +7,8 @@ use kvplane::{Address, ConnectOptions, NetworkOptions};
 use crate::target::{ClientTarget, MemoryTarget, RedisTarget};
 
 /// Where the values go.
+// The texts are those of --help, where brackets mean what they do on command lines.
+#[allow(rustdoc::broken_intra_doc_links)]
 #[derive(Args, Clone, Debug)]
 pub struct Connection {
     /// Where kvplaned listens (vfio-user:DIR, DIR, tcp://HOST[:PORT][/NQN] or rdma://HOST[:PORT][/NQN]). To compare with:

@@ -73,6 +73,11 @@ impl AdminQueue {
         }
     }
 
+    /// Whether its host only asks what there is.
+    pub fn is_discovery(&self) -> bool {
+        matches!(self.party, Party::Discovery(_))
+    }
+
     /// The answer to Connect.
     pub fn connected(&self, cid: u16) -> Cqe {
         let controller_id = match &self.party {

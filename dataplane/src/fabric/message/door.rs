@@ -109,7 +109,8 @@ impl Door {
         match taken {
             Ok(None) => Ok(()),
             Ok(Some(admin)) => {
-                self.admitted.store(true, Ordering::Release);
+                // Anybody may ask the discovery service: who does stays a stranger.
+                self.admitted.store(!admin.is_discovery(), Ordering::Release);
                 let answered = channel.respond(&capsule.sqe, &[], admin.connected(capsule.sqe.cid()));
                 // The end of the admin queue is that of the host, also if it did not hear the answer.
                 answered.and_then(|()| admin.serve(channel, &self.stop))

@@ -29,6 +29,8 @@ pub(super) fn judge(slot: &Slot, status: Status) -> Sentence {
     match (status.code_type(), status.code()) {
         // Of these nothing is known of the medium; a namespace that is not there is as good as gone.
         (0, 0x0B) => Sentence::Ended(Err(BlockError::Gone)),
+        // What the drive would have read again may still come.
+        (2, _) if !status.is_final() && slot.tries < MAX_TRIES => Sentence::Again,
         // Media and data integrity errors: unrecovered read, deallocated or unwritten; the checks of guard, application
         // tag and reference tag; others (base, "Media and Data Integrity Errors").
         (2, 0x81 | 0x87) => error(libc::ENODATA),

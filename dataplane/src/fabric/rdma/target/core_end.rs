@@ -82,7 +82,11 @@ impl RdmaEnd {
             RdmaOrder::Expect(expected, answer) => drop(answer.try_send(self.expect(*expected))),
             RdmaOrder::Take(id, terms, answer) => drop(answer.try_send(self.take(id, terms))),
             RdmaOrder::Respond(id, cqe) => {
-                if let Some((id, queue)) = self.find(id) {
+                // One that has ended meanwhile has nobody to be told.
+                if let Some((id, queue)) = self.find(id)
+                    && !queue.is_closed()
+                {
+                    queue.count_again();
                     queue.word(cqe);
                     if !cqe.status.is_success() {
                         queue.leave();
@@ -387,11 +391,13 @@ impl RdmaEnd {
         let is_connect =
             sqe.opcode() == FABRICS_OPCODE && matches!(FabricsCommand::decode(sqe), Ok(FabricsCommand::Connect(_)));
         let route = Route::with_bytes(sqe, BYTES, (true, false), data, BYTES);
-        let (Ok(route), true) = (route, is_connect) else { return self.close(id) };
+        // Nothing may follow before it was answered.
+        let alone = self.queues.get(id).is_some_and(|queue| queue.in_use == 1);
+        let (Ok(route), true, true) = (route, is_connect, alone) else { return self.refuse_first(id) };
         if route.place.is_some() {
             // Never yielded, so no session sees it.
             let Ok(exchange) = self.desk.open(id, SessionId(u16::MAX), *sqe, route, None) else {
-                return self.close(id);
+                return self.refuse_first(id);
             };
             if self.desk.seek_buffer(exchange, staging) {
                 self.fed(exchange);
@@ -402,8 +408,16 @@ impl RdmaEnd {
         let read = self.ports[port].data(index).and_then(|buffer| staging.read(buffer, 0, &mut bytes));
         match read {
             Some(()) => self.deliver(id, *sqe, &bytes),
-            None => self.close(id),
+            None => self.refuse_first(id),
         }
+    }
+
+    /// A first command that is none ends its queue.
+    fn refuse_first(&mut self, id: SlotId) {
+        if let Some(queue) = self.queues.get_mut(id) {
+            queue.uncount();
+        }
+        self.close(id);
     }
 
     /// The data of a first command was read.
@@ -415,12 +429,15 @@ impl RdmaEnd {
         self.desk.close(exchange, staging);
         match (sqe, read) {
             (Some(sqe), Some(())) => self.deliver(id, sqe, &bytes),
-            _ => self.close(id),
+            _ => self.refuse_first(id),
         }
     }
 
+    /// Hands Connect to the control side. It does not count among the queue's commands until it has an answer: none may
+    /// ever come.
     fn deliver(&mut self, id: SlotId, sqe: Sqe, bytes: &[u8]) {
         let Some(queue) = self.queues.get_mut(id) else { return };
+        queue.uncount();
         let delivered = match &mut queue.party {
             Party::Expected { connect, room } => {
                 let mut data = std::mem::take(room);

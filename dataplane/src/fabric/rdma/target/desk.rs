@@ -41,9 +41,9 @@ impl Desk {
     /// The command is complete and waits to be taken.
     pub fn make_ready(&mut self, id: SlotId) {
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
-        if let Some(buffer) = &exchange.buffer {
-            StagedData::name_buffer(&mut exchange.sqe, buffer.unit(), exchange.route.bytes);
-        }
+        // Without a buffer there is nothing to name: what the host wrote there must not be taken for one.
+        let (unit, bytes) = exchange.buffer.as_ref().map_or((0, 0), |buffer| (buffer.unit(), exchange.route.bytes));
+        StagedData::name_buffer(&mut exchange.sqe, unit, bytes);
         exchange.phase = Phase::Ready;
         self.ready.push_back(id);
     }

@@ -132,8 +132,8 @@ impl Queue {
             party: Party::Expected { connect: Some(expected.connect), room: expected.room },
             state: State::Running,
             entries: expected.entries,
-            // Connect is the first entry.
-            sq_head: 1,
+            // Connect is the first entry, and is counted as any other.
+            sq_head: 0,
             reads: VecDeque::with_capacity(line),
             reads_under_way: 0,
             reads_most: expected.reads.max(1),
@@ -220,6 +220,18 @@ impl Queue {
             Party::Expected { .. } => self.entries,
         };
         self.sq_head = ((u32::from(self.sq_head) + 1) % entries.max(1)) as u16;
+    }
+
+    /// The command that came last is not one of those in use after all.
+    pub fn uncount(&mut self) {
+        self.in_use = self.in_use.saturating_sub(1);
+        self.unanswered = self.unanswered.saturating_sub(1);
+    }
+
+    /// It is one of those in use again.
+    pub fn count_again(&mut self) {
+        self.in_use += 1;
+        self.unanswered += 1;
     }
 
     /// A command has its buffer, and its data is still to be read.

@@ -196,15 +196,19 @@ impl Commands {
         Ok(())
     }
 
-    /// The completion of a command that has ended and of which nothing is on its way any more. Its identifier is free
-    /// then.
+    /// The completion of a command that has ended and of which nothing is on its way any more. Its identifier stays taken
+    /// until [`release`](Self::release): who does not know of the end yet would take it for that of another command.
     pub(super) fn take_ended(&mut self, cid: u16) -> Option<(Cqe, Option<Place>)> {
         let slot = self.slots.get_mut(usize::from(cid))?;
         let command = slot.as_ref().filter(|command| command.leaving == 0)?;
         let (cqe, place) = (command.ended?, command.place);
         self.expecting -= usize::from(command.direction.to_host);
         *slot = None;
-        self.free.push(cid);
         Some((cqe, place))
+    }
+
+    /// The completion of a command was handed out: its identifier is free.
+    pub(super) fn release(&mut self, cid: u16) {
+        self.free.push(cid);
     }
 }

@@ -39,6 +39,8 @@ use connect::Deadline;
 
 /// Commands at once on the admin queue: one, and a Keep Alive. 32 entries are the least that a controller has.
 const ADMIN_DEPTH: u16 = 31;
+/// I/O queues that are connected at most, whatever a controller grants: each is a socket.
+const MAX_IO_QUEUES: u32 = 256;
 
 /// Who connects to what, and how.
 #[derive(Clone, Debug)]
@@ -172,7 +174,7 @@ impl Initiator {
             }
         };
         let identity = host::identify_controller(&mut admin)?;
-        let io_queues = host::number_of_queues(&mut admin)?.min(u32::from(u16::MAX)) as u16;
+        let io_queues = host::number_of_queues(&mut admin)?.min(MAX_IO_QUEUES) as u16;
         // A queue of n entries holds n - 1 commands.
         let max_commands = identity.max_commands.map_or(u32::MAX, |most| u32::from(most) + 1);
         let max_queue_entries = enabled.max_queue_entries.min(max_commands);

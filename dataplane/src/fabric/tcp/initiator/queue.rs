@@ -250,6 +250,7 @@ impl<S: ByteStream> InitiatorQueue<S> {
         while !done.is_full()
             && let Some(cqe) = self.ended.pop_front()
         {
+            self.commands.release(cqe.cid);
             done.push(cqe);
         }
     }

@@ -468,6 +468,19 @@ fn a_header_that_does_not_match_its_digest_ends_the_connection() {
 }
 
 #[test]
+fn an_identifier_is_not_used_again_before_its_end_was_handed_out() {
+    let mut rig = Rig::plain();
+    let first = rig.push(EXIST, 0);
+    rig.queue.ring();
+    rig.respond(first, Status::SUCCESS);
+    // Takes the response in, and keeps it for the next poll.
+    assert!(rig.queue.is_alive());
+    let second = rig.push(EXIST, 0);
+    assert_ne!(second, first);
+    assert_eq!(rig.poll().iter().map(|cqe| cqe.cid).collect::<Vec<_>>(), [first]);
+}
+
+#[test]
 fn an_end_of_the_connection_is_told() {
     let mut rig = Rig::plain();
     let cid = rig.push(EXIST, 0);

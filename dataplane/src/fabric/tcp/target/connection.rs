@@ -172,7 +172,8 @@ impl<T> Connection<T> {
 
     /// Whether bytes are on their way that the core should soon look after.
     pub fn is_moving(&self) -> bool {
-        self.sending || self.body.is_some() || self.owed > 0 || !self.outgoing.is_empty()
+        let open = self.state != State::Closed;
+        self.sending || open && (self.body.is_some() || self.owed > 0 || !self.outgoing.is_empty())
     }
 
     pub fn is_stalled(&self) -> bool {

@@ -85,10 +85,9 @@ impl<S: Streams> TcpEnd<S> {
     pub fn take(&mut self, queue: NewTcpQueue<S::Stream>, staging: &mut Staging) -> Result<(), CoreError> {
         let (entries, session) = (places_of(queue.entries), queue.session);
         let of_session = self.connections.iter().filter(|other| other.queue.session == session);
-        let (queues, commands) =
-            of_session.fold((0, 0), |sum, other| (sum.0 + 1, sum.1 + places_of(other.queue.entries)));
+        let (queues, commands) = of_session.fold((0, 0), |sum, other| (sum.0 + 1, sum.1 + other.queue.entries));
         let too_many = self.entries + entries > u32::from(MAX_COMMANDS);
-        if too_many || queues >= MAX_OF_SESSION.0 || commands + entries > MAX_OF_SESSION.1 {
+        if too_many || queues >= MAX_OF_SESSION.0 || commands + queue.entries > MAX_OF_SESSION.1 {
             return Err(CoreError::NoRoom);
         }
         self.desk.welcome(session);
