@@ -233,9 +233,8 @@ impl<P> Shard<P> {
         let Some(tail) = self.tail_of_removal(Some(hold.entry)) else { return false };
         tracing::warn!(shard = self.config.shard, unit = hold.unit, ?class, "a block cannot be read and is dropped");
         self.forget(hold.entry);
-        // Nobody waits for it. Of the cache class, as those that eviction writes: should it have to be taken back, it is
-        // written again when the segment goes.
-        let tombstone = Record::bare(Kind::Tombstone, id, Class::Cache, self.next_sequence());
+        // Nobody waits for it, but it is to last as the block was.
+        let tombstone = Record::bare(Kind::Tombstone, id, class, self.next_sequence());
         self.append(tail, tombstone, None);
         self.stats.lost_blocks += 1;
         true
