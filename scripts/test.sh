@@ -163,7 +163,7 @@ step_fuzz() {
         corpus=$folder/corpus/$target
         mkdir -p "$corpus" "$folder/artifacts"
         say "fuzzing $target for $((8 * soak)) s"
-        "$folder/$host/release/$target" -max_total_time=$((8 * soak)) -timeout=10 -rss_limit_mb=2048 \
+        "$folder/$host/release/$target" -max_total_time=$((8 * soak)) -error_exitcode=1 -timeout=10 -rss_limit_mb=2048 \
             -artifact_prefix="$folder/artifacts/$target-" "$corpus"
     done
 }

@@ -509,3 +509,12 @@ proptest! {
         drive(&program);
     }
 }
+
+#[test]
+fn what_a_fuzzer_found_stays_mended() {
+    // An end that was taken in and not handed out yet.
+    drive(&[
+        7, 0, 0, 3, 2, 0x40, 5, 0, 0xFF, 1, 5, 0, 0, 0xFF, 2, 0, 0, 0x3F, 7, 0, 0, 0, 0x43, 0, 0, 0, 0, 0, 0xFF, 0, 0,
+        0, 0, 1, 5, 0, 0, 0x3F, 1, 0, 0, 0xFB, 7, 0, 0, 0, 0, 0, 0xF5, 0xF5, 0xF5, 0xF5, 0xF5, 0xF5, 0, 0x2E,
+    ]);
+}
