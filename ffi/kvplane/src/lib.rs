@@ -33,6 +33,7 @@ mod liveness;
 mod memory;
 mod options;
 mod poll;
+mod private_memory;
 mod raw;
 mod rdma;
 mod registrations;

@@ -3,19 +3,15 @@
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
 
 use dataplane::Burst;
 use dataplane::fabric::NamespaceInfo;
 use dataplane::fabric::rdma::initiator::{ConnectError, ConnectOptions as InitiatorOptions, Initiator, InitiatorQueue};
-use dataplane::memory::{Arena, HugePages, PageSize, Region, RegionSlot};
 use dataplane::nvme::spec::{Cqe, Sqe};
 
-use crate::transport::{Backing, Mapping, Transport};
+use crate::private_memory::allocate;
+use crate::transport::{Backing, Mapping, Transport, queue_pairs};
 use crate::{Address, ConnectOptions, Error, Identity};
-
-/// The slot of regions that are never made known to a block device.
-const NO_SLOT: RegionSlot = RegionSlot(u16::MAX);
 
 /// A controller that this process drives.
 pub(crate) struct Rdma {
@@ -45,17 +41,11 @@ impl Rdma {
         };
         let mut initiator = Initiator::connect(target, how).map_err(failed)?;
         let identity = initiator.identity();
-        let cores = identity.owners.map_or(1, |owners| owners.cores).min(u32::from(identity.io_queues)).max(1);
+        let pairs = queue_pairs(identity, options.queue_depth)?;
         let in_capsule = identity.capsule_data_bytes;
-        let depth = u32::from(options.queue_depth);
-        // A queue of n commands has a ring of n + 1 entries, and the controller bounds the ring.
-        if depth >= identity.max_queue_entries {
-            let reason = format!("this target's queues hold at most {}", identity.max_queue_entries.saturating_sub(1));
-            return Err(Error::Option { option: "queue_depth", reason });
-        }
         let mut queues = Vec::new();
-        for _ in 0..cores {
-            queues.push(initiator.create_queue(depth, options.interrupt).map_err(failed)?);
+        for _ in 0..pairs {
+            queues.push(initiator.create_queue(u32::from(options.queue_depth), options.interrupt).map_err(failed)?);
         }
         Ok(Self { queues, initiator, in_capsule })
     }
@@ -64,15 +54,6 @@ impl Rdma {
 fn resolve(host: &str, port: u16) -> Result<SocketAddr, String> {
     let mut found = (host, port).to_socket_addrs().map_err(|error| format!("cannot look {host} up: {error}"))?;
     found.next().ok_or_else(|| format!("{host} has no address"))
-}
-
-/// Zeroed memory of this process alone, rounded up to whole pages; out of hugepages if they are wanted and free.
-fn allocate(bytes: usize, hugepages: bool) -> std::io::Result<Arc<Region>> {
-    if hugepages && let Ok(arena) = Arena::new(bytes, HugePages::Require(PageSize::Size2M), NO_SLOT) {
-        return Ok(Arc::clone(arena.region()));
-    }
-    let bytes = bytes.checked_next_multiple_of(4096).ok_or(std::io::ErrorKind::OutOfMemory)?;
-    Region::anonymous(bytes, NO_SLOT).map(Arc::new)
 }
 
 impl Transport for Rdma {

@@ -6,14 +6,12 @@ use std::sync::Arc;
 use dataplane::Burst;
 use dataplane::fabric::NamespaceInfo;
 use dataplane::fabric::tcp::initiator::{ConnectError, Initiator, InitiatorQueue};
-use dataplane::memory::{Arena, HugePages, PageSize, Region, RegionSlot};
+use dataplane::memory::Region;
 use dataplane::nvme::spec::{Cqe, Sqe};
 
-use crate::transport::{Backing, Mapping, Transport};
+use crate::private_memory::allocate;
+use crate::transport::{Backing, Mapping, Transport, queue_pairs};
 use crate::{Address, ConnectOptions, Error, Identity};
-
-/// The slot of regions that are never made known to a device.
-const NO_SLOT: RegionSlot = RegionSlot(u16::MAX);
 
 /// A controller that this process drives.
 pub(crate) struct Tcp {
@@ -32,14 +30,9 @@ impl Tcp {
         let how = options.network.for_initiator(nqn, options.deadline);
         let mut initiator = Initiator::connect(host, port, &how).map_err(failed)?;
         let identity = initiator.identity();
-        let cores = identity.owners.map_or(1, |owners| owners.cores).min(u32::from(identity.io_queues)).max(1);
-        // A queue of n commands has a ring of n + 1 entries, and the controller bounds the ring.
-        if u32::from(options.queue_depth) >= identity.max_queue_entries {
-            let reason = format!("this target's queues hold at most {}", identity.max_queue_entries.saturating_sub(1));
-            return Err(Error::Option { option: "queue_depth", reason });
-        }
+        let pairs = queue_pairs(identity, options.queue_depth)?;
         let mut queues = Vec::new();
-        for _ in 0..cores {
+        for _ in 0..pairs {
             queues.push(initiator.create_queue(options.queue_depth, options.interrupt).map_err(failed)?);
         }
         Ok(Self { initiator, queues })
@@ -51,15 +44,6 @@ impl Tcp {
         }
         Err(Error::Register { bytes: region.bytes(), reason: "a queue takes no further memory".to_owned() })
     }
-}
-
-/// Zeroed memory of this process alone, rounded up to whole pages; out of hugepages if they are wanted and free.
-fn allocate(bytes: usize, hugepages: bool) -> std::io::Result<Arc<Region>> {
-    if hugepages && let Ok(arena) = Arena::new(bytes, HugePages::Require(PageSize::Size2M), NO_SLOT) {
-        return Ok(Arc::clone(arena.region()));
-    }
-    let bytes = bytes.checked_next_multiple_of(4096).ok_or(std::io::ErrorKind::OutOfMemory)?;
-    Region::anonymous(bytes, NO_SLOT).map(Arc::new)
 }
 
 impl Transport for Tcp {

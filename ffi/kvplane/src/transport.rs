@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use dataplane::Burst;
 use dataplane::fabric::NamespaceInfo;
+use dataplane::fabric::host::InitiatorIdentity;
 use dataplane::fabric::vfio_user::ClientMemory;
 use dataplane::memory::Region;
 use dataplane::nvme::spec::{Cqe, Sqe};
@@ -58,6 +59,19 @@ pub(crate) trait Transport {
 
     /// Completions that the carrier dropped because they named no command.
     fn strays(&self) -> u64;
+}
+
+/// How many queue pairs to open: one to each core of the target, or one if it says nothing of cores.
+///
+/// # Errors
+/// [`Error::Option`] if its queues do not hold `queue_depth` commands: those have a ring of one entry more, and the
+/// controller bounds the ring.
+pub(crate) fn queue_pairs(identity: &InitiatorIdentity, queue_depth: u16) -> Result<u32, Error> {
+    if u32::from(queue_depth) >= identity.max_queue_entries {
+        let reason = format!("this target's queues hold at most {}", identity.max_queue_entries.saturating_sub(1));
+        return Err(Error::Option { option: "queue_depth", reason });
+    }
+    Ok(identity.owners.map_or(1, |owners| owners.cores).min(u32::from(identity.io_queues)).max(1))
 }
 
 /// Memory as a carrier registered it.

@@ -9,7 +9,7 @@ use dataplane::fabric::vfio_user::ConnectOptions as InitiatorOptions;
 use dataplane::fabric::vfio_user::{ChannelError, ClientMemory, ConnectError, Initiator, InitiatorQueue, Iova};
 use dataplane::nvme::spec::{Cqe, Sqe};
 
-use crate::transport::{Backing, Mapping, Transport};
+use crate::transport::{Backing, Mapping, Transport, queue_pairs};
 use crate::wait::drain;
 use crate::{ConnectOptions, Error, Identity};
 
@@ -36,16 +36,10 @@ impl VfioUser {
         let how = InitiatorOptions { timeout: options.deadline };
         let mut initiator = Initiator::connect(folder, &how).map_err(failed)?;
         let identity = initiator.identity();
-        let cores = identity.owners.map_or(1, |owners| owners.cores).min(u32::from(identity.io_queues)).max(1);
-        // A queue of n commands has a ring of n + 1 entries, and the controller bounds the ring.
-        let depth = u32::from(options.queue_depth);
-        if depth >= identity.max_queue_entries {
-            let reason = format!("this target's queues hold at most {}", identity.max_queue_entries.saturating_sub(1));
-            return Err(Error::Option { option: "queue_depth", reason });
-        }
+        let pairs = queue_pairs(identity, options.queue_depth)?;
         let mut queues = Vec::new();
-        for _ in 0..cores {
-            queues.push(initiator.create_queue(depth, options.interrupt).map_err(failed)?);
+        for _ in 0..pairs {
+            queues.push(initiator.create_queue(u32::from(options.queue_depth), options.interrupt).map_err(failed)?);
         }
         Ok(Self { initiator, queues })
     }

@@ -22,6 +22,14 @@ pub mod opcode {
     pub const EXIST: u8 = 0x14;
 }
 
+/// How many bytes a command moves: CDW10 for those that move any, which bits 1:0 of the opcode tell (base, "Opcode").
+/// That holds for the Key Value command set and for kvplane's vendor commands.
+#[inline]
+#[must_use]
+pub const fn transfer_bytes(sqe: &Sqe) -> u32 {
+    if sqe.opcode() & 0b11 == 0 { 0 } else { sqe.dword(10) }
+}
+
 /// A key of 1 to 16 bytes, padded with zeros.
 ///
 /// Engines use 16-byte keys: a 4-byte placement tag followed by 12 bytes of the block's hash. Keys of different

@@ -5,6 +5,7 @@ use crate::fabric::rdma::verbs::RemotePlace;
 use crate::fabric::{Completion, SessionId};
 use crate::memory::SlotId;
 use crate::nvme::spec::fabrics::CapsuleData;
+use crate::nvme::spec::kv::transfer_bytes;
 use crate::nvme::spec::{DataPointer, Sqe, Status};
 
 /// How far a command is.
@@ -46,11 +47,6 @@ pub(super) struct Route {
     pub place: Option<RemotePlace>,
     /// The key that the host wants to be invalidated with the response.
     pub invalidate: Option<u32>,
-}
-
-/// How many bytes a command moves: CDW10 for those that move any, which bits 1:0 of the opcode tell (base, "Opcode").
-const fn transfer_bytes(sqe: &Sqe) -> u32 {
-    if sqe.opcode() & 0b11 == 0 { 0 } else { sqe.dword(10) }
 }
 
 impl Route {

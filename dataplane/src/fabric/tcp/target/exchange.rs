@@ -4,6 +4,7 @@ use crate::fabric::message::Buffer;
 use crate::fabric::{Completion, SessionId};
 use crate::memory::SlotId;
 use crate::nvme::spec::fabrics::CapsuleData;
+use crate::nvme::spec::kv::transfer_bytes;
 use crate::nvme::spec::{DataPointer, Sqe, Status};
 
 /// How far a command is.
@@ -49,11 +50,6 @@ pub(super) struct Route {
     /// Where the data begins in the capsule's data, if it came along.
     pub in_capsule: Option<u32>,
     pub bytes: u32,
-}
-
-/// How many bytes a command moves: CDW10 for those that move any, which bits 1:0 of the opcode tell (base, "Opcode").
-const fn transfer_bytes(sqe: &Sqe) -> u32 {
-    if sqe.opcode() & 0b11 == 0 { 0 } else { sqe.dword(10) }
 }
 
 impl Route {

@@ -6,10 +6,11 @@ use crate::Burst;
 use crate::fabric::{Capsule, Completion, Fabric, Permit, QueuePairInfo, SessionId};
 use crate::memory::{DmaSlice, Region, RegionSlot, SlotId, SlotPool};
 use crate::nvme::spec::Status;
+use crate::nvme::spec::kv::transfer_bytes;
 use crate::nvme::{AttachError, BlockQueue};
 
 use super::super::MAX_IO_QUEUES;
-use super::cursor::{Cursor, copy_in, copy_out, transfer_bytes};
+use super::cursor::{Cursor, copy_in, copy_out};
 use super::iova::{IovaRange, IovaTable};
 use super::orders::{Answer, CoreCommand, CoreError, NewCq, NewSq, Order};
 use super::queue_pair::{CompletionQueue, Issuer, SqState, SubmissionQueue};

@@ -59,14 +59,6 @@ enum Walk {
     Last,
 }
 
-/// How many bytes a command moves: CDW10 for those that move any, which bits 1:0 of the opcode tell (base, "Opcode").
-/// That holds for the Key Value command set and for kvplane's vendor commands.
-#[inline]
-#[must_use]
-pub(super) const fn transfer_bytes(sqe: &Sqe) -> u32 {
-    if sqe.opcode() & 0b11 == 0 { 0 } else { sqe.dword(10) }
-}
-
 impl Cursor {
     /// A cursor over the first `bytes` of what the data pointer of `sqe` names.
     #[inline]
@@ -346,6 +338,7 @@ mod tests {
     use super::*;
     use crate::memory::{Region, RegionSlot};
     use crate::nvme::spec::kv::opcode;
+    use crate::nvme::spec::kv::transfer_bytes;
     use std::sync::Arc;
 
     const BASE: u64 = 0x10_0000;

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use crate::fabric::SessionId;
 use crate::nvme::spec::Sqe;
+use crate::nvme::spec::kv::transfer_bytes;
 
 use super::super::shared_memory::SharedMemory;
-use super::cursor::{Cursor, transfer_bytes};
+use super::cursor::Cursor;
 use super::iova::{IovaRange, IovaTable};
 
 const BYTES: usize = 1 << 16;
