@@ -153,12 +153,10 @@ impl Arena {
     fn locked(region: Region, mut note: Option<String>) -> Result<Self, ArenaError> {
         let bytes = region.bytes();
         let start = region.base() as *mut libc::c_void;
-        // SAFETY: advice about a mapping that was just made; both kinds keep its contents. Large pages are worth
-        // having where the kernel gives them; a child process has no business with memory that devices write to.
-        unsafe {
-            libc::madvise(start, bytes, libc::MADV_HUGEPAGE);
-            libc::madvise(start, bytes, libc::MADV_DONTFORK);
-        }
+        region.prefer_large_pages();
+        // SAFETY: advice about a mapping that was just made, which keeps its contents: a child process has no business
+        // with memory that devices write to.
+        unsafe { libc::madvise(start, bytes, libc::MADV_DONTFORK) };
         populate(&region).map_err(|cause| ArenaError::NoMemory { bytes, cause })?;
         // SAFETY: locking changes nothing but whether the pages may be swapped out.
         let locked = unsafe { libc::mlock(start, bytes) } == 0;

@@ -14,5 +14,7 @@ pub(crate) fn allocate(bytes: usize, hugepages: bool) -> io::Result<Arc<Region>>
         return Ok(Arc::clone(arena.region()));
     }
     let bytes = bytes.checked_next_multiple_of(4096).ok_or(io::ErrorKind::OutOfMemory)?;
-    Region::anonymous(bytes, NO_SLOT).map(Arc::new)
+    let region = Region::anonymous(bytes, NO_SLOT)?;
+    region.prefer_large_pages();
+    Ok(Arc::new(region))
 }

@@ -48,7 +48,9 @@ impl RamDevice {
             depth: 0,
         };
         // The slot is never looked at: no command names this region.
-        Ok(Self { blocks: Arc::new(Region::anonymous(bytes, RegionSlot(u16::MAX))?), geometry })
+        let blocks = Region::anonymous(bytes, RegionSlot(u16::MAX))?;
+        blocks.prefer_large_pages();
+        Ok(Self { blocks: Arc::new(blocks), geometry })
     }
 
     /// A queue for one core, of `depth` outstanding commands, that knows memory slots 0 to `memory_slots - 1`.
