@@ -94,6 +94,21 @@ impl Fabric for Carriers {
         }
     }
 
+    #[inline]
+    fn borrows(&self, permit: &Permit) -> bool {
+        permit.carrier() != 0 && self.message.borrows(permit)
+    }
+
+    #[inline]
+    fn lend(&mut self, permit: &Permit, bytes: DmaSlice, loan: u64) -> bool {
+        permit.carrier() != 0 && self.message.lend(permit, bytes, loan)
+    }
+
+    #[inline]
+    fn take_returned(&mut self, into: &mut Burst<u64>) {
+        self.message.take_returned(into);
+    }
+
     fn flush(&mut self) {
         self.vfio_user.flush();
         self.message.flush();

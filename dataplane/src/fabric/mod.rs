@@ -100,6 +100,29 @@ pub trait Fabric {
     /// A client that does not read its completions holds up only itself: what does not fit is kept.
     fn complete(&mut self, permit: Permit, completion: Completion);
 
+    /// Whether the carrier would send a command's bytes from the memory of a device that is memory itself, so that
+    /// [`lend`](Self::lend) is worth asking.
+    #[inline]
+    fn borrows(&self, permit: &Permit) -> bool {
+        let _ = permit;
+        false
+    }
+
+    /// Has the carrier send `bytes`, which lie in the memory of a device, as a command's data, instead of what lies in the
+    /// client's memory. They must stay as they are until `loan` has [come back](Self::take_returned). False, and nothing
+    /// changed, if the carrier does not: then the bytes have to be moved as always.
+    #[inline]
+    fn lend(&mut self, permit: &Permit, bytes: DmaSlice, loan: u64) -> bool {
+        let _ = (permit, bytes, loan);
+        false
+    }
+
+    /// Takes loans whose bytes the carrier does not look at any more.
+    #[inline]
+    fn take_returned(&mut self, into: &mut Burst<u64>) {
+        let _ = into;
+    }
+
     /// Publishes completions and raises interrupts, once a burst.
     fn flush(&mut self);
 

@@ -204,6 +204,20 @@ pub trait BlockQueue {
     /// See [`AttachError`]; the queue is unchanged then.
     fn attach(&mut self, region: Arc<Region>) -> Result<(), AttachError>;
 
+    /// The memory that the device's blocks lie in, for devices that are memory themselves. Not for the hot path.
+    fn memory(&self) -> Vec<Arc<Region>> {
+        Vec::new()
+    }
+
+    /// Where blocks lie in [`memory`](Self::memory), for whoever can use them there: bytes that stay as they are until
+    /// something is written to the blocks or they are deallocated. Counts as a read. `None` for devices that are no
+    /// memory, and for blocks that are not all there in one piece.
+    #[inline]
+    fn resident(&mut self, lba: u64, blocks: u32) -> Option<DmaSlice> {
+        let _ = (lba, blocks);
+        None
+    }
+
     /// Forgets the region in `slot` and drops the queue's hold on it. Not for the hot path.
     ///
     /// # Errors

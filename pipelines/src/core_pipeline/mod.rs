@@ -133,7 +133,12 @@ impl<B: BlockQueue, F: Fabric, C: Clock> CorePipeline<B, F, C> {
     #[must_use]
     pub fn outstanding(&self) -> usize {
         let listed = self.waiting_lists.len() + self.lists.len();
-        self.fabric.outstanding() + self.dma.in_use() + self.waiting.len() + listed + self.outgoing.len()
+        self.fabric.outstanding()
+            + self.dma.in_use()
+            + self.dma.lent()
+            + self.waiting.len()
+            + listed
+            + self.outgoing.len()
     }
 
     /// Carries out a command of the carrier's control side at once, as if it had come by mail.

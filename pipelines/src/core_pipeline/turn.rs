@@ -36,6 +36,7 @@ impl<B: BlockQueue, F: Fabric, C: Clock> CorePipeline<B, F, C> {
         items += self.store_work(now);
         self.blocks.ring();
         self.fabric.settle(&mut self.blocks);
+        self.take_loans_back();
         self.fabric.flush();
         Poll::of(items + usize::from(self.fabric.is_moving()))
     }
@@ -69,6 +70,19 @@ impl<B: BlockQueue, F: Fabric, C: Clock> CorePipeline<B, F, C> {
             self.complete_all(&mut ended);
         }
         count + self.commits()
+    }
+
+    /// Values that carriers have sent from where they lie.
+    #[inline]
+    fn take_loans_back(&mut self) {
+        if self.dma.lent() == 0 {
+            return;
+        }
+        let mut returned = Burst::new();
+        self.fabric.take_returned(&mut returned);
+        for loan in returned {
+            self.dma.returned(loan, &mut self.shards);
+        }
     }
 
     /// Durable Stores and Deletes whose records are on the medium now.

@@ -7,6 +7,7 @@
 
 mod erasure;
 mod load;
+mod loans;
 pub mod pacing;
 mod pieces;
 mod save;
@@ -24,12 +25,13 @@ use dataplane::nvme::spec::Status;
 use dataplane::nvme::{BlockDone, BlockQueue};
 use dataplane::{BURST, Burst};
 
-use crate::classify::Ended;
+use crate::classify::{Ended, Origin};
 use crate::lines::Lines;
 use crate::placement::{PlacedBurst, PlacedErasure, PlacedLoad, PlacedSave};
 use crate::store::Shard;
 use erasure::{Erased, Erasure};
 use load::Load;
+use loans::Loans;
 use pacing::Pacing;
 use pieces::Step;
 use save::Save;
@@ -52,6 +54,7 @@ pub struct Dma<D> {
     loads: SlotPool<Load<D>>,
     saves: SlotPool<Save<D>>,
     erasures: SlotPool<Erasure>,
+    loans: Loans,
     capacity: usize,
     staging: Staging<D>,
     /// Loads and saves with pieces still to issue, in order of arrival.
@@ -71,6 +74,7 @@ impl<D: Clone> Dma<D> {
             loads: SlotPool::new(capacity),
             saves: SlotPool::new(capacity),
             erasures: SlotPool::new(capacity),
+            loans: Loans::new(),
             capacity: usize::from(capacity),
             staging: Staging::new(staging),
             loads_to_issue: line(),
@@ -92,6 +96,18 @@ impl<D: Clone> Dma<D> {
         self.loads.in_use() + self.saves.in_use() + self.erasures.in_use()
     }
 
+    /// Values that carriers look at where they lie, for commands that have left it.
+    #[inline]
+    #[must_use]
+    pub fn lent(&self) -> usize {
+        self.loans.count()
+    }
+
+    /// A carrier does not look at a value any more.
+    pub fn returned(&mut self, loan: u64, shards: &mut [Shard]) {
+        self.loans.returned(loan, shards);
+    }
+
     /// Bytes that went through staging buffers because they were not aligned.
     #[must_use]
     pub fn staged_bytes(&self) -> u64 {
@@ -111,7 +127,11 @@ impl<D: Clone> Dma<D> {
             let PlacedLoad { lane, .. } = placed;
             let capsule = &mut capsules[lane];
             let (data, origin) = (around.fabric.data(capsule), notes[lane].take_origin(capsule));
-            ended.extend(self.start_load(Load::new(origin, data, placed), around));
+            if around.fabric.borrows(&origin.permit) {
+                ended.extend(self.lend_or_load(origin, data, placed, around));
+            } else {
+                ended.extend(self.start_load(Load::new(origin, data, placed), around));
+            }
         }
         for placed in saves.drain(..) {
             let PlacedSave { lane, .. } = placed;
@@ -131,6 +151,20 @@ impl<D: Clone> Dma<D> {
                 Ok(id) => self.erasures_to_make.push_back(id),
                 Err(mut erasure) => ended.push(erasure.end(Err(Status::INTERNAL_ERROR))),
             }
+        }
+    }
+
+    #[inline(never)]
+    fn lend_or_load<B: BlockQueue, F: Fabric<Data = D>>(
+        &mut self,
+        origin: Origin,
+        data: D,
+        placed: PlacedLoad,
+        around: &mut Surroundings<'_, B, F>,
+    ) -> Option<Ended> {
+        match self.loans.lend(origin, placed, around) {
+            Ok(ended) => Some(ended),
+            Err((origin, placed)) => self.start_load(Load::new(origin, data, placed), around),
         }
     }
 

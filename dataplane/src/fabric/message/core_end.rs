@@ -109,7 +109,8 @@ impl MessageFabric {
         let mut attached = 0;
         let made = self.attach(&map, blocks, &mut attached).and_then(|()| {
             let staging = Staging::new(self.core, map.clone()).ok_or(CoreError::NotOpen)?;
-            let tcp = TcpEnd::new(self.core, &staging).map_err(|error| CoreError::System(error.to_string()))?;
+            let mut tcp = TcpEnd::new(self.core, &staging).map_err(|error| CoreError::System(error.to_string()))?;
+            tcp.lend_from(&blocks.memory());
             Ok(Open { staging, tcp, rdma: RdmaEnd::new(self.core), rdma_first: false })
         });
         match made {
@@ -234,6 +235,24 @@ impl Fabric for MessageFabric {
             open.rdma.complete(exchange, completion, &mut open.staging);
         } else {
             open.tcp.complete(exchange, completion, &mut open.staging);
+        }
+    }
+
+    #[inline]
+    fn borrows(&self, permit: &Permit) -> bool {
+        permit.carrier() == carrier::TCP
+            && permit.core() == self.core
+            && self.open.as_ref().is_some_and(|open| open.tcp.borrows(permit.queue()))
+    }
+
+    fn lend(&mut self, permit: &Permit, bytes: DmaSlice, loan: u64) -> bool {
+        self.borrows(permit) && self.open.as_mut().is_some_and(|open| open.tcp.lend(permit.queue(), bytes, loan))
+    }
+
+    #[inline]
+    fn take_returned(&mut self, into: &mut Burst<u64>) {
+        if let Some(open) = &mut self.open {
+            open.tcp.take_returned(into);
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::super::attached::AttachedRegions;
 use crate::Burst;
-use crate::memory::{Region, RegionSlot};
+use crate::memory::{DmaSlice, Region, RegionSlot};
 use crate::nvme::{AttachError, BlockDone, BlockError, BlockIo, BlockOp, BlockQueue, Geometry, QueueFull};
 
 /// A queue pair of a [`RamDevice`](super::RamDevice).
@@ -94,6 +94,15 @@ impl BlockQueue for RamQueue {
 
     fn attach(&mut self, region: Arc<Region>) -> Result<(), AttachError> {
         self.regions.attach(region)
+    }
+
+    fn memory(&self) -> Vec<Arc<Region>> {
+        vec![Arc::clone(&self.blocks)]
+    }
+
+    fn resident(&mut self, lba: u64, blocks: u32) -> Option<DmaSlice> {
+        let lba_bytes = self.geometry.lba_bytes;
+        self.blocks.slice(lba.checked_mul(u64::from(lba_bytes))?, blocks.checked_mul(lba_bytes)?)
     }
 
     fn detach(&mut self, slot: RegionSlot) -> Result<(), AttachError> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::counters::IoCounters;
 use crate::Burst;
-use crate::memory::{Region, RegionSlot};
+use crate::memory::{DmaSlice, Region, RegionSlot};
 use crate::nvme::{AttachError, BlockDone, BlockError, BlockIo, BlockOp, BlockQueue, Geometry, QueueFull};
 
 /// A device's part in a span.
@@ -255,6 +255,21 @@ impl<B: BlockQueue> BlockQueue for SpanQueue<B> {
     #[inline]
     fn in_flight(&self) -> usize {
         self.outstanding
+    }
+
+    fn memory(&self) -> Vec<Arc<Region>> {
+        self.members.iter().flat_map(|member| member.queue.memory()).collect()
+    }
+
+    #[inline]
+    fn resident(&mut self, lba: u64, blocks: u32) -> Option<DmaSlice> {
+        let lba_bytes = self.geometry.lba_bytes;
+        let io = BlockIo { op: BlockOp::Read, lba, blocks, memory: DmaSlice::EMPTY, token: 0 };
+        let member = self.member_of(&io)?;
+        let at = ((lba - member.begin) << member.shift) + member.offset;
+        let slice = member.queue.resident(at, blocks.checked_shl(member.shift)?)?;
+        member.counters.count(&io, lba_bytes);
+        Some(slice)
     }
 
     fn attach(&mut self, region: Arc<Region>) -> Result<(), AttachError> {

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use super::connection::{AREA_BYTES, BATCH, Connection, NewTcpQueue};
 use super::desk::Desk;
-use super::exchange::Phase;
+use super::exchange::{Lent, Phase};
 use super::streams::{RingStreams, StreamDone, Streams};
 use crate::Burst;
 use crate::fabric::message::{CoreError, Staging, StagingLayout, carrier};
 use crate::fabric::{Capsule, Completion, Permit, QueuePairInfo, SessionId};
-use crate::memory::{SlotId, SlotPool};
+use crate::memory::{DmaSlice, Region, SlotId, SlotPool};
 
 /// I/O queues that a core serves at once.
 const MAX_CONNECTIONS: u16 = 256;
@@ -50,6 +50,8 @@ pub struct TcpEnd<S: Streams = RingStreams> {
     outstanding: usize,
     /// Connections that are moving.
     moving: usize,
+    /// The memory of devices that values may be sent from.
+    lenders: Vec<Arc<Region>>,
 }
 
 impl<S: Streams> TcpEnd<S> {
@@ -70,7 +72,47 @@ impl<S: Streams> TcpEnd<S> {
             stalled: Vec::with_capacity(places),
             outstanding: 0,
             moving: 0,
+            lenders: Vec::new(),
         })
+    }
+
+    /// Lets values be sent from this memory of devices, where they lie.
+    pub fn lend_from(&mut self, memory: &[Arc<Region>]) {
+        self.lenders = memory.to_vec();
+        self.streams.read_from(memory);
+    }
+
+    /// Whether a command's data would be sent from such memory.
+    #[must_use]
+    pub fn borrows(&self, exchange: SlotId) -> bool {
+        if self.lenders.is_empty() {
+            return false;
+        }
+        let Some(exchange) = self.desk.exchanges.get(exchange) else { return false };
+        // A digest is made of what lies in staging memory.
+        let digests = |owner| self.connections.get(owner).is_none_or(|owner| owner.queue.framing.digests.data);
+        exchange.route.to_host && exchange.lent.is_none() && !digests(exchange.connection)
+    }
+
+    /// Has a command's data sent from there. It keeps its buffer, by which its session's share is counted.
+    pub fn lend(&mut self, exchange: SlotId, bytes: DmaSlice, loan: u64) -> bool {
+        let known = self.lenders.iter().any(|region| region.contains(&bytes));
+        let Some(exchange) = self.desk.exchanges.get_mut(exchange).filter(|_| known) else { return false };
+        let fits = exchange.phase == Phase::Running && bytes.bytes() <= exchange.route.bytes;
+        if fits {
+            exchange.lent = Some(Lent { bytes, loan });
+        }
+        fits
+    }
+
+    /// Takes loans whose bytes are no longer looked at.
+    #[inline]
+    pub fn take_returned(&mut self, into: &mut Burst<u64>) {
+        while !into.is_full()
+            && let Some(loan) = self.desk.returned.pop()
+        {
+            into.push(loan);
+        }
     }
 
     /// The streams, for those who look from outside.

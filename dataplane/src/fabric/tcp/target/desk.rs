@@ -35,6 +35,8 @@ pub(super) struct Desk {
     /// since who may be let by.
     seen: u64,
     joined: bool,
+    /// Loans whose bytes are no longer looked at, until somebody takes them.
+    pub returned: Vec<u64>,
     /// Bytes that the CPU copied.
     pub copied: u64,
     /// By session: bytes of buffers that its commands hold, and the most that one session may.
@@ -52,6 +54,7 @@ impl Desk {
             starved: line(),
             seen: 0,
             joined: false,
+            returned: Vec::with_capacity(usize::from(commands)),
             copied: 0,
             held: Vec::new(),
             most_held: buffer_bytes.saturating_sub(KEPT_FOR_CAPSULES) / 2,
@@ -91,6 +94,7 @@ impl Desk {
             sqe,
             route,
             buffer: None,
+            lent: None,
             held: 0,
             received: 0,
             spoilt: false,
@@ -195,6 +199,7 @@ impl Desk {
     pub fn close(&mut self, id: SlotId, staging: &mut Staging) {
         let Some(exchange) = self.exchanges.remove(id) else { return };
         self.tags[id.index()] = None;
+        self.returned.extend(exchange.lent.map(|lent| lent.loan));
         self.give_back(exchange.buffer, exchange.session, exchange.held, staging);
     }
 

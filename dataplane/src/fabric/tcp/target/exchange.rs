@@ -2,7 +2,7 @@
 
 use crate::fabric::message::Buffer;
 use crate::fabric::{Completion, SessionId};
-use crate::memory::SlotId;
+use crate::memory::{DmaSlice, SlotId};
 use crate::nvme::spec::fabrics::CapsuleData;
 use crate::nvme::spec::kv::transfer_bytes;
 use crate::nvme::spec::{DataPointer, Sqe, Status};
@@ -22,6 +22,14 @@ pub(super) enum Phase {
     Answered(Completion),
 }
 
+/// Bytes in the memory of a device, to be sent in the place of what lies in the buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Lent {
+    pub bytes: DmaSlice,
+    /// What the lender calls them, to be told when they are no longer looked at.
+    pub loan: u64,
+}
+
 /// One command.
 #[derive(Debug)]
 pub(super) struct Exchange {
@@ -33,6 +41,7 @@ pub(super) struct Exchange {
     pub sqe: Sqe,
     pub route: Route,
     pub buffer: Option<Buffer>,
+    pub lent: Option<Lent>,
     /// Bytes that the buffer counts for on its session's account.
     pub held: u32,
     /// Whether some of its data did not match its digest.

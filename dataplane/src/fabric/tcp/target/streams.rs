@@ -45,6 +45,9 @@ pub trait Streams: Sized {
     /// What the system says.
     fn new(streams: u16, region: Arc<Region>) -> io::Result<Self>;
 
+    /// Bytes to be sent may lie in this memory too, which is held from now on.
+    fn read_from(&mut self, memory: &[Arc<Region>]);
+
     /// Begins to receive: some bytes, or with `all` as many as fit. The stream stays until it is done.
     fn receive(&mut self, place: u16, stream: &Self::Stream, into: DmaSlice, all: bool);
 
@@ -72,6 +75,8 @@ pub struct RingStreams {
     ring: IoUring,
     sends: Box<[Box<SendSlot>]>,
     region: Arc<Region>,
+    /// Whose bytes are sent too.
+    others: Vec<Arc<Region>>,
     /// Receives and sends that the kernel has.
     under_way: usize,
     unsent: bool,
@@ -89,7 +94,7 @@ impl Transfer {
 
 impl RingStreams {
     fn push(&mut self, entry: &io_uring::squeue::Entry) {
-        // SAFETY: the memory lies inside the region, which this holds until nothing is under way; a message's slot stays
+        // SAFETY: the memory lies inside the regions, which this holds until nothing is under way; a message's slot stays
         // where it is for as long as this lives, and is not written to while its send is under way; and the caller keeps
         // the stream open until the transfer has ended.
         let pushed = unsafe { self.ring.submission().push(entry) };
@@ -107,7 +112,11 @@ impl Streams for RingStreams {
         // SAFETY: both are plain C structures for which all zeros is a valid value.
         let slot = || Box::new(unsafe { std::mem::zeroed::<SendSlot>() });
         let sends = (0..streams).map(|_| slot()).collect();
-        Ok(Self { ring, sends, region, under_way: 0, unsent: false })
+        Ok(Self { ring, sends, region, others: Vec::new(), under_way: 0, unsent: false })
+    }
+
+    fn read_from(&mut self, memory: &[Arc<Region>]) {
+        self.others.extend_from_slice(memory);
     }
 
     fn receive(&mut self, place: u16, stream: &TcpStream, into: DmaSlice, all: bool) {
@@ -122,7 +131,8 @@ impl Streams for RingStreams {
         let Some(slot) = self.sends.get_mut(usize::from(place)) else { return };
         let count = parts.len().min(MAX_PARTS);
         for (to, part) in slot.parts.iter_mut().zip(parts) {
-            debug_assert!(self.region.contains(part), "memory of another region");
+            let mut regions = self.others.iter().chain([&self.region]);
+            debug_assert!(regions.any(|region| region.contains(part)), "memory of another region");
             *to = libc::iovec { iov_base: part.address() as *mut libc::c_void, iov_len: part.bytes() as usize };
         }
         slot.header.msg_iov = slot.parts.as_mut_ptr();
@@ -171,7 +181,7 @@ impl Drop for RingStreams {
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) => {}
                 Err(_) => {
                     // It cannot be waited for: better to leak the memory than to have it written to by nobody's leave.
-                    std::mem::forget(Arc::clone(&self.region));
+                    std::mem::forget((Arc::clone(&self.region), std::mem::take(&mut self.others)));
                     self.sends.iter_mut().for_each(|slot| {
                         std::mem::forget(std::mem::replace(
                             slot,

@@ -54,6 +54,17 @@ impl HeadWriter<'_> {
         }
     }
 
+    /// A PDU with bytes that lie elsewhere, on a connection without data digests. Says how many they are.
+    pub fn lent(&mut self, cid: u16, bytes: DmaSlice, framing: Framing) -> u32 {
+        let length = bytes.bytes();
+        if length > 0 {
+            let pdu = C2hData { cid, offset: 0, length, last: true, success: false };
+            self.put(|head| pdu.encode(framing, head));
+            self.parts.push(bytes);
+        }
+        length
+    }
+
     /// A PDU with the first `length` bytes of a buffer.
     pub fn data(&mut self, cid: u16, buffer: &Buffer, length: u32, framing: Framing) {
         let Some(slice) = self.staging.slice(buffer, 0, length).filter(|slice| slice.bytes() > 0) else { return };

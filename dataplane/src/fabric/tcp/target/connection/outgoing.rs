@@ -60,9 +60,14 @@ impl<T> Connection<T> {
                         && completion.status.is_success()
                         && let Some(buffer) = &exchange.buffer
                     {
-                        let length = staging.filled(buffer).min(exchange.route.bytes);
-                        bytes += length;
-                        writer.data(exchange.cid, buffer, length, framing);
+                        bytes += match exchange.lent {
+                            Some(lent) => writer.lent(exchange.cid, lent.bytes, framing),
+                            None => {
+                                let length = staging.filled(buffer).min(exchange.route.bytes);
+                                writer.data(exchange.cid, buffer, length, framing);
+                                length
+                            }
+                        };
                     }
                     writer.put(|head| response(exchange.cid, completion).encode(framing, head));
                     self.sq_head = sq_head;

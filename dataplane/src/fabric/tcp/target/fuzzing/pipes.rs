@@ -25,6 +25,7 @@ pub(in super::super) struct Pipes {
     pub pipes: BTreeMap<usize, Pipe>,
     pub random: Random,
     region: Arc<Region>,
+    others: Vec<Arc<Region>>,
 }
 
 impl Pipe {
@@ -49,7 +50,7 @@ impl Pipe {
         Some(Ok(bytes as u32))
     }
 
-    fn sent(&mut self, region: &Region, random: &mut Random) -> Option<Result<u32, i32>> {
+    fn sent(&mut self, regions: &[Arc<Region>], random: &mut Random) -> Option<Result<u32, i32>> {
         let parts = self.send.take()?;
         if self.cut {
             return Some(Err(libc::EPIPE));
@@ -57,6 +58,7 @@ impl Pipe {
         let mut bytes = Vec::new();
         for part in parts {
             let mut piece = vec![0; part.bytes() as usize];
+            let region = regions.iter().find(|region| region.contains(&part)).expect("what the end sends is there");
             region
                 .read(region.offset_of(&part).expect("what the end asks for is there"), &mut piece)
                 .expect("what the end asks for is there");
@@ -72,7 +74,11 @@ impl Streams for Pipes {
     type Stream = usize;
 
     fn new(_: u16, region: Arc<Region>) -> io::Result<Self> {
-        Ok(Self { pipes: BTreeMap::new(), random: Random::new(0), region })
+        Ok(Self { pipes: BTreeMap::new(), random: Random::new(0), region, others: Vec::new() })
+    }
+
+    fn read_from(&mut self, memory: &[Arc<Region>]) {
+        self.others.extend_from_slice(memory);
     }
 
     fn receive(&mut self, place: u16, stream: &usize, into: DmaSlice, all: bool) {
@@ -90,6 +96,7 @@ impl Streams for Pipes {
     fn submit(&mut self) {}
 
     fn poll(&mut self, done: &mut Burst<StreamDone>) {
+        let regions: Vec<_> = self.others.iter().chain([&self.region]).cloned().collect();
         let (random, region) = (&mut self.random, &self.region);
         for pipe in self.pipes.values_mut() {
             if done.remaining_capacity() < 2 || random.below(3) == 0 && !pipe.cut {
@@ -100,7 +107,7 @@ impl Streams for Pipes {
                 done.extend(result.map(|result| StreamDone { transfer: Transfer { place, send }, result }));
             };
             ended(false, pipe.received(region, random));
-            ended(true, pipe.sent(region, random));
+            ended(true, pipe.sent(&regions, random));
         }
     }
 

@@ -1,7 +1,7 @@
 //! Hosts, streams and a store: whatever is split, merged, delayed or reordered, every command is answered once, with the
 //! right bytes; and nothing is left behind.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -20,6 +20,8 @@ use crate::nvme::spec::kv::KeyFields;
 use crate::nvme::spec::{Sqe, Status, kv};
 
 const MAX_TRANSFER: u32 = 1 << 20;
+/// Values that may be lent at once.
+const PLACES: u64 = 8;
 
 pub(super) struct World {
     pub end: TcpEnd<Pipes>,
@@ -31,6 +33,12 @@ pub(super) struct World {
     /// Commands that were taken, and how long each takes yet.
     running: Vec<(SlotId, Sqe, u64)>,
     pub told: Vec<Told>,
+    /// The memory of a device, in places of [`MAX_TRANSFER`], and which of them are free.
+    device: Arc<Region>,
+    free_places: Vec<u64>,
+    /// Values that were lent, and how many in all.
+    lent: BTreeSet<u64>,
+    pub loans: u64,
     all_bytes: u32,
 }
 
@@ -41,6 +49,8 @@ impl World {
         let map = StagingMap::new(layout, vec![Arc::new(region)]).unwrap();
         let staging = Staging::new(0, map).unwrap();
         let mut end = TcpEnd::<Pipes>::new(0, &staging).unwrap();
+        let device = Arc::new(Region::anonymous(PLACES as usize * MAX_TRANSFER as usize, RegionSlot(7)).unwrap());
+        end.lend_from(&[Arc::clone(&device)]);
         end.streams_mut().random = Random::new(seed ^ 0x5EED);
         let all_bytes = staging.free_bytes();
         Self {
@@ -52,6 +62,10 @@ impl World {
             store: BTreeMap::new(),
             running: Vec::new(),
             told: Vec::new(),
+            device,
+            free_places: (0..PLACES).collect(),
+            lent: BTreeSet::new(),
+            loans: 0,
             all_bytes,
         }
     }
@@ -111,10 +125,11 @@ impl World {
                 continue;
             }
             let (id, sqe, _) = self.running.swap_remove(at);
-            let completion = self.carry_out(&sqe);
+            let completion = self.carry_out(id, &sqe);
             self.end.complete(id, completion, &mut self.staging);
         }
         self.end.flush(&mut self.staging);
+        self.take_back();
         let pipes = &mut self.end.streams_mut().pipes;
         for host in &mut self.hosts {
             let pipe = pipes.get_mut(&host.stream).unwrap();
@@ -122,7 +137,33 @@ impl World {
         }
     }
 
-    fn carry_out(&mut self, sqe: &Sqe) -> Completion {
+    /// Takes loans back, and overwrites what was lent: nobody may look at it any more.
+    fn take_back(&mut self) {
+        let mut returned = Burst::new();
+        self.end.take_returned(&mut returned);
+        for place in returned {
+            assert!(self.lent.remove(&place), "came back twice");
+            self.device.fill(place * u64::from(MAX_TRANSFER), MAX_TRANSFER as usize, 0xEE).unwrap();
+            self.free_places.push(place);
+        }
+    }
+
+    /// Lends a value to the end, now and then, if that would look at it.
+    fn lend(&mut self, id: SlotId, value: &[u8]) -> bool {
+        if value.is_empty() || self.random.below(2) == 0 || !self.end.borrows(id) {
+            return false;
+        }
+        let Some(place) = self.free_places.pop() else { return false };
+        let at = place * u64::from(MAX_TRANSFER);
+        self.device.write(at, value).unwrap();
+        assert!(self.end.lend(id, self.device.slice(at, value.len() as u32).unwrap(), place));
+        assert!(!self.end.borrows(id), "a value is lent once");
+        self.lent.insert(place);
+        self.loans += 1;
+        true
+    }
+
+    fn carry_out(&mut self, id: SlotId, sqe: &Sqe) -> Completion {
         let (unit, bytes) = (sqe.quadword(6) as u32, sqe.quadword(8) as u32);
         let key = sqe.key_bytes().to_vec();
         let map = self.staging.map();
@@ -135,10 +176,14 @@ impl World {
             }
             kv::opcode::RETRIEVE => {
                 let Some(value) = self.store.get(&key) else { return Completion::failed(Status::KEY_DOES_NOT_EXIST) };
-                let moved = value.len().min(bytes as usize);
-                map.write(0, unit, 0, &value[..moved]).unwrap();
-                map.note_filled(0, unit, moved as u32);
-                Completion::success(value.len() as u32, 0)
+                let (length, moved) = (value.len() as u32, value.len().min(bytes as usize));
+                let value = value[..moved].to_vec();
+                if !self.lend(id, &value) {
+                    let map = self.staging.map();
+                    map.write(0, unit, 0, &value).unwrap();
+                    map.note_filled(0, unit, moved as u32);
+                }
+                Completion::success(length, 0)
             }
             _ if self.store.contains_key(&key) => Completion::success(0, 0),
             _ => Completion::failed(Status::KEY_DOES_NOT_EXIST),
@@ -169,6 +214,7 @@ impl World {
         }
         assert_eq!((self.end.connections(), self.end.outstanding()), (0, 0));
         assert_eq!(self.staging.free_bytes(), self.all_bytes, "a buffer was lost");
+        assert!(self.lent.is_empty(), "a loan was lost");
     }
 }
 
@@ -218,6 +264,30 @@ fn one_run(seed: u64, digests: Digests, cut: bool) {
     world.end_all();
     let ended = |link: &Arc<HostLink>| !link.is_lost() && link.take_ended().eq([1]);
     assert!(world.links.iter().all(ended), "the control side is told of every end, and none was a breach");
+}
+
+#[test]
+fn values_are_sent_from_where_they_lie() {
+    let mut world = World::new(3, 32 << 20);
+    let plain = world.connect(Digests { header: true, data: false }, 16);
+    let digests = world.connect(Digests { header: false, data: true }, 16);
+    let value = value_of(1, 0, 300_000);
+    world.with_host(plain, |host, pipe, _| host.store(pipe, 1, value.clone(), false));
+    world.settle();
+    for _ in 0..8 {
+        world.with_host(digests, |host, pipe, _| host.retrieve(pipe, 1, 300_000));
+    }
+    world.settle();
+    assert_eq!(world.loans, 0, "a digest is not made of what lies elsewhere");
+    for _ in 0..16 {
+        world.with_host(plain, |host, pipe, _| host.retrieve(pipe, 1, 200_001));
+    }
+    world.settle();
+    assert!(world.loans > 0);
+    let values = world.told.iter().filter(|told| told.sqe.opcode() == kv::opcode::RETRIEVE).map(|told| &told.value);
+    assert!(values.clone().all(|told| *told == value[..told.len()]));
+    assert_eq!(values.clone().filter(|told| told.len() == 200_001).count(), 16);
+    world.end_all();
 }
 
 proptest! {
