@@ -195,7 +195,7 @@ impl Door {
         let mut controller = Controller::new(identity, session.namespaces(), limits);
         controller.connected(fields);
         info!(listener = %self.listener, host = %name.host_nqn, address = ?peer.address, session = session.id().0, controller = name.controller_id, "NVMe-oF host connected");
-        let (link, controller) = (Arc::new(HostLink::default()), Mutex::new(controller));
+        let (link, controller) = (Arc::new(HostLink::of(&data.host_nqn)), Mutex::new(controller));
         let host = Arc::new(Host { session, link, name, controller });
         Ok(AdminQueue::of(self.hosts.clone(), host, u32::from(fields.sqsize) + 1))
     }

@@ -15,6 +15,7 @@ use arrayvec::ArrayVec;
 
 use super::super::wire::{Decoder, Framing, PduFault};
 use super::desk::Desk;
+use super::lines::AccountId;
 use super::streams::MAX_PARTS;
 use crate::fabric::message::{Area, HostLink, Staging};
 use crate::fabric::{QueuePairInfo, SessionId};
@@ -82,6 +83,8 @@ enum State {
 pub(super) struct Connection<T> {
     id: SlotId,
     pub queue: NewTcpQueue<T>,
+    /// Its host's account.
+    pub account: AccountId,
     area: Area,
     state: State,
     sq_head: u16,
@@ -123,11 +126,12 @@ pub(super) struct Connection<T> {
 }
 
 impl<T> Connection<T> {
-    pub fn new(queue: NewTcpQueue<T>, area: Area) -> Self {
+    pub fn new(queue: NewTcpQueue<T>, account: AccountId, area: Area) -> Self {
         let line = VecDeque::with_capacity((queue.entries as usize + BATCH) * 2);
         Self {
             id: SlotId::from_bits(0),
             queue,
+            account,
             area,
             state: State::Running,
             // Connect was the first entry, and has its answer.
@@ -254,6 +258,6 @@ impl<T> Connection<T> {
         }
         let refusals = self.outgoing.drain(..).filter(|out| matches!(out, Outgoing::Refusal { .. })).count();
         self.in_use -= refusals as u32;
-        self.in_use -= desk.abandon(self.id, staging);
+        self.in_use -= desk.abandon(self.id, self.account, staging);
     }
 }

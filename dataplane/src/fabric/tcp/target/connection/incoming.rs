@@ -1,8 +1,9 @@
 //! What comes in: PDUs out of the inbox, data into buffers.
 
 use super::super::super::wire::{COMMON_BYTES, DIGEST_BYTES, FatalStatus, H2cData, Payload, Pdu, PduFault, field};
-use super::super::desk::Desk;
+use super::super::desk::{Desk, Hungry};
 use super::super::exchange::{Phase, Route};
+use super::super::lines::Lines;
 use super::super::streams::Streams;
 use super::heads::digest_of;
 use super::{Connection, INBOX_BYTES, Outgoing, State};
@@ -235,32 +236,39 @@ impl<T> Connection<T> {
         let route = match self.judge(sqe, data_at, payload, staging) {
             Ok(route) => route,
             Err(status) => {
-                self.consume(consumed);
-                self.outgoing.push_back(Outgoing::Refusal { cid: sqe.cid(), status });
-                self.in_use += 1;
+                self.refuse(sqe, consumed, status);
                 return Ok(true);
             }
         };
         let in_capsule = match route.in_capsule {
-            Some(offset) => match staging.take(route.bytes) {
-                Some(buffer) => Some((offset, buffer)),
-                None => {
+            Some(offset) => match desk.buffer_along(self.account, route.bytes, staging) {
+                Ok(buffer) => Some((offset, buffer)),
+                // Were it to wait for buffers of its own host's commands, the data of those might lie behind it.
+                Err(Hungry::HasItsShare) => {
+                    self.refuse(sqe, consumed, Status::NAMESPACE_NOT_READY);
+                    return Ok(true);
+                }
+                Err(Hungry::NothingLeft) => {
                     self.stalled = true;
                     return Ok(false);
                 }
             },
             None => None,
         };
-        self.consume(consumed);
-        self.in_use += 1;
-        let Some(id) = desk.open(self.id, self.queue.session, *sqe, route) else {
-            self.outgoing.push_back(Outgoing::Refusal { cid: sqe.cid(), status: Status::INTERNAL_ERROR });
+        let Some(id) = desk.open((self.id, self.queue.session, self.account), *sqe, route) else {
+            if let Some((_, buffer)) = in_capsule {
+                desk.give_back_along(buffer, self.account, route.bytes, staging);
+            }
+            self.refuse(sqe, consumed, Status::INTERNAL_ERROR);
             return Ok(true);
         };
+        self.consume(consumed);
+        self.in_use += 1;
         if let Some((offset, buffer)) = in_capsule {
             let copied = staging.area_to_buffer(&self.area, data_at + offset, &buffer, 0, route.bytes);
             desk.copied += u64::from(route.bytes);
             if let Some(exchange) = desk.exchanges.get_mut(id) {
+                exchange.held = Lines::size_of(route.bytes);
                 exchange.buffer = Some(buffer);
             }
             match copied {
@@ -273,6 +281,13 @@ impl<T> Connection<T> {
             self.fed(id, desk);
         }
         Ok(true)
+    }
+
+    /// Ends a command that becomes no exchange.
+    fn refuse(&mut self, sqe: &Sqe, consumed: u32, status: Status) {
+        self.consume(consumed);
+        self.outgoing.push_back(Outgoing::Refusal { cid: sqe.cid(), status });
+        self.in_use += 1;
     }
 
     fn consume(&mut self, bytes: u32) {
