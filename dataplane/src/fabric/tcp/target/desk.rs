@@ -90,6 +90,7 @@ impl Desk {
             route,
             buffer: None,
             held: 0,
+            asked: 0,
             received: 0,
             spoilt: false,
             phase: Phase::Starved,

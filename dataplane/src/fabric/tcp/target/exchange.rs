@@ -40,6 +40,8 @@ pub(super) struct Exchange {
     pub held: u32,
     /// Whether some of its data did not match its digest.
     pub spoilt: bool,
+    /// When its data was asked for, as the connection's pace has it.
+    pub asked: u32,
     /// Bytes that came in.
     pub received: u32,
     pub phase: Phase,

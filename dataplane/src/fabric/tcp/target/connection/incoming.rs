@@ -27,17 +27,20 @@ pub(super) struct Body {
     length: u32,
     come: u32,
     digest: bool,
+    /// When it was asked for.
+    asked: u32,
 }
 
 impl<T> Connection<T> {
     /// Begins to receive, if it is time to.
     pub fn receive<S: Streams<Stream = T>>(&mut self, streams: &mut S, desk: &Desk, staging: &Staging) {
-        if self.receiving || self.stalled || self.state != State::Running {
+        if self.receiving || self.stalled || !matches!(self.state, State::Running | State::Parting) {
             return;
         }
         let direct = self.direct_slice(desk, staging);
         let (into, all) = match direct {
             Some(slice) => (Some(slice), true),
+            None if self.state == State::Parting => (staging.area_slice(&self.area, 0, INBOX_BYTES), false),
             None => {
                 let room = INBOX_BYTES - self.have;
                 // While data is owed, no further than its header: then the data goes where it belongs at once.
@@ -54,7 +57,8 @@ impl<T> Connection<T> {
 
     /// Where the data that comes next belongs, if nothing of it is in the inbox.
     fn direct_slice(&self, desk: &Desk, staging: &Staging) -> Option<DmaSlice> {
-        let body = self.body.filter(|body| body.come < body.length && self.have == 0 && self.skip == 0)?;
+        let running = self.body.filter(|_| self.state == State::Running);
+        let body = running.filter(|body| body.come < body.length && self.have == 0 && self.skip == 0)?;
         let buffer = desk.exchanges.get(body.exchange)?.buffer.as_ref()?;
         staging.slice(buffer, body.begin + body.come, (body.length - body.come).min(RECEIVE_BYTES))
     }
@@ -64,10 +68,14 @@ impl<T> Connection<T> {
         self.receiving = false;
         match result {
             Ok(0) => self.host_left(),
+            Ok(_) if self.state == State::Parting => {}
             Ok(bytes) => {
-                self.progress.0 += u64::from(bytes);
+                self.pace.read(bytes);
                 match &mut self.body {
-                    Some(body) if body.come < body.length && self.have == 0 && self.skip == 0 => body.come += bytes,
+                    Some(body) if body.come < body.length && self.have == 0 && self.skip == 0 => {
+                        body.come += bytes;
+                        self.pace.data(body.asked, bytes);
+                    }
                     _ => self.have += bytes,
                 }
                 self.take_in(desk, staging);
@@ -79,7 +87,9 @@ impl<T> Connection<T> {
 
     /// Looks at what is in the inbox.
     pub fn take_in(&mut self, desk: &mut Desk, staging: &mut Staging) {
-        self.stalled = false;
+        if std::mem::take(&mut self.stalled) {
+            self.pace.excuse();
+        }
         while self.state == State::Running {
             match self.step(desk, staging) {
                 Ok(true) => {}
@@ -160,8 +170,8 @@ impl<T> Connection<T> {
             return Err(PduFault::invalid(field::FLAGS));
         }
         self.skip = u32::from(payload.padding);
-        self.body =
-            Some(Body { exchange: id, begin: data.offset, length: data.length, come: 0, digest: payload.digest });
+        let (begin, length, digest, asked) = (data.offset, data.length, payload.digest, exchange.asked);
+        self.body = Some(Body { exchange: id, begin, length, come: 0, digest, asked });
         Ok(())
     }
 
@@ -178,6 +188,7 @@ impl<T> Connection<T> {
             self.seen += bytes;
             body.come += bytes;
             self.body = Some(body);
+            self.pace.data(body.asked, bytes);
         }
         if body.come < body.length {
             return Ok(false);
@@ -199,6 +210,7 @@ impl<T> Connection<T> {
     }
 
     fn end_body(&mut self, body: Body, intact: bool, desk: &mut Desk, staging: &mut Staging) {
+        self.pace.pdu_over();
         let Some(exchange) = desk.exchanges.get_mut(body.exchange) else { return };
         exchange.received += body.length;
         // NVMe/TCP, section 3.3.1.1: an error of the data is one of the command, not of the connection; the rest of its
@@ -207,7 +219,7 @@ impl<T> Connection<T> {
         let (all, spoilt) = (exchange.received == exchange.route.bytes, exchange.spoilt);
         if all {
             self.owed -= 1;
-            self.progress.1 += 1;
+            self.pace.has_all(body.asked);
         }
         match (all, spoilt) {
             (false, _) => {}
@@ -293,6 +305,7 @@ impl<T> Connection<T> {
     fn consume(&mut self, bytes: u32) {
         self.seen += bytes;
         self.commands += 1;
+        self.pace.pdu_over();
     }
 
     /// Checks a command before anything is done for it.
@@ -327,7 +340,7 @@ impl<T> Connection<T> {
         if exchange.route.from_host {
             exchange.phase = Phase::Receiving;
             self.owed += 1;
-            self.outgoing.push_back(Outgoing::R2t(id));
+            self.r2ts.push_back(id);
         } else {
             desk.make_ready(id);
         }

@@ -131,6 +131,8 @@ impl World {
         for host in &mut self.hosts {
             let pipe = pipes.get_mut(&host.stream).unwrap();
             host.turn(pipe, &mut self.random, &mut self.told);
+            // Whoever is told what it did wrong closes the connection.
+            pipe.cut |= host.terminated && pipe.ended;
         }
     }
 
