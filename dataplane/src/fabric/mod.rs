@@ -192,6 +192,14 @@ pub trait CorePort<C>: Send + Sync {
     /// The command, if the core has stopped.
     fn send(&self, core: u16, command: C) -> Result<(), C>;
 
+    /// Hands a command to a core if its mailbox has room. Never waits.
+    ///
+    /// # Errors
+    /// The command, if there is no room, or the core has stopped.
+    fn offer(&self, core: u16, command: C) -> Result<(), C> {
+        self.send(core, command)
+    }
+
     /// Makes a client's memory known to the devices before the cores attach it: what takes long about that is to hold
     /// up this client alone, and no core.
     ///

@@ -55,6 +55,7 @@ impl Client {
         options.check()?;
         let mut link = dial.connect(&options)?;
         let namespace = find_namespace(&mut link, options.namespace)?;
+        link.connected();
         let mut memories = Registrations::default();
         let list_bytes = usize::from(options.list_places) * PLACE_BYTES as usize;
         let lists = memories.add(link.allocate(list_bytes, options.hugepages)?);
@@ -103,6 +104,7 @@ impl Client {
         self.lose(&Error::Disconnected);
         let mut link = self.dial.connect(&self.options)?;
         self.namespace = find_namespace(&mut link, self.options.namespace)?;
+        link.connected();
         for entry in self.memories.iter_mut() {
             link.register_again(&mut entry.mapping)?;
         }

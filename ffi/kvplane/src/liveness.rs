@@ -54,24 +54,26 @@ impl Liveness {
 }
 
 impl Client {
-    /// Looks whether the target lives and whether a command is overdue.
-    pub(crate) fn look(&mut self, now: Instant) {
+    /// Looks whether the target lives and whether a command is overdue, if it is time to. Says whether it was: queues may
+    /// then have completions that no longer wake anybody.
+    pub(crate) fn look(&mut self, now: Instant) -> bool {
         if now.duration_since(self.liveness.looked) < LOOK_PERIOD {
-            return;
+            return false;
         }
         self.liveness.looked = now;
-        let Some(link) = &mut self.link else { return };
+        let Some(link) = &mut self.link else { return false };
         if !link.is_alive() {
             // What the target completed before it went still counts.
             while self.take_completions() > 0 {}
             self.lose(&Error::Disconnected);
-            return;
+            return true;
         }
         if now.duration_since(self.liveness.swept) >= self.options.deadline / SWEEPS {
             self.liveness.swept = now;
             self.liveness.sweep = self.liveness.sweep.wrapping_add(1);
             self.give_up_overdue();
         }
+        true
     }
 
     /// Gives the connection up if a command is overdue.

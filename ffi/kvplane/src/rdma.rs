@@ -1,12 +1,13 @@
 //! The RDMA carrier: a target across a network, by NVMe over RDMA. Values go between the target and registered memory
 //! without a copy on this side.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
 
 use dataplane::Burst;
-use dataplane::fabric::NamespaceInfo;
 use dataplane::fabric::rdma::initiator::{ConnectError, ConnectOptions as InitiatorOptions, Initiator, InitiatorQueue};
+use dataplane::fabric::{NamespaceInfo, host};
 use dataplane::nvme::spec::{Cqe, Sqe};
 
 use crate::private_memory::allocate;
@@ -28,7 +29,9 @@ impl Rdma {
     pub fn connect(host: &str, port: u16, nqn: &str, options: &ConnectOptions) -> Result<Self, Error> {
         let address = || Address::Rdma { host: host.to_owned(), port, nqn: nqn.to_owned() }.to_string();
         let failed = |error: ConnectError| Error::Connect { address: address(), reason: error.to_string() };
-        let target = resolve(host, port).map_err(|reason| Error::Connect { address: address(), reason })?;
+        let begun = Instant::now();
+        let target =
+            resolve(host, port, options.deadline).map_err(|reason| Error::Connect { address: address(), reason })?;
         let network = options.network.for_initiator(nqn, options.deadline);
         let keep_alive = network.keep_alive.as_millis();
         let how = InitiatorOptions {
@@ -45,15 +48,20 @@ impl Rdma {
         let in_capsule = identity.capsule_data_bytes;
         let mut queues = Vec::new();
         for _ in 0..pairs {
+            if begun.elapsed() > options.deadline {
+                let reason =
+                    format!("the target did not connect every queue within {:?}; is it alive?", options.deadline);
+                return Err(Error::Connect { address: address(), reason });
+            }
             queues.push(initiator.create_queue(u32::from(options.queue_depth), options.interrupt).map_err(failed)?);
         }
         Ok(Self { queues, initiator, in_capsule })
     }
 }
 
-fn resolve(host: &str, port: u16) -> Result<SocketAddr, String> {
-    let mut found = (host, port).to_socket_addrs().map_err(|error| format!("cannot look {host} up: {error}"))?;
-    found.next().ok_or_else(|| format!("{host} has no address"))
+fn resolve(name: &str, port: u16, time: Duration) -> Result<SocketAddr, String> {
+    let found = host::resolve(name, port, time).map_err(|error| format!("cannot look {name} up: {error}"))?;
+    found.into_iter().next().ok_or_else(|| format!("{name} has no address"))
 }
 
 impl Transport for Rdma {

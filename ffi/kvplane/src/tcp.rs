@@ -51,6 +51,10 @@ impl Transport for Tcp {
         Identity::from(self.initiator.identity())
     }
 
+    fn connected(&mut self) {
+        self.initiator.connected();
+    }
+
     fn namespaces(&mut self) -> Result<Vec<NamespaceInfo>, Error> {
         self.initiator.namespaces().map_err(asked)
     }

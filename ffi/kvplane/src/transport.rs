@@ -59,6 +59,9 @@ pub(crate) trait Transport {
 
     /// Completions that the carrier dropped because they named no command.
     fn strays(&self) -> u64;
+
+    /// Connecting is done, which one deadline bounds as a whole.
+    fn connected(&mut self) {}
 }
 
 /// How many queue pairs to open: one to each core of the target, or one if it says nothing of cores.
@@ -192,5 +195,9 @@ impl Transport for Carrier {
 
     fn strays(&self) -> u64 {
         forward!(self, carrier => carrier.strays())
+    }
+
+    fn connected(&mut self) {
+        forward!(self, carrier => carrier.connected());
     }
 }

@@ -52,7 +52,10 @@ impl Client {
             if left.is_zero() || self.slots.in_use() == 0 {
                 return Ok(false);
             }
-            self.look(now);
+            // What a look found in the sockets is no longer there to be waited for.
+            if self.look(now) {
+                continue;
+            }
             if self.options.interrupt {
                 self.sleep(left, now);
             } else if spins >= SPINS {

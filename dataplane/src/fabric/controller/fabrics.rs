@@ -91,13 +91,13 @@ impl Controller {
     ///
     /// # Errors
     /// The completion that refuses it: as [`ControllerLimits::check_connect`]; Command Sequence Error if the controller
-    /// is not ready or the queue is connected already.
+    /// is not ready, or was told to reset or to shut down, or the queue is connected already.
     pub fn check_queue(&self, fields: &ConnectFields) -> Result<(), Completion> {
         self.limits.check_connect(fields)?;
         if fields.qid == 0 {
             return Err(invalid(ConnectFields::QID_OFFSET));
         }
-        if !self.is_ready() || self.queues.has_submission(fields.qid) {
+        if !self.registers.takes_queues() || self.queues.has_submission(fields.qid) {
             return Err(Completion::failed(Status::COMMAND_SEQUENCE_ERROR));
         }
         Ok(())
@@ -106,6 +106,12 @@ impl Controller {
     /// An I/O queue was connected.
     pub fn queue_connected(&mut self, qid: u16) {
         self.queues.connect(qid);
+    }
+
+    /// Whether an I/O queue is connected.
+    #[cfg(test)]
+    pub(crate) fn has_queue(&self, qid: u16) -> bool {
+        self.queues.has_submission(qid)
     }
 
     /// An I/O queue was disconnected, or its connection was lost.

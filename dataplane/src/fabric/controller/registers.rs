@@ -101,6 +101,12 @@ impl Registers {
         self.csts & (CSTS_READY | CSTS_FATAL) == CSTS_READY
     }
 
+    /// Whether I/O queues may be connected: not while the controller is on its way to a reset, nor from a shutdown until
+    /// the next one (base, "Controller Configuration": SHN).
+    pub(super) fn takes_queues(&self) -> bool {
+        self.is_ready() && self.cc & CC_ENABLE != 0 && !self.shutdown_asked()
+    }
+
     pub(super) fn fail(&mut self) {
         self.csts |= CSTS_FATAL;
     }

@@ -39,7 +39,7 @@ pub fn enable<P: AdminPort>(port: &mut P, timeout: Duration) -> Result<Controlle
     let value = (4 << 20) | (6 << 16) | (0b110 << 4) | 1;
     let set = FabricsCommand::PropertySet { offset: property::CC as u32, size8: false, value };
     port.admin_checked("Property Set (CC)", set.encode(0), AdminData::None)?;
-    let deadline = Instant::now() + timeout;
+    let begun = Instant::now();
     loop {
         let status = get(port, property::CSTS, false)?;
         if status & 0b10 != 0 {
@@ -48,7 +48,7 @@ pub fn enable<P: AdminPort>(port: &mut P, timeout: Duration) -> Result<Controlle
         if status & 1 != 0 {
             return Ok(ControllerState::Ready(Enabled { max_queue_entries: (cap & 0xFFFF) as u32 + 1 }));
         }
-        if Instant::now() > deadline {
+        if begun.elapsed() > timeout {
             return Ok(ControllerState::Silent);
         }
         std::thread::sleep(Duration::from_millis(1));

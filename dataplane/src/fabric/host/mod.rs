@@ -3,9 +3,11 @@
 
 mod fabrics;
 mod identify;
+mod resolve;
 
 pub use fabrics::{ControllerState, Enabled, enable, host_id_of};
 pub use identify::{InitiatorIdentity, identify_controller, namespaces, number_of_queues};
+pub use resolve::resolve;
 
 use crate::nvme::spec::{Cqe, Sqe, Status};
 

@@ -74,6 +74,10 @@ pub trait Channel: Send {
     /// If the connection is at its end.
     fn respond(&mut self, command: &Sqe, data: &[u8], completion: Cqe) -> Result<(), ChannelError>;
 
+    /// Ends the connection, also where a core has it already. One whose core learns by itself that an answer could not be
+    /// sent need do nothing.
+    fn hang_up(&mut self) {}
+
     /// The order with which a core takes the connection over as an I/O queue. Afterwards only the answer to Connect is
     /// sent from here.
     ///

@@ -69,6 +69,8 @@ pub struct MessageFabric {
     open: Option<Open>,
     closing: Vec<Closing>,
     copied: u64,
+    /// A sweep is due, once what has come is known.
+    sweep: bool,
 }
 
 /// What there is once a listener needs it.
@@ -93,7 +95,7 @@ impl MessageFabric {
     /// The end of core `core`. Costs nothing until staging memory is given to it.
     #[must_use]
     pub fn new(core: u16) -> Self {
-        Self { core, open: None, closing: Vec::new(), copied: 0 }
+        Self { core, open: None, closing: Vec::new(), copied: 0, sweep: false }
     }
 
     /// Whether there is any connection.
@@ -174,17 +176,17 @@ impl Fabric for MessageFabric {
             }
             CoreCommand::Rdma(order) => self.rdma(order),
             CoreCommand::CloseSession(session, answer) => self.close_session(session, answer),
-            CoreCommand::Sweep => {
-                if let Some(open) = &mut self.open {
-                    open.tcp.sweep(&mut open.staging);
-                }
-            }
+            // Two of them that come together are one: between sweeps, hosts are to have had their time.
+            CoreCommand::Sweep => self.sweep = true,
         }
     }
 
     fn settle<B: BlockQueue>(&mut self, _blocks: &mut B) {
         if let Some(open) = &mut self.open {
             open.tcp.harvest(&mut open.staging);
+            if std::mem::take(&mut self.sweep) {
+                open.tcp.sweep(&mut open.staging);
+            }
             open.rdma.settle();
         }
         if self.closing.is_empty() {

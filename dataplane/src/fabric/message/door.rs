@@ -8,7 +8,7 @@ use tracing::{debug, info, warn};
 
 use super::admin::AdminQueue;
 use super::channel::{AdminCapsule, Channel, ChannelError, QueueTerms};
-use super::hosts::{Host, HostName, Hosts, MAX_IO_QUEUES};
+use super::hosts::{Host, HostName, Hosts, MAX_IO_QUEUES, Way};
 use super::orders::{CoreCommand, CoreError, HostLink};
 use crate::fabric::controller::{Controller, ControllerLimits, FabricsLimits};
 use crate::fabric::refusals::{Refusals, may_log};
@@ -146,6 +146,11 @@ impl Door {
         }
     }
 
+    fn way(&self, channel: &impl Channel) -> Way {
+        let peer = channel.peer().map(|peer| peer.ip().to_canonical());
+        Way { carrier: channel.carrier(), listener: self.listener.clone(), peer }
+    }
+
     fn limits(&self, carrier: CarrierKind) -> ControllerLimits {
         let options = self.hosts.options();
         ControllerLimits {
@@ -195,8 +200,8 @@ impl Door {
         let mut controller = Controller::new(identity, session.namespaces(), limits);
         controller.connected(fields);
         info!(listener = %self.listener, host = %name.host_nqn, address = ?peer.address, session = session.id().0, controller = name.controller_id, "NVMe-oF host connected");
-        let (link, controller) = (Arc::new(HostLink::default()), Mutex::new(controller));
-        let host = Arc::new(Host { session, link, name, controller });
+        let (link, controller) = (Arc::new(HostLink::of(&data.host_nqn)), Mutex::new(controller));
+        let host = Arc::new(Host { session, link, name, way: self.way(channel), controller });
         Ok(AdminQueue::of(self.hosts.clone(), host, u32::from(fields.sqsize) + 1))
     }
 
@@ -208,7 +213,8 @@ impl Door {
             host_id: data.host_id,
             controller_id: data.controller_id,
         };
-        let host = self.hosts.find(&name).ok_or(ConnectInvalid::CONTROLLER_ID)?;
+        let way = self.way(channel);
+        let host = self.hosts.find(&name, &way).ok_or(ConnectInvalid::CONTROLLER_ID)?;
         let epoch = Self::reserve(&host, fields)?;
         let most = self.hosts.options().max_transfer_bytes.min(channel.max_transfer_bytes());
         let terms = QueueTerms {
@@ -232,7 +238,7 @@ impl Door {
         };
         if let Err(error) = taken {
             warn!(session = host.session.id().0, qid = fields.qid, %error, "a core did not take a queue");
-            host.lock().queue_lost(fields.qid);
+            host.release(fields.qid, epoch);
             return Err(match error {
                 CoreError::NoRoom => Status::CONNECT_CONTROLLER_BUSY.into(),
                 _ => Status::INTERNAL_ERROR.into(),
@@ -251,7 +257,8 @@ impl Door {
         }
         let completion = Completion::success(u32::from(data.controller_id), 0);
         if channel.respond(sqe, &[], answer(sqe, completion, 1)).is_err() {
-            host.link.lose();
+            // It is this queue's end alone: the core sees it, and says so.
+            channel.hang_up();
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,7 +13,7 @@ use std::time::Duration;
 use super::orders::{Answer, CoreCommand, CoreError, HostLink};
 use super::staging::{StagingLayout, StagingMap};
 use crate::fabric::controller::Controller;
-use crate::fabric::{Admission, CorePort, Session, SessionId};
+use crate::fabric::{Admission, CarrierKind, CorePort, Session, SessionId};
 use crate::memory::{Region, SlotAccount, SlotLease, populate};
 
 /// How often cores look for hosts that do not go on with what they began: such a host has between once and twice as long.
@@ -62,7 +63,18 @@ pub(super) struct Host {
     pub session: Arc<dyn Session>,
     pub link: Arc<HostLink>,
     pub name: HostName,
+    pub way: Way,
     pub controller: Mutex<Controller>,
+}
+
+/// How a connection came: those of one controller come the same way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Way {
+    pub carrier: CarrierKind,
+    /// The listener's address.
+    pub listener: String,
+    /// The host's address.
+    pub peer: Option<IpAddr>,
 }
 
 /// Who a host is, and which controller it has: what Connect of an I/O queue must name.
@@ -78,6 +90,15 @@ impl Host {
     /// Has the controller forget the I/O queues that the host ended.
     pub fn take_ended(&self, controller: &mut Controller) {
         for qid in self.link.take_ended() {
+            controller.queue_lost(qid);
+        }
+    }
+
+    /// Gives back what an I/O queue had reserved in that epoch, unless all were ended since: then another connection may
+    /// have it.
+    pub fn release(&self, qid: u16, epoch: u32) {
+        let mut controller = self.lock();
+        if self.link.epoch() == epoch {
             controller.queue_lost(qid);
         }
     }
@@ -162,19 +183,26 @@ impl Hosts {
         let layout = self.shared.options.layout;
         // On nobody's account: there are as many as cores, once.
         let account = SlotAccount { uid: u32::MAX, most: usize::MAX };
-        for _ in 0..self.cores() {
+        let mut make = || {
             let slot = SlotLease::take(account).map_err(io::Error::other)?;
             let region = Arc::new(Region::shared(layout.bytes() as usize, slot.slot())?);
             populate(&region)?;
-            if let Err(error) = self.shared.cores.hold_memory(&region) {
-                regions.iter().for_each(|region| self.shared.cores.release_memory(region));
-                return Err(error);
-            }
+            self.shared.cores.hold_memory(&region)?;
             regions.push(region);
             slots.push(slot);
+            Ok(())
+        };
+        let made = (0..self.cores()).try_for_each(|_| make());
+        let map = made
+            .and_then(|()| StagingMap::new(layout, regions.clone()).ok_or_else(|| io::ErrorKind::InvalidInput.into()));
+        match map {
+            Ok(map) => Ok(Staged { map, open: 0, _slots: slots }),
+            Err(error) => {
+                // No device keeps what nobody has.
+                regions.iter().for_each(|region| self.shared.cores.release_memory(region));
+                Err(error)
+            }
         }
-        let map = StagingMap::new(layout, regions).ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(Staged { map, open: 0, _slots: slots })
     }
 
     /// The staging memory of each core, for carriers that make it known to something else besides the devices.
@@ -199,12 +227,20 @@ impl Hosts {
 
     /// Ends a session's I/O queues on every core, and waits until none is left. Says whether every core did.
     pub(super) fn end_queues(&self, session: SessionId) -> bool {
-        let mut all = true;
-        // Every core is asked, also after one that has stopped.
+        let (mut answers, mut full) = (Vec::new(), Vec::new());
+        // Every core is told before any is waited for, and those that are behind come last: none holds up another.
         for core in 0..self.cores() {
-            all &= self.ask(core, |answer| CoreCommand::CloseSession(session, answer)) == Some(Ok(()));
+            let (told, answered) = sync_channel(1);
+            answers.push(answered);
+            if let Err(order) = self.shared.cores.offer(core, CoreCommand::CloseSession(session, told)) {
+                full.push((core, order));
+            }
         }
-        all
+        for (core, order) in full {
+            self.tell(core, order);
+        }
+        // A core that has stopped drops the order, and with it the way to answer.
+        answers.into_iter().fold(true, |all, answered| all & (answered.recv() == Ok(Ok(()))))
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<SessionId, Arc<Host>>> {
@@ -219,9 +255,9 @@ impl Hosts {
         self.lock().remove(&host.session.id());
     }
 
-    /// The host that Connect of an I/O queue names.
-    pub(super) fn find(&self, name: &HostName) -> Option<Arc<Host>> {
-        self.lock().values().find(|host| host.name == *name).cloned()
+    /// The host that Connect of an I/O queue names, if it came the way that its admin queue did.
+    pub(super) fn find(&self, name: &HostName, way: &Way) -> Option<Arc<Host>> {
+        self.lock().values().find(|host| host.name == *name && host.way == *way).cloned()
     }
 
     /// Disconnects a host. Does not wait.
@@ -241,7 +277,8 @@ impl Hosts {
             while !hosts.shared.stop.load(Ordering::Acquire) {
                 std::thread::park_timeout(SWEEP);
                 for core in 0..hosts.cores() {
-                    hosts.tell(core, CoreCommand::Sweep);
+                    // One that is behind is swept the next time; the others must not wait for it.
+                    let _ = hosts.shared.cores.offer(core, CoreCommand::Sweep);
                 }
             }
         })?;

@@ -27,3 +27,6 @@ pub mod carrier {
     /// NVMe/RDMA.
     pub const RDMA: u16 = 2;
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,6 @@
 //! What control threads ask of a core's end, and what both know of a host.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 
@@ -11,6 +12,7 @@ use crate::fabric::tcp::target::NewTcpQueue;
 /// What a core and the control thread of a host tell each other besides orders.
 #[derive(Debug, Default)]
 pub struct HostLink {
+    host: Arc<str>,
     lost: AtomicBool,
     /// Counts the times that all I/O queues were ended.
     epoch: AtomicU32,
@@ -19,6 +21,18 @@ pub struct HostLink {
 }
 
 impl HostLink {
+    /// Of the host with this NQN.
+    #[must_use]
+    pub fn of(host: &str) -> Self {
+        Self { host: host.into(), ..Self::default() }
+    }
+
+    /// The host's NQN, by which cores know what is one host's, over all of its sessions.
+    #[must_use]
+    pub fn host(&self) -> &Arc<str> {
+        &self.host
+    }
+
     /// The host broke the protocol or is gone: its controller is to end.
     pub fn lose(&self) {
         self.lost.store(true, Ordering::Release);

@@ -170,6 +170,41 @@ fn targets_that_are_none_or_refuse_are_told_apart() {
 }
 
 #[test]
+fn connecting_has_one_deadline_for_all_of_its_steps() {
+    let deadline = Duration::from_millis(500);
+    // Each step is in time; there are five of them at the least.
+    let slow = Lie::Slow(Duration::from_millis(200));
+    let target = TcpTarget::start(Settings { lie: slow, ..Settings::default() });
+    let options = || ConnectOptions { deadline, ..ConnectOptions::default() };
+    let text = Client::connect(&address(&target), options()).unwrap_err().to_string();
+    assert!(text.contains("within 500ms"), "{text}");
+    // Once connected, each step has the time for itself.
+    target.set(Settings::default());
+    let mut client = connect_to(&target, options());
+    std::thread::sleep(deadline);
+    assert_eq!(client.namespaces().unwrap().len(), 1);
+}
+
+#[test]
+fn a_deadline_may_be_as_long_as_there_is_time() {
+    let target = TcpTarget::start(Settings::default());
+    let mut client = connect_to(&target, ConnectOptions { deadline: Duration::MAX, ..ConnectOptions::default() });
+    client.put(key(1), &[3; 10_000]).unwrap();
+    assert!(client.exists(key(1)).unwrap());
+    assert_eq!(client.namespaces().unwrap().len(), 1);
+}
+
+#[test]
+fn after_a_question_without_an_answer_there_is_no_other() {
+    let target = TcpTarget::start(Settings { lie: Lie::ListsOnce, ..Settings::default() });
+    let deadline = Duration::from_millis(300);
+    let mut client = connect_to(&target, ConnectOptions { deadline, ..ConnectOptions::default() });
+    assert_eq!(client.namespaces().unwrap_err(), Error::TimedOut);
+    // Its answer may come at any time, into the memory of the next one.
+    assert_eq!(client.namespaces().unwrap_err(), Error::Disconnected);
+}
+
+#[test]
 fn data_that_was_spoilt_on_the_way_is_fetched_again() {
     let target = TcpTarget::start(Settings::default());
     connect_to(&target, with_digests(true, true)).put(key(1), &[3; 10_000]).unwrap();

@@ -41,6 +41,10 @@ pub(super) enum Lie {
     Breaks,
     /// No admin command is answered once the queues are there.
     AdminStalls,
+    /// The list of namespaces is told once only.
+    ListsOnce,
+    /// Takes so long over every admin command.
+    Slow(std::time::Duration),
 }
 
 /// What the target chooses.
@@ -181,6 +185,8 @@ struct Connection<'a> {
     pending: HashMap<u16, Pending>,
     qid: u16,
     data_pdus: usize,
+    /// Lists of namespaces that were asked for.
+    lists: usize,
 }
 
 struct Buffers<'a> {
@@ -205,7 +211,8 @@ impl<'a> Connection<'a> {
         let decoder = Decoder::new(End::Controller);
         let outgoing = Framing::INITIAL;
         let pending = HashMap::new();
-        let mut connection = Self { stream, settings, shared, decoder, outgoing, pending, qid: 0, data_pdus: 0 };
+        let mut connection =
+            Self { stream, settings, shared, decoder, outgoing, pending, qid: 0, data_pdus: 0, lists: 0 };
         match settings.lie {
             Lie::Closes => return connection.stream.shutdown(Shutdown::Both),
             Lie::Silent => {
@@ -323,11 +330,25 @@ impl<'a> Connection<'a> {
         let mut data = Buffers { from, into: Vec::new(), room: room as usize };
         let ((dword0, dword1, status), answers) = match (sqe.opcode(), self.qid) {
             (FABRICS_OPCODE, _) => (self.fabrics(sqe, from), true),
-            (_, 0) => (self.admin(sqe, &mut data), self.settings.lie != Lie::AdminStalls || sqe.opcode() != 0x18),
+            (_, 0) => {
+                let lists = (sqe.opcode(), sqe.dword(10) as u8) == (0x06, 0x07);
+                self.lists += usize::from(lists);
+                let keeps_silent = match self.settings.lie {
+                    Lie::AdminStalls => sqe.opcode() == 0x18,
+                    Lie::ListsOnce => lists && self.lists > 1,
+                    _ => false,
+                };
+                (self.admin(sqe, &mut data), !keeps_silent)
+            }
             _ => (self.shared.store.lock().unwrap().execute(sqe, &mut data), true),
         };
         if !answers {
             return Ok(());
+        }
+        if let Lie::Slow(time) = self.settings.lie
+            && self.qid == 0
+        {
+            std::thread::sleep(time);
         }
         let into = data.into;
         let ends = self.settings.success_flag && (dword0, dword1, status) == (0, 0, Status::SUCCESS);

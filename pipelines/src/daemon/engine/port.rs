@@ -121,6 +121,13 @@ impl Cores {
     }
 }
 
+fn message_command(command: CarrierCommand) -> message::CoreCommand {
+    match command {
+        CarrierCommand::Message(command) => command,
+        CarrierCommand::VfioUser(_) => unreachable!("the same command comes back"),
+    }
+}
+
 impl CorePort<vfio_user::CoreCommand> for Cores {
     fn cores(&self) -> u16 {
         self.count()
@@ -148,9 +155,14 @@ impl CorePort<message::CoreCommand> for Cores {
     }
 
     fn send(&self, core: u16, command: message::CoreCommand) -> Result<(), message::CoreCommand> {
-        self.hand_over(core, CarrierCommand::Message(command)).map_err(|command| match command {
-            CarrierCommand::Message(command) => command,
-            CarrierCommand::VfioUser(_) => unreachable!("the same command comes back"),
+        self.hand_over(core, CarrierCommand::Message(command)).map_err(message_command)
+    }
+
+    fn offer(&self, core: u16, command: message::CoreCommand) -> Result<(), message::CoreCommand> {
+        let Some(postbox) = self.postboxes.get(usize::from(core)) else { return Err(command) };
+        postbox.post(Mail::Fabric(CarrierCommand::Message(command))).map_err(|refused| match refused.into_inner() {
+            Mail::Fabric(command) => message_command(command),
+            _ => unreachable!("the same message comes back"),
         })
     }
 

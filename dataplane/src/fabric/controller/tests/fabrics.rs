@@ -73,9 +73,13 @@ fn shutdown_and_reset_wait_for_the_carrier() {
     let shutdown = u64::from(CC | (1 << 14));
     assert_eq!(controller.property_set(0x14, false, shutdown), Ok(RegisterEffect::Shutdown));
     assert_eq!(controller.property_get(0x1C, false), Ok(0b0101), "Linux polls for 10b in SHST");
+    let refused = |controller: &Controller| refusal(controller.check_queue(&connect(2, 127, 0))).0;
+    assert_eq!(refused(&controller), Status::COMMAND_SEQUENCE_ERROR, "while it shuts down");
     controller.queues_ended();
     assert_eq!(controller.property_get(0x1C, false), Ok(0b1001));
+    assert_eq!(refused(&controller), Status::COMMAND_SEQUENCE_ERROR, "after it shut down");
     assert_eq!(controller.property_set(0x14, false, u64::from(CC & !1)), Ok(RegisterEffect::Reset));
+    assert_eq!(refused(&controller), Status::COMMAND_SEQUENCE_ERROR, "while it resets");
     controller.queues_ended();
     assert_eq!(controller.property_get(0x1C, false), Ok(0));
     assert_eq!(controller.property_set(0x14, false, u64::from(CC)), Ok(RegisterEffect::Ready));

@@ -74,6 +74,8 @@ pub(super) struct AdminQueue {
     pub(super) queue: InitiatorQueue,
     scratch: Arc<Region>,
     timeout: Duration,
+    /// While connecting: when that has to be done.
+    until: Option<Deadline>,
     /// The Keep Alive Timeout that the controller was told; zero for none.
     keep_alive: Duration,
     beat: Instant,
@@ -84,7 +86,17 @@ pub(super) struct AdminQueue {
 impl AdminQueue {
     /// Over a queue to which `scratch` is attached.
     pub(super) fn new(queue: InitiatorQueue, scratch: Arc<Region>, timeout: Duration, keep_alive: Duration) -> Self {
-        Self { queue, scratch, timeout, keep_alive, beat: Instant::now(), beating: None }
+        Self { queue, scratch, timeout, until: None, keep_alive, beat: Instant::now(), beating: None }
+    }
+
+    /// Bounds all that is done until the next call by one deadline; without one, each command has the timeout for itself.
+    pub(super) fn bound(&mut self, until: Option<Deadline>) {
+        self.until = until;
+    }
+
+    /// When what begins now has to be done.
+    pub(super) fn deadline(&self) -> Deadline {
+        self.until.unwrap_or_else(|| Deadline::after(self.timeout))
     }
 
     /// Whether the controller is there; sends a Keep Alive when one is due.
@@ -118,8 +130,13 @@ impl AdminPort for AdminQueue {
     type Error = ConnectError;
 
     fn admin(&mut self, sqe: Sqe, data: AdminData<'_>) -> Result<Cqe, ConnectError> {
-        let deadline = Deadline::after(self.timeout);
-        let cqe = run(&mut self.queue, &self.scratch, sqe, data, deadline)?;
+        let deadline = self.deadline();
+        let ended = run(&mut self.queue, &self.scratch, sqe, data, deadline);
+        if matches!(ended, Err(ConnectError::TimedOut { .. })) {
+            // Its data may still come, and must not be taken for that of the next command.
+            self.queue.lose(Lost::Closed);
+        }
+        let cqe = ended?;
         // Completions come in the order of the stream, so a Keep Alive that was sent before may have ended with it; if
         // not, it is seen later.
         self.beating = self.beating.filter(|_| self.queue.in_flight() > 0);

@@ -3,7 +3,7 @@
 use super::super::wire::{C2hData, FatalStatus, PduFault, R2t, field};
 use super::regions::Place;
 use crate::nvme::spec::fabrics::{FABRICS_OPCODE, fctype};
-use crate::nvme::spec::{Cqe, Sqe, Status};
+use crate::nvme::spec::{Cqe, Sqe, Status, kv};
 
 /// Where CID stands in a CapsuleResp: in the completion, which follows the common header.
 const RESPONSE_CID: u32 = 8 + 12;
@@ -60,6 +60,13 @@ impl Command {
     /// Whether data that an R2T asked for is still to be handed to the socket.
     pub(super) fn awaits_data(&self) -> bool {
         self.r2ts > 0
+    }
+
+    /// Whether a Retrieve ends with less data than it says: its DW0 is the length of the value (KV command set,
+    /// "Retrieve command"), of which comes what the buffer has room for.
+    fn lacks_data(&self, cqe: &Cqe) -> bool {
+        let room = self.place.map_or(0, |place| place.bytes);
+        self.sqe.opcode() == kv::opcode::RETRIEVE && self.received < cqe.dword0.min(room)
     }
 }
 
@@ -186,10 +193,11 @@ impl Commands {
         }
     }
 
-    /// The controller ended a command.
-    pub(super) fn end(&mut self, mut cqe: Cqe) -> Result<(), PduFault> {
+    /// The controller ended a command: one of the KV command set, if it is of an I/O queue.
+    pub(super) fn end(&mut self, mut cqe: Cqe, of_io: bool) -> Result<(), PduFault> {
         let command = self.known(cqe.cid, PduFault::invalid(RESPONSE_CID))?;
-        if command.corrupt && cqe.status.is_success() {
+        let spoilt = command.corrupt || of_io && command.lacks_data(&cqe);
+        if spoilt && cqe.status.is_success() {
             cqe.status = Status::TRANSIENT_TRANSPORT_ERROR;
         }
         command.ended = Some(cqe);

@@ -18,33 +18,34 @@ use super::stream::{ByteStream, Socket};
 /// The time until a step has to be done.
 #[derive(Clone, Copy)]
 pub(super) struct Deadline {
-    at: Instant,
+    begun: Instant,
     waited: Duration,
 }
 
 impl Deadline {
     pub(super) fn after(waited: Duration) -> Self {
-        Self { at: Instant::now() + waited, waited }
+        Self { begun: Instant::now(), waited }
     }
 
     /// The time that is left.
     pub(super) fn left(self, what: &'static str) -> Result<Duration, ConnectError> {
-        let left = self.at.saturating_duration_since(Instant::now());
+        let left = self.waited.saturating_sub(self.begun.elapsed());
         if left.is_zero() { Err(ConnectError::TimedOut { what, waited: self.waited }) } else { Ok(left) }
     }
 }
 
-/// Makes a connection that is ready for its Connect command.
+/// Makes a connection that is ready for its Connect command. Nobody who does not take it within `reach` is waited for.
 pub(super) fn open(
     address: &SocketAddr,
     asked: Digests,
     terms: QueueTerms,
     wake: bool,
+    reach: Duration,
     deadline: Deadline,
 ) -> Result<InitiatorQueue, ConnectError> {
-    let left = deadline.left("accept a connection")?;
+    let left = deadline.left("accept a connection")?.min(reach);
     let failed = |source| ConnectError::Connect { address: address.to_string(), source };
-    let mut socket = Socket::connect(address, left, wake).map_err(failed)?;
+    let mut socket = Socket::connect(address, left, deadline.waited, wake).map_err(failed)?;
     let response = initialize(&mut socket, asked, deadline)?;
     let digests = response.enabled(asked).map_err(|fault| refuse(&mut socket, fault, &[]))?;
     let decoder = Decoder {

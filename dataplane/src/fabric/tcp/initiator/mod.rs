@@ -24,7 +24,7 @@ pub use queue::{InitiatorQueue, Lost, QueueTerms};
 pub use stream::{ByteStream, Socket};
 
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,7 +45,8 @@ const MAX_IO_QUEUES: u32 = 256;
 /// Who connects to what, and how.
 #[derive(Clone, Debug)]
 pub struct ConnectOptions {
-    /// How long any one step may take: a connection, an admin command, a change of the controller's state.
+    /// How long connecting may take as a whole, up to [`Initiator::connected`]: the look-up of the name, the connections,
+    /// and the commands on them. After that, how long any one step may take.
     pub timeout: Duration,
     /// The subsystem.
     pub subsystem_nqn: String,
@@ -142,16 +143,20 @@ impl std::fmt::Debug for Initiator {
 
 impl Initiator {
     /// Connects to a target's port, makes a controller there and gets it ready. A name with several addresses is tried
-    /// in their order.
+    /// in their order; each that cannot be reached has its part of the time. What is done with the controller from then on
+    /// counts for the same time, until [`connected`](Self::connected) is called.
     ///
     /// # Errors
     /// See [`ConnectError`].
     pub fn connect(host: &str, port: u16, options: &ConnectOptions) -> Result<Self, ConnectError> {
         let unknown = |source| ConnectError::Resolve { host: host.to_owned(), source };
-        let addresses: Vec<SocketAddr> = (host, port).to_socket_addrs().map_err(unknown)?.collect();
+        let deadline = Deadline::after(options.timeout);
+        let addresses = host::resolve(host, port, options.timeout).map_err(unknown)?;
         let mut last = unknown(io::ErrorKind::NotFound.into());
-        for address in addresses {
-            match Self::connect_to(address, options) {
+        for (tried, address) in addresses.iter().enumerate() {
+            let left = deadline.left("take a connection at any of its addresses")?;
+            let reach = left / (addresses.len() - tried).min(u32::MAX as usize) as u32;
+            match Self::connect_to(*address, options, reach, deadline) {
                 Err(error @ ConnectError::Connect { .. }) => last = error,
                 other => return other,
             }
@@ -159,11 +164,18 @@ impl Initiator {
         Err(last)
     }
 
-    fn connect_to(address: SocketAddr, options: &ConnectOptions) -> Result<Self, ConnectError> {
+    fn connect_to(
+        address: SocketAddr,
+        options: &ConnectOptions,
+        reach: Duration,
+        deadline: Deadline,
+    ) -> Result<Self, ConnectError> {
         let terms = QueueTerms { qid: 0, depth: ADMIN_DEPTH, core: 0, capsule_data: ADMIN_CAPSULE_DATA_BYTES };
-        let (queue, scratch, controller_id) = connect_queue(&address, options, terms, DYNAMIC_CONTROLLER, false)?;
+        let (queue, scratch, controller_id) =
+            connect_queue(&address, options, terms, (DYNAMIC_CONTROLLER, false), (reach, deadline))?;
         let mut admin = AdminQueue::new(queue, scratch, options.timeout, options.keep_alive);
-        let enabled = match host::enable(&mut admin, options.timeout)? {
+        admin.bound(Some(deadline));
+        let enabled = match host::enable(&mut admin, deadline.left("get ready")?)? {
             ControllerState::Ready(enabled) => enabled,
             ControllerState::Failed => return Err(ConnectError::Failed),
             ControllerState::Silent => {
@@ -180,6 +192,11 @@ impl Initiator {
         let max_queue_entries = enabled.max_queue_entries.min(max_commands);
         let identity = InitiatorIdentity { io_queues, max_queue_entries, ..identity };
         Ok(Self { admin, address, options: options.clone(), controller_id, identity, queues: 0 })
+    }
+
+    /// Connecting is done: each step has the timeout for itself from now on.
+    pub fn connected(&mut self) {
+        self.admin.bound(None);
     }
 
     /// What the controller says of itself.
@@ -234,7 +251,8 @@ impl Initiator {
         let qid = self.queues + 1;
         let core = self.identity.owners.map_or(0, |owners| ((u32::from(qid) - 1) % owners.cores) as u16);
         let terms = QueueTerms { qid, depth, core, capsule_data: self.identity.capsule_data_bytes };
-        let (mut queue, scratch, _) = connect_queue(&self.address, &self.options, terms, self.controller_id, wake)?;
+        let (how, time) = ((self.controller_id, wake), (Duration::MAX, self.admin.deadline()));
+        let (mut queue, scratch, _) = connect_queue(&self.address, &self.options, terms, how, time)?;
         if !queue.detach(&scratch) {
             return Err(ConnectError::Invalid("the queue's Connect is still on its way"));
         }
@@ -249,11 +267,10 @@ fn connect_queue(
     address: &SocketAddr,
     options: &ConnectOptions,
     terms: QueueTerms,
-    controller_id: u16,
-    wake: bool,
+    (controller_id, wake): (u16, bool),
+    (reach, deadline): (Duration, Deadline),
 ) -> Result<(InitiatorQueue, Arc<Region>, u16), ConnectError> {
-    let deadline = Deadline::after(options.timeout);
-    let mut queue = connect::open(address, options.digests, terms, wake, deadline)?;
+    let mut queue = connect::open(address, options.digests, terms, wake, reach, deadline)?;
     let scratch = admin::scratch()?;
     if !queue.attach(&scratch) {
         return Err(ConnectError::Invalid("the queue takes no memory"));

@@ -195,7 +195,7 @@ impl<S: ByteStream> InitiatorQueue<S> {
         let status = Status::INVALID_FIELD;
         self.commands.sent(cid);
         let cqe = Cqe { dword0: 0, dword1: 0, sq_head: 0, sq_id: self.qid, cid, status };
-        if self.commands.end(cqe).is_ok() {
+        if self.commands.end(cqe, self.qid != 0).is_ok() {
             self.take_ended(cid);
         }
     }
@@ -331,7 +331,7 @@ impl<S: ByteStream> InitiatorQueue<S> {
     }
 
     fn end(&mut self, cqe: Cqe) -> Result<(), PduFault> {
-        self.commands.end(cqe)?;
+        self.commands.end(cqe, self.qid != 0)?;
         if self.commands.get(cqe.cid).is_some_and(|command| command.awaits_data()) {
             self.outbox.cancel(cqe.cid);
         }

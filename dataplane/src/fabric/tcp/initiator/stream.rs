@@ -40,12 +40,13 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Connects, with an epoll instance around the socket if asked.
-    pub(super) fn connect(address: &SocketAddr, timeout: Duration, wake: bool) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(address, timeout)?;
+    /// Connects within `time`, with an epoll instance around the socket if asked. A target that is silent for longer than
+    /// `silence` is given up.
+    pub(super) fn connect(address: &SocketAddr, time: Duration, silence: Duration, wake: bool) -> io::Result<Self> {
+        let stream = TcpStream::connect_timeout(address, time)?;
         // A capsule must not wait for the answer to the one before it.
         stream.set_nodelay(true)?;
-        notice_silence(&stream, timeout)?;
+        notice_silence(&stream, silence)?;
         stream.set_nonblocking(true)?;
         let wake = if wake { Some(epoll(&stream)?) } else { None };
         Ok(Self { stream, wake, waiting: false })
@@ -60,7 +61,7 @@ impl Socket {
     pub(super) fn wait(&self, sends: bool, time: Duration) {
         let events = if sends { libc::POLLIN | libc::POLLOUT } else { libc::POLLIN };
         let mut entry = libc::pollfd { fd: self.stream.as_raw_fd(), events, revents: 0 };
-        let millis = i32::try_from(time.as_millis() + 1).unwrap_or(i32::MAX);
+        let millis = i32::try_from(time.as_millis().saturating_add(1)).unwrap_or(i32::MAX);
         // SAFETY: one entry, on the stack.
         unsafe { libc::poll(&raw mut entry, 1, millis) };
     }

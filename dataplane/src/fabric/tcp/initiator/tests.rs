@@ -88,7 +88,11 @@ impl Rig {
     }
 
     fn respond(&mut self, cid: u16, status: Status) {
-        let cqe = Cqe { dword0: 77, dword1: 78, sq_head: 0, sq_id: 0, cid, status };
+        self.respond_with(cid, 77, status);
+    }
+
+    fn respond_with(&mut self, cid: u16, dword0: u32, status: Status) {
+        let cqe = Cqe { dword0, dword1: 78, sq_head: 0, sq_id: 0, cid, status };
         let mut head = [0; HEAD_BYTES];
         let bytes = CapsuleResp { cqe }.encode(self.framing(), &mut head);
         self.comes(&head[..bytes]);
@@ -167,6 +171,32 @@ fn short_values_go_in_the_capsule() {
         rig.push(STORE, 1001);
         let sent = rig.sent();
         assert_eq!(capsule_data(&sent[0].0), (Some(CapsuleData::Transport { length: 1001 }), 0));
+    }
+}
+
+#[test]
+fn a_retrieve_with_less_data_than_its_value_has_failed() {
+    let short = Status::TRANSIENT_TRANSPORT_ERROR;
+    for (came, value, expected) in [
+        (4096, 8192, short),
+        (0, 1, short),
+        (4096, 100_000, short),
+        (4096, 4096, Status::SUCCESS),
+        (8192, 100_000, Status::SUCCESS),
+        (0, 0, Status::SUCCESS),
+    ] {
+        let mut rig = Rig::plain();
+        let cid = rig.push(RETRIEVE, 8192);
+        rig.sent();
+        if came > 0 {
+            rig.data(c2h(cid, 0, came), 5, false);
+        }
+        rig.respond_with(cid, value, Status::SUCCESS);
+        assert_eq!(rig.poll()[0].status, expected, "{came} bytes of {value}");
+        // A failure is told as it is.
+        let cid = rig.push(RETRIEVE, 8192);
+        rig.respond_with(cid, value, Status::KEY_DOES_NOT_EXIST);
+        assert_eq!(rig.poll()[0].status, Status::KEY_DOES_NOT_EXIST);
     }
 }
 

@@ -1,7 +1,7 @@
 //! A connection on the control side: ICReq and ICResp, then capsules one at a time, with blocking reads.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use super::super::socket::notice_silence;
@@ -16,6 +16,8 @@ use crate::nvme::spec::{Cqe, Sqe, Status};
 
 /// How long a host may take over one PDU, and to take a response.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a host has to close the connection after it was told what it did wrong.
+const PARTING: Duration = Duration::from_secs(1);
 /// How long a host's machine may acknowledge nothing before its connections end, whatever keep alive it asked for.
 const SILENCE: Duration = Duration::from_secs(60);
 /// The longest PDU that is not data: ICReq with 128 bytes, a capsule with 8 KiB, padding and digests.
@@ -137,8 +139,28 @@ impl TcpChannel {
             let bytes = request.encode(End::Controller, &self.inbox, &mut head);
             // Whoever does not hear it sees the end of the connection.
             let _ = self.write(&head[..bytes]);
+            self.part();
         }
         ChannelError::Protocol(fault.to_string())
+    }
+
+    /// Waits for the host to close the connection after the last word: were the socket closed with bytes unread, that
+    /// would overtake the word.
+    fn part(&mut self) {
+        let (deadline, mut thrown_away) = (Instant::now() + PARTING, [0; 4096]);
+        let _ = self.stream.shutdown(Shutdown::Write);
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.stream.set_read_timeout(Some(left)).is_err() {
+                return;
+            }
+            match self.stream.read(&mut thrown_away) {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return,
+            }
+        }
     }
 
     fn initialize(&mut self, host: Digests, alignment: Alignment) -> Result<(), ChannelError> {
@@ -222,6 +244,11 @@ impl Channel for TcpChannel {
         let bytes = CapsuleResp { cqe: completion }.encode(self.framing, &mut head);
         out.extend_from_slice(&head[..bytes]);
         self.write(&out)
+    }
+
+    fn hang_up(&mut self) {
+        // One that the host has ended already is at its end.
+        let _ = self.stream.shutdown(Shutdown::Both);
     }
 
     fn hand_over(&mut self, terms: QueueTerms, answer: Answer) -> io::Result<CoreCommand> {

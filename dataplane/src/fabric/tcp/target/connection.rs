@@ -7,6 +7,7 @@
 mod heads;
 mod incoming;
 mod outgoing;
+mod pace;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,12 +16,14 @@ use arrayvec::ArrayVec;
 
 use super::super::wire::{Decoder, Framing, PduFault};
 use super::desk::Desk;
+use super::lines::AccountId;
 use super::streams::MAX_PARTS;
 use crate::fabric::message::{Area, HostLink, Staging};
 use crate::fabric::{QueuePairInfo, SessionId};
 use crate::memory::{DmaSlice, SlotId};
 use crate::nvme::spec::Status;
 use incoming::Body;
+use pace::{Found, Pace};
 
 /// Bytes of an area: what comes in, then what goes out.
 pub(super) const AREA_BYTES: u32 = 32 << 10;
@@ -28,8 +31,6 @@ pub(super) const AREA_BYTES: u32 = 32 << 10;
 const INBOX_BYTES: u32 = 20 << 10;
 /// Commands that one send may answer.
 pub(super) const BATCH: usize = 40;
-/// A host that moves at least so much from one sweep to the next goes on.
-const SWEEP_BYTES: u64 = 64 << 10;
 /// An I/O queue that a host has connected, on its way to its core.
 pub struct NewTcpQueue<T = std::net::TcpStream> {
     /// The socket. ICReq, ICResp and Connect have been exchanged; nothing was read beyond.
@@ -59,7 +60,6 @@ impl<T> std::fmt::Debug for NewTcpQueue<T> {
 /// Something to send.
 #[derive(Clone, Copy, Debug)]
 enum Outgoing {
-    R2t(SlotId),
     Answer(SlotId),
     /// A command that never became an exchange.
     Refusal {
@@ -74,6 +74,9 @@ enum State {
     Running,
     /// Nothing is read any more; when all is sent, it is closed.
     Leaving,
+    /// The last word is sent. What still comes is thrown away until the host closes the connection: were the socket
+    /// closed with it, that would overtake the word.
+    Parting,
     /// The socket is shut down; waits for what is under way.
     Closed,
 }
@@ -82,6 +85,8 @@ enum State {
 pub(super) struct Connection<T> {
     id: SlotId,
     pub queue: NewTcpQueue<T>,
+    /// Its host's account.
+    pub account: AccountId,
     area: Area,
     state: State,
     sq_head: u16,
@@ -96,6 +101,8 @@ pub(super) struct Connection<T> {
     stalled: bool,
     /// Data PDUs that the host owes.
     owed: u32,
+    /// Commands whose data is to be asked for: before all answers, so that the host can go on.
+    r2ts: VecDeque<SlotId>,
     outgoing: VecDeque<Outgoing>,
     /// What is being sent, and whom it answers.
     parts: ArrayVec<DmaSlice, MAX_PARTS>,
@@ -105,16 +112,15 @@ pub(super) struct Connection<T> {
     asked: bool,
     /// A last word before the connection ends.
     farewell: Option<PduFault>,
+    has_said_why: bool,
     /// Commands taken in whose answer was not sent.
     pub in_use: u32,
     /// Whether it stands in the line of those to be looked after.
     pub due: bool,
     commands: u64,
     completions: u64,
-    /// Bytes that moved, and times that something begun was brought to its end; and how many there were of both at the
-    /// last sweep: to tell a slow host from one that does nothing.
-    progress: (u64, u64),
-    swept: (u64, u64),
+    /// To tell a slow host from one that does nothing.
+    pace: Pace,
     /// Whether the control side was told of the end, and idle commands were forgotten.
     reported: bool,
     abandoned: bool,
@@ -123,11 +129,12 @@ pub(super) struct Connection<T> {
 }
 
 impl<T> Connection<T> {
-    pub fn new(queue: NewTcpQueue<T>, area: Area) -> Self {
-        let line = VecDeque::with_capacity((queue.entries as usize + BATCH) * 2);
+    pub fn new(queue: NewTcpQueue<T>, account: AccountId, area: Area) -> Self {
+        let queue_places = queue.entries as usize + BATCH;
         Self {
             id: SlotId::from_bits(0),
             queue,
+            account,
             area,
             state: State::Running,
             // Connect was the first entry, and has its answer.
@@ -139,18 +146,19 @@ impl<T> Connection<T> {
             receiving: false,
             stalled: false,
             owed: 0,
-            outgoing: line,
+            r2ts: VecDeque::with_capacity(queue_places),
+            outgoing: VecDeque::with_capacity(queue_places),
             parts: ArrayVec::new(),
             answered: ArrayVec::new(),
             sending: false,
             asked: false,
             farewell: None,
+            has_said_why: false,
             in_use: 0,
             due: false,
             commands: 0,
             completions: 0,
-            progress: (0, 0),
-            swept: (0, 0),
+            pace: Pace::default(),
             reported: false,
             abandoned: false,
             counted: false,
@@ -172,8 +180,12 @@ impl<T> Connection<T> {
 
     /// Whether bytes are on their way that the core should soon look after.
     pub fn is_moving(&self) -> bool {
-        let open = self.state != State::Closed;
-        self.sending || open && (self.body.is_some() || self.owed > 0 || !self.outgoing.is_empty())
+        let reads = self.body.is_some() || self.owed > 0;
+        match self.state {
+            State::Running => self.sending || reads || !self.outgoing.is_empty(),
+            State::Leaving => self.sending || !self.outgoing.is_empty(),
+            State::Parting | State::Closed => self.sending,
+        }
     }
 
     pub fn is_stalled(&self) -> bool {
@@ -193,14 +205,15 @@ impl<T> Connection<T> {
         }
     }
 
-    /// Whether the host did next to nothing since the last sweep although it was its turn. While its next capsule waits for
-    /// a buffer, only what is being sent to it is its turn.
+    /// Whether the host did next to nothing since the last sweep although it was its turn.
     pub fn sweep(&mut self) -> bool {
-        let ((bytes, ends), (bytes_then, ends_then)) = (self.progress, self.swept);
-        self.swept = self.progress;
-        let idle = ends == ends_then && bytes - bytes_then < SWEEP_BYTES;
-        let owes = self.body.is_some() || self.owed > 0 || self.seen < self.have;
-        idle && (self.sending || owes && !self.stalled || self.state == State::Leaving)
+        let waiting = if self.sending { self.answered.len() + self.outgoing.len() } else { 0 };
+        self.pace.sweep(Found {
+            unsent: waiting as u32,
+            pdu: self.body.is_some() || self.seen < self.have,
+            stalled: self.stalled,
+            leaving: matches!(self.state, State::Leaving | State::Parting),
+        })
     }
 
     /// Ends the connection with a word on why.
@@ -254,6 +267,6 @@ impl<T> Connection<T> {
         }
         let refusals = self.outgoing.drain(..).filter(|out| matches!(out, Outgoing::Refusal { .. })).count();
         self.in_use -= refusals as u32;
-        self.in_use -= desk.abandon(self.id, staging);
+        self.in_use -= desk.abandon(self.id, self.account, staging);
     }
 }

@@ -1,5 +1,6 @@
 //! One core's I/O queues over TCP.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
@@ -45,7 +46,7 @@ pub struct TcpEnd<S: Streams = RingStreams> {
     /// Connections that have something to send, or that are to end.
     due: Vec<SlotId>,
     /// Connections whose next capsule waits for a buffer.
-    stalled: Vec<SlotId>,
+    stalled: VecDeque<SlotId>,
     /// Commands that were taken and not completed.
     outstanding: usize,
     /// Connections that are moving.
@@ -67,9 +68,9 @@ impl<S: Streams> TcpEnd<S> {
             connections: SlotPool::new(MAX_CONNECTIONS),
             places: vec![None; places].into(),
             entries: 0,
-            desk: Desk::new(MAX_COMMANDS, staging.map().layout().buffer_bytes),
+            desk: Desk::new(MAX_CONNECTIONS, MAX_COMMANDS, staging.map().layout().buffer_bytes),
             due: Vec::with_capacity(places),
-            stalled: Vec::with_capacity(places),
+            stalled: VecDeque::with_capacity(places),
             outstanding: 0,
             moving: 0,
             lenders: Vec::new(),
@@ -132,11 +133,12 @@ impl<S: Streams> TcpEnd<S> {
         if too_many || queues >= MAX_OF_SESSION.0 || commands + queue.entries > MAX_OF_SESSION.1 {
             return Err(CoreError::NoRoom);
         }
-        self.desk.welcome(session);
         let area = staging.take_area().ok_or(CoreError::NoRoom)?;
-        let id = match self.connections.insert(Connection::new(queue, area)) {
+        let account = self.desk.lines.welcome(queue.link.host(), entries);
+        let id = match self.connections.insert(Connection::new(queue, account, area)) {
             Ok(id) => id,
             Err(connection) => {
+                self.desk.lines.part(account, entries);
                 staging.give_area_back(connection.area_back().0);
                 return Err(CoreError::NoRoom);
             }
@@ -263,12 +265,18 @@ impl<S: Streams> TcpEnd<S> {
                 self.tend(owner, staging);
             }
         }
-        for _ in 0..self.stalled.len() {
-            let id = self.stalled.remove(0);
-            if let Some(connection) = self.connections.get_mut(id) {
-                connection.take_in(&mut self.desk, staging);
-                self.tend(id, staging);
+        // The first that is stalled again stays the first.
+        while let Some(&id) = self.stalled.front() {
+            let Some(connection) = self.connections.get_mut(id) else {
+                self.stalled.pop_front();
+                continue;
+            };
+            connection.take_in(&mut self.desk, staging);
+            if connection.is_stalled() {
+                break;
             }
+            self.stalled.pop_front();
+            self.tend(id, staging);
         }
     }
 
@@ -278,7 +286,7 @@ impl<S: Streams> TcpEnd<S> {
         connection.receive(&mut self.streams, &self.desk, staging);
         Self::count(connection, &mut self.moving);
         if connection.is_stalled() && !self.stalled.contains(&id) {
-            self.stalled.push(id);
+            self.stalled.push_back(id);
         }
         if !std::mem::replace(&mut connection.due, true) {
             self.due.push(id);
@@ -339,7 +347,9 @@ impl<S: Streams> TcpEnd<S> {
         }
         let Some(connection) = self.connections.remove(id) else { return };
         let counted = connection.counted;
+        let account = connection.account;
         let (area, queue) = connection.area_back();
+        self.desk.lines.part(account, places_of(queue.entries));
         staging.give_area_back(area);
         self.entries -= places_of(queue.entries);
         self.moving -= usize::from(counted);

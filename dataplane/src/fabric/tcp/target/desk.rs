@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::exchange::{Exchange, Phase, Route};
+use super::lines::{AccountId, Lines};
 use crate::fabric::message::{Buffer, StagedData, Staging};
 use crate::fabric::{Completion, SessionId};
 use crate::memory::{SlotId, SlotPool};
@@ -13,10 +14,9 @@ use crate::nvme::spec::Sqe;
 pub(super) const KEPT_FOR_CAPSULES: u32 = 4 << 20;
 
 /// Why a command gets no buffer.
-enum Hungry {
-    /// It is no longer there.
-    Gone,
-    /// Its session's commands hold as many bytes as they may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hungry {
+    /// Its host's commands hold as many bytes as they may.
     HasItsShare,
     /// Too little is free.
     NothingLeft,
@@ -29,73 +29,72 @@ pub(super) struct Desk {
     tags: Box<[Option<SlotId>]>,
     /// Commands to be taken, in order.
     ready: VecDeque<SlotId>,
-    /// Commands that wait for a buffer, in order: a large one is not overtaken by small ones.
-    starved: VecDeque<SlotId>,
-    /// Buffers that were given back, by any carrier, when the line was last looked at; and whether somebody joined it
-    /// since who may be let by.
+    /// Commands that wait for a buffer, and what each host holds.
+    pub lines: Lines,
+    /// Buffers that were given back, by any carrier, when the lines were last looked at.
     seen: u64,
-    joined: bool,
     /// Loans whose bytes are no longer looked at, until somebody takes them.
     pub returned: Vec<u64>,
     /// Bytes that the CPU copied.
     pub copied: u64,
-    /// By session: bytes of buffers that its commands hold, and the most that one session may.
-    held: Vec<u32>,
-    most_held: u32,
 }
 
 impl Desk {
-    pub fn new(commands: u16, buffer_bytes: u32) -> Self {
-        let line = || VecDeque::with_capacity(usize::from(commands));
+    pub fn new(connections: u16, commands: u16, buffer_bytes: u32) -> Self {
         Self {
             exchanges: SlotPool::new(commands),
             tags: vec![None; usize::from(commands)].into(),
-            ready: line(),
-            starved: line(),
+            ready: VecDeque::with_capacity(usize::from(commands)),
+            lines: Lines::new(connections, buffer_bytes.saturating_sub(KEPT_FOR_CAPSULES) / 2, KEPT_FOR_CAPSULES / 2),
             seen: 0,
-            joined: false,
             returned: Vec::with_capacity(usize::from(commands)),
             copied: 0,
-            held: Vec::new(),
-            most_held: buffer_bytes.saturating_sub(KEPT_FOR_CAPSULES) / 2,
         }
     }
 
-    /// Makes room for a session's account.
-    pub fn welcome(&mut self, session: SessionId) {
-        let needed = usize::from(session.0) + 1;
-        if self.held.len() < needed {
-            self.held.resize(needed, 0);
-        }
-    }
-
-    /// Takes a buffer for a command, if its session has not more than its share already.
+    /// Takes a buffer for a command, if its host has not more than its share already.
     fn buffer_for(&mut self, id: SlotId, staging: &mut Staging) -> Result<(), Hungry> {
-        let exchange = self.exchanges.get_mut(id).ok_or(Hungry::Gone)?;
-        let size = exchange.route.bytes.max(1).next_power_of_two().max(4096);
-        let held = self.held.get_mut(usize::from(exchange.session.0)).ok_or(Hungry::Gone)?;
-        // Whoever holds nothing may always have one.
-        if *held > 0 && held.saturating_add(size) > self.most_held {
+        let Some(exchange) = self.exchanges.get_mut(id) else { return Ok(()) };
+        let (account, size) = (exchange.account, Lines::size_of(exchange.route.bytes));
+        if !self.lines.may_hold(account, size) {
             return Err(Hungry::HasItsShare);
         }
         let buffer = staging.take_leaving(exchange.route.bytes, KEPT_FOR_CAPSULES).ok_or(Hungry::NothingLeft)?;
-        *held += size;
+        self.lines.charge(account, size);
         exchange.held = size;
         exchange.buffer = Some(buffer);
         Ok(())
     }
 
+    /// Takes a buffer for data that came in a capsule. It waits in no line, but counts like any other; a host whose share
+    /// is held by its other commands still has some.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn buffer_along(&mut self, account: AccountId, bytes: u32, staging: &mut Staging) -> Result<Buffer, Hungry> {
+        let size = Lines::size_of(bytes);
+        if !self.lines.may_hold_along(account, size) {
+            return Err(Hungry::HasItsShare);
+        }
+        let buffer = staging.take(bytes).ok_or(Hungry::NothingLeft)?;
+        self.lines.charge_along(account, size);
+        Ok(buffer)
+    }
+
     /// Takes a command in. `None` if there is no place, which the sum of the queues' lengths rules out.
-    pub fn open(&mut self, connection: SlotId, session: SessionId, sqe: Sqe, route: Route) -> Option<SlotId> {
+    pub fn open(&mut self, of: (SlotId, SessionId, AccountId), sqe: Sqe, route: Route) -> Option<SlotId> {
+        let (connection, session, account) = of;
         let exchange = Exchange {
             connection,
             session,
+            account,
             cid: sqe.cid(),
             sqe,
             route,
             buffer: None,
             lent: None,
             held: 0,
+            asked: 0,
             received: 0,
             spoilt: false,
             phase: Phase::Starved,
@@ -133,42 +132,39 @@ impl Desk {
 
     /// Gives a command a buffer, or puts it in line for one. Says whether it has one.
     pub fn seek_buffer(&mut self, id: SlotId, staging: &mut Staging) -> bool {
-        if self.starved.is_empty() && self.buffer_for(id, staging).is_ok() {
+        let Some(exchange) = self.exchanges.get(id) else { return false };
+        let account = exchange.account;
+        if self.lines.is_first(account) && self.buffer_for(id, staging).is_ok() {
             return true;
         }
         if let Some(exchange) = self.exchanges.get_mut(id) {
             exchange.phase = Phase::Starved;
-            self.starved.push_back(id);
-            // Others in line may be waiting for their own session's buffers only.
-            self.joined = true;
         }
+        self.lines.join(account, id);
         false
     }
 
-    /// Whether the line is worth a look: a buffer came back since the last one.
+    /// Whether the lines are worth a look: a buffer came back since the last one, or somebody else is the first.
     pub fn is_to_be_fed(&self, staging: &Staging) -> bool {
-        self.joined || self.seen != staging.given_back()
+        self.lines.changed() || self.seen != staging.given_back()
     }
 
     /// As [`is_to_be_fed`](Self::is_to_be_fed), for whoever looks now.
     pub fn look(&mut self, staging: &Staging) -> bool {
-        let due = self.is_to_be_fed(staging);
-        (self.joined, self.seen) = (false, staging.given_back());
-        due
+        let came_back = std::mem::replace(&mut self.seen, staging.given_back()) != staging.given_back();
+        self.lines.take_changed() || came_back
     }
 
-    /// The first command in line that gets a buffer now. Commands of sessions that have their share already let others
-    /// by; those for which nothing is left do not.
+    /// The next command in line that gets a buffer now. Hosts that have their share let others by; a command for which
+    /// nothing is left does not. However long the lines, each buffer that came back costs a few steps.
     pub fn next_fed(&mut self, staging: &mut Staging) -> Option<SlotId> {
-        let mut at = 0;
-        while let Some(&id) = self.starved.get(at) {
+        while let Some((_, id)) = self.lines.first() {
             match self.buffer_for(id, staging) {
                 Ok(()) => {
-                    self.starved.remove(at);
+                    self.lines.serve_first();
                     return Some(id);
                 }
-                Err(Hungry::Gone) => drop(self.starved.remove(at)),
-                Err(Hungry::HasItsShare) => at += 1,
+                Err(Hungry::HasItsShare) => self.lines.pass_first(),
                 Err(Hungry::NothingLeft) => return None,
             }
         }
@@ -181,18 +177,25 @@ impl Desk {
         exchange.phase = Phase::Answered(completion);
         if !exchange.route.to_host || !completion.status.is_success() {
             // Nothing of it is sent: others may have the buffer.
-            let (buffer, session, held) =
-                (exchange.buffer.take(), exchange.session, std::mem::take(&mut exchange.held));
-            self.give_back(buffer, session, held, staging);
+            let (buffer, held) = (exchange.buffer.take(), std::mem::take(&mut exchange.held));
+            let (account, along) = (exchange.account, exchange.route.in_capsule.is_some());
+            self.give_back(buffer, (account, held, along), staging);
         }
     }
 
-    fn give_back(&mut self, buffer: Option<Buffer>, session: SessionId, held: u32, staging: &mut Staging) {
-        let Some(buffer) = buffer else { return };
+    /// Gives a buffer back that counts for so many bytes on that account, with data that came along or not.
+    fn give_back(&mut self, buffer: Option<Buffer>, charged: (AccountId, u32, bool), staging: &mut Staging) {
+        let (Some(buffer), (account, held, along)) = (buffer, charged) else { return };
         staging.give_back(buffer);
-        if let Some(account) = self.held.get_mut(usize::from(session.0)) {
-            *account -= held;
+        if along {
+            self.lines.uncharge_along(account, held);
         }
+        self.lines.credit(account, held);
+    }
+
+    /// Gives a buffer back that no command got.
+    pub fn give_back_along(&mut self, buffer: Buffer, account: AccountId, bytes: u32, staging: &mut Staging) {
+        self.give_back(Some(buffer), (account, Lines::size_of(bytes), true), staging);
     }
 
     /// Forgets a command. Neither device nor socket names its buffer any more.
@@ -200,11 +203,12 @@ impl Desk {
         let Some(exchange) = self.exchanges.remove(id) else { return };
         self.tags[id.index()] = None;
         self.returned.extend(exchange.lent.map(|lent| lent.loan));
-        self.give_back(exchange.buffer, exchange.session, exchange.held, staging);
+        let along = exchange.route.in_capsule.is_some();
+        self.give_back(exchange.buffer, (exchange.account, exchange.held, along), staging);
     }
 
     /// Forgets the commands of a connection that nobody works on. Returns how many that were.
-    pub fn abandon(&mut self, connection: SlotId, staging: &mut Staging) -> u32 {
+    pub fn abandon(&mut self, connection: SlotId, account: AccountId, staging: &mut Staging) -> u32 {
         let mut count = 0;
         for place in 0..self.tags.len() {
             let Some(id) = self.tags[place] else { continue };
@@ -214,6 +218,8 @@ impl Desk {
                 count += 1;
             }
         }
+        let exchanges = &self.exchanges;
+        self.lines.forget(account, |id| exchanges.get(id).is_some());
         count
     }
 }

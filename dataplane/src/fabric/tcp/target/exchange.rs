@@ -1,5 +1,6 @@
 //! One command of a host, from its capsule to its response.
 
+use super::lines::AccountId;
 use crate::fabric::message::Buffer;
 use crate::fabric::{Completion, SessionId};
 use crate::memory::{DmaSlice, SlotId};
@@ -36,16 +37,20 @@ pub(super) struct Exchange {
     /// The connection on which it came.
     pub connection: SlotId,
     pub session: SessionId,
+    /// Its host's account.
+    pub account: AccountId,
     /// The host's command identifier.
     pub cid: u16,
     pub sqe: Sqe,
     pub route: Route,
     pub buffer: Option<Buffer>,
     pub lent: Option<Lent>,
-    /// Bytes that the buffer counts for on its session's account.
+    /// Bytes that the buffer counts for on its host's account.
     pub held: u32,
     /// Whether some of its data did not match its digest.
     pub spoilt: bool,
+    /// When its data was asked for, as the connection's pace has it.
+    pub asked: u32,
     /// Bytes that came in.
     pub received: u32,
     pub phase: Phase,

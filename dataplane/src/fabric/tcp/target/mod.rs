@@ -7,6 +7,7 @@ mod desk;
 mod exchange;
 #[doc(hidden)]
 pub mod fuzzing;
+mod lines;
 mod listener;
 pub mod streams;
 

@@ -51,14 +51,17 @@ pub trait Streams: Sized {
     /// Begins to receive: some bytes, or with `all` as many as fit. The stream stays until it is done.
     fn receive(&mut self, place: u16, stream: &Self::Stream, into: DmaSlice, all: bool);
 
-    /// Begins to send these bytes, one after another. The stream stays until it is done.
-    fn send(&mut self, place: u16, stream: &Self::Stream, parts: &[DmaSlice]);
+    /// Begins to send the first `most` of these bytes, one after another. The stream stays until it is done.
+    fn send(&mut self, place: u16, stream: &Self::Stream, parts: &[DmaSlice], most: u32);
 
     /// Hands over what was begun. One system call at most.
     fn submit(&mut self);
 
     /// Takes what has ended.
     fn poll(&mut self, done: &mut Burst<StreamDone>);
+
+    /// Ends a stream in the direction to the host, which is told so after what was sent.
+    fn end_sending(&mut self, stream: &Self::Stream);
 
     /// Ends a stream in both directions: what is under way there ends soon.
     fn shut_down(&mut self, stream: &Self::Stream);
@@ -127,13 +130,19 @@ impl Streams for RingStreams {
         self.push(&entry.user_data(Transfer { place, send: false }.to_bits()));
     }
 
-    fn send(&mut self, place: u16, stream: &TcpStream, parts: &[DmaSlice]) {
+    fn send(&mut self, place: u16, stream: &TcpStream, parts: &[DmaSlice], most: u32) {
         let Some(slot) = self.sends.get_mut(usize::from(place)) else { return };
-        let count = parts.len().min(MAX_PARTS);
+        let (mut count, mut left) = (0, most);
         for (to, part) in slot.parts.iter_mut().zip(parts) {
+            if left == 0 {
+                break;
+            }
             let mut regions = self.others.iter().chain([&self.region]);
             debug_assert!(regions.any(|region| region.contains(part)), "memory of another region");
-            *to = libc::iovec { iov_base: part.address() as *mut libc::c_void, iov_len: part.bytes() as usize };
+            let bytes = part.bytes().min(left);
+            *to = libc::iovec { iov_base: part.address() as *mut libc::c_void, iov_len: bytes as usize };
+            left -= bytes;
+            count += 1;
         }
         slot.header.msg_iov = slot.parts.as_mut_ptr();
         slot.header.msg_iovlen = count as _;
@@ -164,6 +173,11 @@ impl Streams for RingStreams {
             done.push(StreamDone { transfer: Transfer::from_bits(entry.user_data()), result });
         }
         self.under_way -= done.len();
+    }
+
+    fn end_sending(&mut self, stream: &TcpStream) {
+        // One that the peer has ended already says so, which is as good.
+        let _ = stream.shutdown(Shutdown::Write);
     }
 
     fn shut_down(&mut self, stream: &TcpStream) {

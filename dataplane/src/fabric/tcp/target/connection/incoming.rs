@@ -1,8 +1,9 @@
 //! What comes in: PDUs out of the inbox, data into buffers.
 
 use super::super::super::wire::{COMMON_BYTES, DIGEST_BYTES, FatalStatus, H2cData, Payload, Pdu, PduFault, field};
-use super::super::desk::Desk;
+use super::super::desk::{Desk, Hungry};
 use super::super::exchange::{Phase, Route};
+use super::super::lines::Lines;
 use super::super::streams::Streams;
 use super::heads::digest_of;
 use super::{Connection, INBOX_BYTES, Outgoing, State};
@@ -26,17 +27,20 @@ pub(super) struct Body {
     length: u32,
     come: u32,
     digest: bool,
+    /// When it was asked for.
+    asked: u32,
 }
 
 impl<T> Connection<T> {
     /// Begins to receive, if it is time to.
     pub fn receive<S: Streams<Stream = T>>(&mut self, streams: &mut S, desk: &Desk, staging: &Staging) {
-        if self.receiving || self.stalled || self.state != State::Running {
+        if self.receiving || self.stalled || !matches!(self.state, State::Running | State::Parting) {
             return;
         }
         let direct = self.direct_slice(desk, staging);
         let (into, all) = match direct {
             Some(slice) => (Some(slice), true),
+            None if self.state == State::Parting => (staging.area_slice(&self.area, 0, INBOX_BYTES), false),
             None => {
                 let room = INBOX_BYTES - self.have;
                 // While data is owed, no further than its header: then the data goes where it belongs at once.
@@ -53,7 +57,8 @@ impl<T> Connection<T> {
 
     /// Where the data that comes next belongs, if nothing of it is in the inbox.
     fn direct_slice(&self, desk: &Desk, staging: &Staging) -> Option<DmaSlice> {
-        let body = self.body.filter(|body| body.come < body.length && self.have == 0 && self.skip == 0)?;
+        let running = self.body.filter(|_| self.state == State::Running);
+        let body = running.filter(|body| body.come < body.length && self.have == 0 && self.skip == 0)?;
         let buffer = desk.exchanges.get(body.exchange)?.buffer.as_ref()?;
         staging.slice(buffer, body.begin + body.come, (body.length - body.come).min(RECEIVE_BYTES))
     }
@@ -63,10 +68,14 @@ impl<T> Connection<T> {
         self.receiving = false;
         match result {
             Ok(0) => self.host_left(),
+            Ok(_) if self.state == State::Parting => {}
             Ok(bytes) => {
-                self.progress.0 += u64::from(bytes);
+                self.pace.read(bytes);
                 match &mut self.body {
-                    Some(body) if body.come < body.length && self.have == 0 && self.skip == 0 => body.come += bytes,
+                    Some(body) if body.come < body.length && self.have == 0 && self.skip == 0 => {
+                        body.come += bytes;
+                        self.pace.data(body.asked, bytes);
+                    }
                     _ => self.have += bytes,
                 }
                 self.take_in(desk, staging);
@@ -78,7 +87,9 @@ impl<T> Connection<T> {
 
     /// Looks at what is in the inbox.
     pub fn take_in(&mut self, desk: &mut Desk, staging: &mut Staging) {
-        self.stalled = false;
+        if std::mem::take(&mut self.stalled) {
+            self.pace.excuse();
+        }
         while self.state == State::Running {
             match self.step(desk, staging) {
                 Ok(true) => {}
@@ -159,8 +170,8 @@ impl<T> Connection<T> {
             return Err(PduFault::invalid(field::FLAGS));
         }
         self.skip = u32::from(payload.padding);
-        self.body =
-            Some(Body { exchange: id, begin: data.offset, length: data.length, come: 0, digest: payload.digest });
+        let (begin, length, digest, asked) = (data.offset, data.length, payload.digest, exchange.asked);
+        self.body = Some(Body { exchange: id, begin, length, come: 0, digest, asked });
         Ok(())
     }
 
@@ -177,6 +188,7 @@ impl<T> Connection<T> {
             self.seen += bytes;
             body.come += bytes;
             self.body = Some(body);
+            self.pace.data(body.asked, bytes);
         }
         if body.come < body.length {
             return Ok(false);
@@ -198,6 +210,7 @@ impl<T> Connection<T> {
     }
 
     fn end_body(&mut self, body: Body, intact: bool, desk: &mut Desk, staging: &mut Staging) {
+        self.pace.pdu_over();
         let Some(exchange) = desk.exchanges.get_mut(body.exchange) else { return };
         exchange.received += body.length;
         // NVMe/TCP, section 3.3.1.1: an error of the data is one of the command, not of the connection; the rest of its
@@ -206,7 +219,7 @@ impl<T> Connection<T> {
         let (all, spoilt) = (exchange.received == exchange.route.bytes, exchange.spoilt);
         if all {
             self.owed -= 1;
-            self.progress.1 += 1;
+            self.pace.has_all(body.asked);
         }
         match (all, spoilt) {
             (false, _) => {}
@@ -235,32 +248,39 @@ impl<T> Connection<T> {
         let route = match self.judge(sqe, data_at, payload, staging) {
             Ok(route) => route,
             Err(status) => {
-                self.consume(consumed);
-                self.outgoing.push_back(Outgoing::Refusal { cid: sqe.cid(), status });
-                self.in_use += 1;
+                self.refuse(sqe, consumed, status);
                 return Ok(true);
             }
         };
         let in_capsule = match route.in_capsule {
-            Some(offset) => match staging.take(route.bytes) {
-                Some(buffer) => Some((offset, buffer)),
-                None => {
+            Some(offset) => match desk.buffer_along(self.account, route.bytes, staging) {
+                Ok(buffer) => Some((offset, buffer)),
+                // Were it to wait for buffers of its own host's commands, the data of those might lie behind it.
+                Err(Hungry::HasItsShare) => {
+                    self.refuse(sqe, consumed, Status::NAMESPACE_NOT_READY);
+                    return Ok(true);
+                }
+                Err(Hungry::NothingLeft) => {
                     self.stalled = true;
                     return Ok(false);
                 }
             },
             None => None,
         };
-        self.consume(consumed);
-        self.in_use += 1;
-        let Some(id) = desk.open(self.id, self.queue.session, *sqe, route) else {
-            self.outgoing.push_back(Outgoing::Refusal { cid: sqe.cid(), status: Status::INTERNAL_ERROR });
+        let Some(id) = desk.open((self.id, self.queue.session, self.account), *sqe, route) else {
+            if let Some((_, buffer)) = in_capsule {
+                desk.give_back_along(buffer, self.account, route.bytes, staging);
+            }
+            self.refuse(sqe, consumed, Status::INTERNAL_ERROR);
             return Ok(true);
         };
+        self.consume(consumed);
+        self.in_use += 1;
         if let Some((offset, buffer)) = in_capsule {
             let copied = staging.area_to_buffer(&self.area, data_at + offset, &buffer, 0, route.bytes);
             desk.copied += u64::from(route.bytes);
             if let Some(exchange) = desk.exchanges.get_mut(id) {
+                exchange.held = Lines::size_of(route.bytes);
                 exchange.buffer = Some(buffer);
             }
             match copied {
@@ -275,9 +295,17 @@ impl<T> Connection<T> {
         Ok(true)
     }
 
+    /// Ends a command that becomes no exchange.
+    fn refuse(&mut self, sqe: &Sqe, consumed: u32, status: Status) {
+        self.consume(consumed);
+        self.outgoing.push_back(Outgoing::Refusal { cid: sqe.cid(), status });
+        self.in_use += 1;
+    }
+
     fn consume(&mut self, bytes: u32) {
         self.seen += bytes;
         self.commands += 1;
+        self.pace.pdu_over();
     }
 
     /// Checks a command before anything is done for it.
@@ -312,7 +340,7 @@ impl<T> Connection<T> {
         if exchange.route.from_host {
             exchange.phase = Phase::Receiving;
             self.owed += 1;
-            self.outgoing.push_back(Outgoing::R2t(id));
+            self.r2ts.push_back(id);
         } else {
             desk.make_ready(id);
         }

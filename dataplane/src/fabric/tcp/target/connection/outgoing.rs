@@ -1,11 +1,11 @@
 //! What goes out: answers, data out of buffers, and what asks for data.
 
-use super::super::super::wire::{CapsuleResp, End, PduFault, R2t, TermReq};
+use super::super::super::wire::{COMMON_BYTES, CapsuleResp, End, PduFault, R2t, TermReq};
 use super::super::desk::Desk;
 use super::super::exchange::Phase;
 use super::super::streams::Streams;
 use super::heads::HeadWriter;
-use super::{Connection, INBOX_BYTES, Outgoing, State};
+use super::{BATCH, Connection, INBOX_BYTES, Outgoing, State};
 use crate::fabric::Completion;
 use crate::fabric::message::Staging;
 use crate::memory::SlotId;
@@ -13,6 +13,12 @@ use crate::nvme::spec::Cqe;
 
 /// Data that one send carries before no more is added, so that buffers come free in good time.
 const BATCH_BYTES: u32 = 1 << 20;
+/// Bytes that one send takes at most, so that they are seen to move.
+const SEND_BYTES: u32 = 1 << 20;
+/// Where a PDU says how long its header is (3.6.1).
+const HLEN_AT: usize = 2;
+/// The longest header that a farewell repeats (TCP transport, 3.6.2.5).
+const MAX_REPEATED: u32 = 128;
 
 impl<T> Connection<T> {
     /// Ends a command of this connection.
@@ -23,11 +29,19 @@ impl<T> Connection<T> {
 
     /// Sends what there is to send, if nothing is under way.
     pub fn send<S: Streams<Stream = T>>(&mut self, streams: &mut S, desk: &mut Desk, staging: &Staging) {
-        if self.sending || self.state == State::Closed {
+        if self.sending || matches!(self.state, State::Parting | State::Closed) {
             return;
         }
         let mut writer = HeadWriter { at: INBOX_BYTES, area: &self.area, staging, parts: &mut self.parts };
-        let (framing, mut bytes) = (self.queue.framing, 0);
+        let framing = self.queue.framing;
+        for _ in 0..if self.state == State::Running { BATCH } else { 0 } {
+            let Some(id) = self.r2ts.pop_front() else { break };
+            let Some(exchange) = desk.exchanges.get_mut(id) else { continue };
+            exchange.asked = self.pace.ask();
+            let r2t = R2t { cid: exchange.cid, tag: id.index() as u16, offset: 0, length: exchange.route.bytes };
+            writer.put(|head| r2t.encode(framing, head));
+        }
+        let (mut bytes, mut answers) = (0, 0);
         while let Some(&next) = self.outgoing.front()
             && !self.answered.is_full()
             && bytes < BATCH_BYTES
@@ -41,12 +55,6 @@ impl<T> Connection<T> {
                 CapsuleResp { cqe: Cqe { dword0, dword1, sq_head, sq_id: 0, cid, status } }
             };
             match next {
-                Outgoing::R2t(id) => {
-                    let Some(exchange) = desk.exchanges.get(id) else { continue };
-                    let r2t =
-                        R2t { cid: exchange.cid, tag: id.index() as u16, offset: 0, length: exchange.route.bytes };
-                    writer.put(|head| r2t.encode(framing, head));
-                }
                 Outgoing::Refusal { cid, status } => {
                     writer.put(|head| response(cid, Completion::failed(status)).encode(framing, head));
                     self.sq_head = sq_head;
@@ -74,23 +82,36 @@ impl<T> Connection<T> {
                     self.answered.push(id);
                 }
             }
+            answers += 1;
         }
         if self.parts.is_empty() && self.outgoing.is_empty() && self.state == State::Leaving {
-            self.say_farewell(staging);
+            self.say_farewell(streams, staging);
         }
         if !self.parts.is_empty() {
             self.sending = true;
-            streams.send(self.id.index() as u16, &self.queue.stream, &self.parts);
+            self.pace.send(answers);
+            streams.send(self.id.index() as u16, &self.queue.stream, &self.parts, SEND_BYTES);
         }
+        self.receive(streams, desk, staging);
     }
 
-    /// The last word; without one, the end.
-    fn say_farewell(&mut self, staging: &Staging) {
+    /// The last word, and what follows it; without one, the end.
+    fn say_farewell<S: Streams<Stream = T>>(&mut self, streams: &mut S, staging: &Staging) {
         match self.farewell.take().filter(PduFault::is_answered) {
             Some(fault) => {
+                // Nothing was received since: what it is about is the first in the inbox, as far as it came.
+                let mut header = [0; MAX_REPEATED as usize];
+                let came = &mut header[..self.have.min(MAX_REPEATED) as usize];
+                let read = staging.area_read(&self.area, 0, came).map_or(0, |()| came.len());
+                let length = header.get(HLEN_AT).map_or(0, |length| usize::from(*length)).max(COMMON_BYTES);
                 let mut writer = HeadWriter { at: INBOX_BYTES, area: &self.area, staging, parts: &mut self.parts };
                 let request = TermReq { fes: fault.fes, fei: fault.fei };
-                writer.put(|head| request.encode(End::Controller, &[], head));
+                writer.put(|head| request.encode(End::Controller, &header[..read.min(length)], head));
+                self.has_said_why = true;
+            }
+            None if self.has_said_why => {
+                streams.end_sending(&self.queue.stream);
+                self.state = State::Parting;
             }
             None => self.close(),
         }
@@ -111,7 +132,7 @@ impl<T> Connection<T> {
             Err(libc::EINTR | libc::EAGAIN) => 0,
             Err(_) => return self.fail_send(desk, staging),
         };
-        self.progress.0 += u64::from(left);
+        self.pace.sent(left);
         let mut whole = 0;
         while let Some(part) = self.parts.get_mut(whole)
             && left > 0
@@ -126,11 +147,11 @@ impl<T> Connection<T> {
         self.parts.drain(..whole);
         if self.parts.is_empty() {
             self.completions += self.answered.len() as u64;
-            self.progress.1 += 1;
+            self.pace.send_over();
             self.end_answered(desk, staging);
         } else if self.state != State::Closed {
             self.sending = true;
-            streams.send(self.id.index() as u16, &self.queue.stream, &self.parts);
+            streams.send(self.id.index() as u16, &self.queue.stream, &self.parts, SEND_BYTES);
         } else {
             self.fail_send(desk, staging);
         }

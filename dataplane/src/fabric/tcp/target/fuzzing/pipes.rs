@@ -18,7 +18,11 @@ pub(in super::super) struct Pipe {
     pub cut: bool,
     place: u16,
     receive: Option<(DmaSlice, bool)>,
-    send: Option<Vec<DmaSlice>>,
+    send: Option<(Vec<DmaSlice>, u32)>,
+    /// Nothing more is sent to the host.
+    pub ended: bool,
+    /// The longest send so far.
+    pub longest: u32,
 }
 
 pub(in super::super) struct Pipes {
@@ -51,7 +55,7 @@ impl Pipe {
     }
 
     fn sent(&mut self, regions: &[Arc<Region>], random: &mut Random) -> Option<Result<u32, i32>> {
-        let parts = self.send.take()?;
+        let (parts, most) = self.send.take()?;
         if self.cut {
             return Some(Err(libc::EPIPE));
         }
@@ -64,6 +68,8 @@ impl Pipe {
                 .expect("what the end asks for is there");
             bytes.extend(piece);
         }
+        bytes.truncate(most as usize);
+        self.longest = self.longest.max(bytes.len() as u32);
         let most = if random.below(2) == 0 { bytes.len() } else { 1 + random.below(bytes.len() as u64) as usize };
         self.to_host.extend(&bytes[..most]);
         Some(Ok(most as u32))
@@ -87,9 +93,10 @@ impl Streams for Pipes {
         pipe.place = place;
     }
 
-    fn send(&mut self, place: u16, stream: &usize, parts: &[DmaSlice]) {
+    fn send(&mut self, place: u16, stream: &usize, parts: &[DmaSlice], most: u32) {
         let pipe = self.pipes.get_mut(stream).expect("what the end asks for is there");
-        assert!(!parts.is_empty() && pipe.send.replace(parts.to_vec()).is_none(), "two sends at once");
+        assert!(!pipe.ended, "a send after the last");
+        assert!(!parts.is_empty() && pipe.send.replace((parts.to_vec(), most)).is_none(), "two sends at once");
         pipe.place = place;
     }
 
@@ -109,6 +116,10 @@ impl Streams for Pipes {
             ended(false, pipe.received(region, random));
             ended(true, pipe.sent(&regions, random));
         }
+    }
+
+    fn end_sending(&mut self, stream: &usize) {
+        self.pipes.get_mut(stream).expect("what the end asks for is there").ended = true;
     }
 
     fn shut_down(&mut self, stream: &usize) {

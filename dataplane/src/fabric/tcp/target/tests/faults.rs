@@ -39,6 +39,8 @@ fn garbage_ends_its_connection_only() {
     for garbage in [vec![0xFF; 64], vec![0; 200], b"GET / HTTP/1.1\r\n\r\n".to_vec()] {
         let mut world = spoilt(|world| raw(world, &garbage));
         assert!(world.hosts[0].terminated, "it is told why");
+        assert!(garbage.starts_with(&world.hosts[0].repeated) && world.hosts[0].repeated.len() >= 8, "and of what");
+        assert!(world.pipe(0).ended, "and the end comes after that");
         assert!(ended(&world));
         world.end_all();
     }
@@ -91,7 +93,9 @@ fn data_beyond_what_was_asked_for_ends_the_connection() {
             world.end.poll(&mut capsules);
             assert!(capsules.is_empty(), "nothing is stored of it");
             world.end.flush(&mut world.staging);
-            world.pipe(0).to_host.clear();
+            let pipe = world.pipe(0);
+            pipe.to_host.clear();
+            pipe.cut |= pipe.ended;
         }
         assert!(ended(&world));
         world.end_all();
@@ -123,8 +127,8 @@ fn a_header_digest_that_does_not_match_ends_the_connection() {
         host.exist(pipe, 1);
         pipe.to_target[20] ^= 1;
     });
-    world.settle();
-    assert!(world.hosts[0].terminated && ended(&world));
+    world.turn_until(ended);
+    assert!(world.hosts[0].terminated);
     world.end_all();
 }
 
@@ -175,5 +179,79 @@ fn who_does_not_go_on_is_swept_away() {
         world.turn();
     }
     assert!(ended(&world) && !world.links[1].is_lost(), "one who has begun nothing may be silent");
+    world.end_all();
+}
+
+#[test]
+fn what_comes_after_the_last_word_is_read_until_the_host_closes() {
+    let mut world = World::new(16, 32 << 20);
+    world.connect(Digests::NONE, 8);
+    world.pipe(0).to_target.extend([0xFF; 64]);
+    // Not the world's turn, in which the host would close.
+    let turn = |world: &mut World| {
+        let mut capsules = crate::Burst::new();
+        world.end.harvest(&mut world.staging);
+        world.end.poll(&mut capsules);
+        assert!(capsules.is_empty());
+        world.end.flush(&mut world.staging);
+    };
+    (0..200).for_each(|_| turn(&mut world));
+    assert!(world.pipe(0).ended && !world.pipe(0).cut);
+    world.pipe(0).to_target.extend(vec![0xAB; 100_000]);
+    (0..2000).for_each(|_| turn(&mut world));
+    assert!(
+        world.pipe(0).to_target.is_empty() && !world.pipe(0).cut,
+        "nothing is left that would reset the connection"
+    );
+    assert!(!world.end.is_moving(&world.staging) && !ended(&world));
+    // A host that does not close it has its time, and no more.
+    world.end.sweep(&mut world.staging);
+    (0..10).for_each(|_| turn(&mut world));
+    assert_eq!(world.end.connections(), 1);
+    world.end.sweep(&mut world.staging);
+    (0..100).for_each(|_| turn(&mut world));
+    assert_eq!(world.end.connections(), 0);
+    assert!(ended(&world));
+    world.pipe(0).to_host.clear();
+    world.end_all();
+}
+
+#[test]
+fn a_trickle_of_answers_does_not_keep_owed_data_alive() {
+    let mut world = World::new(17, 32 << 20);
+    (world.connect(Digests::NONE, 8), world.connect(Digests::NONE, 8));
+    world.with_host(0, |host, pipe, _| {
+        host.keeps_data = true;
+        host.store(pipe, 1, vec![1; 1 << 20], false);
+    });
+    // The other host stores all the time, each time something that is asked for anew.
+    let round = |world: &mut World| {
+        world.with_host(0, |host, pipe, _| host.exist(pipe, 9));
+        world.with_host(1, |host, pipe, _| host.store(pipe, 2, vec![2; 100_000], false));
+        (0..300).for_each(|_| world.turn());
+        world.end.sweep(&mut world.staging);
+        (0..100).for_each(|_| world.turn());
+    };
+    round(&mut world);
+    assert!(!ended(&world), "it was asked for a moment ago");
+    round(&mut world);
+    assert!(ended(&world), "its answers are no excuse");
+    round(&mut world);
+    round(&mut world);
+    assert!(!world.links[1].is_lost());
+    world.end_all();
+}
+
+#[test]
+fn a_long_answer_moves_in_pieces() {
+    let mut world = World::new(18, 32 << 20);
+    world.connect(Digests::NONE, 8);
+    world.with_host(0, |host, pipe, _| host.store(pipe, 1, vec![1; 1 << 20], false));
+    world.settle();
+    world.with_host(0, |host, pipe, _| (0..4).for_each(|_| host.retrieve(pipe, 1, 1 << 20)));
+    world.settle();
+    assert_eq!(world.told.iter().filter(|told| told.value.len() == 1 << 20).count(), 5);
+    let longest = world.pipe(0).longest;
+    assert!(longest > 0 && longest <= 1 << 20, "{longest} bytes in one send");
     world.end_all();
 }

@@ -24,6 +24,10 @@ pub(super) struct Host {
     inbox: VecDeque<u8>,
     pub entries: u32,
     pub terminated: bool,
+    /// The header that the target complained of.
+    pub repeated: Vec<u8>,
+    /// It sends no data when it is asked for some.
+    pub keeps_data: bool,
 }
 
 /// What came of a command.
@@ -39,7 +43,18 @@ impl Host {
         decoder.initialized = true;
         decoder.framing = framing;
         let (asked, inbox) = (BTreeMap::new(), VecDeque::new());
-        Self { stream, framing, decoder, asked, next_cid: 0, inbox, entries, terminated: false }
+        Self {
+            stream,
+            framing,
+            decoder,
+            asked,
+            next_cid: 0,
+            inbox,
+            entries,
+            terminated: false,
+            repeated: Vec::new(),
+            keeps_data: false,
+        }
     }
 
     pub fn under_way(&self) -> usize {
@@ -120,6 +135,7 @@ impl Host {
                     assert!(asked.came.len() + data.len() <= asked.sqe.dword(10) as usize);
                     asked.came.extend(data);
                 }
+                Pdu::R2t(_) if self.keeps_data => {}
                 Pdu::R2t(r2t) => self.send_data(pipe, random, r2t),
                 Pdu::CapsuleResp(response) => {
                     let cqe = response.cqe;
@@ -127,7 +143,7 @@ impl Host {
                     let is_store = sqe.opcode() == kv::opcode::STORE;
                     told.push(Told { sqe, cqe, value: if is_store { value } else { came } });
                 }
-                Pdu::TermReq(_) => self.terminated = true,
+                Pdu::TermReq(_) => (self.terminated, self.repeated) = (true, data),
                 other => panic!("{other:?} from a controller"),
             }
         }

@@ -2,6 +2,7 @@
 
 use super::super::super::wire::Digests;
 use super::world::World;
+use crate::nvme::spec::Status;
 
 #[test]
 fn a_buffer_that_another_carrier_gives_back_feeds_those_in_line() {
@@ -18,5 +19,88 @@ fn a_buffer_that_another_carrier_gives_back_feeds_those_in_line() {
     assert!(world.end.is_moving(&world.staging), "now it may not");
     world.settle();
     assert!(world.told[0].cqe.status.is_success());
+    world.end_all();
+}
+
+#[test]
+fn hosts_that_wait_are_served_in_turns() {
+    let mut world = World::new(12, 8 << 20);
+    (world.connect(Digests::NONE, 32), world.connect(Digests::NONE, 32));
+    world.frozen = true;
+    // All but what is kept for data in capsules.
+    let mut elsewhere: Vec<_> = (0..4).map(|_| world.staging.take(1 << 20).unwrap()).collect();
+    world.with_host(0, |host, pipe, _| (1..=6).for_each(|key| host.retrieve(pipe, key, 1 << 20)));
+    (0..100).for_each(|_| world.turn());
+    world.with_host(1, |host, pipe, _| host.retrieve(pipe, 99, 1 << 20));
+    (0..100).for_each(|_| world.turn());
+    assert!(world.running_keys().is_empty());
+    for expected in [vec![1], vec![1, 99], vec![1, 99, 2]] {
+        world.staging.give_back(elsewhere.pop().unwrap());
+        world.turn_until(|world| world.running_keys().len() >= expected.len());
+        assert_eq!(world.running_keys(), expected);
+    }
+    // The first host has its share: one more buffer is for nobody but others.
+    world.staging.give_back(elsewhere.pop().unwrap());
+    (0..100).for_each(|_| world.turn());
+    assert_eq!(world.running_keys(), [1, 99, 2]);
+    assert!(!world.end.is_moving(&world.staging), "and nobody looks again and again whether it is");
+    world.with_host(1, |host, pipe, _| host.retrieve(pipe, 98, 1 << 20));
+    world.turn_until(|world| world.running_keys() == [1, 99, 2, 98]);
+    world.frozen = false;
+    world.settle();
+    assert_eq!(world.told.len(), 8);
+    world.end_all();
+}
+
+#[test]
+fn sessions_of_one_host_have_one_share() {
+    let mut world = World::new(13, 8 << 20);
+    (world.connect_as("nqn.2026-01.test:a", 32), world.connect_as("nqn.2026-01.test:a", 32));
+    world.connect_as("nqn.2026-01.test:b", 32);
+    world.frozen = true;
+    for host in 0..2 {
+        world.with_host(host, |host, pipe, _| (1..=2).for_each(|key| host.retrieve(pipe, key, 1 << 20)));
+    }
+    (0..200).for_each(|_| world.turn());
+    assert_eq!(world.running_keys().len(), 2, "half of the memory that there is for it");
+    world.with_host(2, |host, pipe, _| (1..=2).for_each(|key| host.retrieve(pipe, key, 1 << 20)));
+    world.turn_until(|world| world.running_keys().len() == 4);
+    world.frozen = false;
+    world.settle();
+    world.end_all();
+}
+
+#[test]
+fn data_in_capsules_counts_for_its_host() {
+    let mut world = World::new(14, 8 << 20);
+    (world.connect(Digests::NONE, 400), world.connect(Digests::NONE, 400));
+    world.frozen = true;
+    world.with_host(0, |host, pipe, _| (0..300).for_each(|_| host.store(pipe, 1, vec![7; 8192], true)));
+    // A share is 2 MiB.
+    world.turn_until(|world| world.told.len() == 44);
+    assert!(world.told.iter().all(|told| told.cqe.status == Status::NAMESPACE_NOT_READY), "it may try again");
+    assert_eq!(world.running_keys().len(), 256);
+    world.with_host(1, |host, pipe, _| (0..256).for_each(|_| host.store(pipe, 2, vec![8; 8192], true)));
+    world.turn_until(|world| world.running_keys().len() == 512);
+    world.frozen = false;
+    world.settle();
+    world.with_host(0, |host, pipe, _| host.store(pipe, 1, vec![7; 8192], true));
+    world.settle();
+    let succeeded = world.told.iter().filter(|told| told.cqe.status.is_success()).count();
+    assert_eq!((world.told.len(), succeeded), (44 + 512 + 1, 512 + 1));
+    world.end_all();
+}
+
+#[test]
+fn a_host_whose_share_is_held_still_stores_small_values() {
+    let mut world = World::new(15, 8 << 20);
+    world.connect(Digests::NONE, 400);
+    world.frozen = true;
+    world.with_host(0, |host, pipe, _| (0..8).for_each(|_| host.retrieve(pipe, 1, 1 << 20)));
+    world.turn_until(|world| world.running_keys() == [1, 1]);
+    world.with_host(0, |host, pipe, _| (0..20).for_each(|_| host.store(pipe, 2, vec![7; 8192], true)));
+    world.turn_until(|world| world.running_keys().len() == 22);
+    world.frozen = false;
+    world.settle();
     world.end_all();
 }

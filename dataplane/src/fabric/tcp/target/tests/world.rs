@@ -39,6 +39,8 @@ pub(super) struct World {
     /// Values that were lent, and how many in all.
     lent: BTreeSet<u64>,
     pub loans: u64,
+    /// The store completes nothing.
+    pub frozen: bool,
     all_bytes: u32,
 }
 
@@ -66,18 +68,28 @@ impl World {
             free_places: (0..PLACES).collect(),
             lent: BTreeSet::new(),
             loans: 0,
+            frozen: false,
             all_bytes,
         }
     }
 
     pub fn connect(&mut self, digests: Digests, entries: u32) -> usize {
+        self.connect_link(digests, entries, HostLink::of(&format!("nqn.2026-01.test:{}", self.hosts.len())))
+    }
+
+    /// A further session of a host that may have one already.
+    pub fn connect_as(&mut self, host: &str, entries: u32) -> usize {
+        self.connect_link(Digests::NONE, entries, HostLink::of(host))
+    }
+
+    fn connect_link(&mut self, digests: Digests, entries: u32, link: HostLink) -> usize {
         let stream = self.hosts.len();
         self.end.streams_mut().pipes.insert(stream, Pipe::default());
         let framing = Framing { digests, alignment: Alignment::DWORD };
         let mut decoder = Decoder::new(End::Controller);
         (decoder.initialized, decoder.framing) = (true, framing);
         decoder.limits = Limits { capsule_data: 8192, h2c_data: 16 << 20 };
-        let link = Arc::new(HostLink::default());
+        let link = Arc::new(link);
         let (session, qid) = (SessionId(stream as u16), 1);
         let max_transfer_bytes = MAX_TRANSFER;
         let queue = NewTcpQueue {
@@ -118,7 +130,7 @@ impl World {
             self.running.push((id, sqe, ticks));
         }
         let mut at = 0;
-        while at < self.running.len() {
+        while at < self.running.len() && !self.frozen {
             if self.running[at].2 > 0 {
                 self.running[at].2 -= 1;
                 at += 1;
@@ -134,7 +146,25 @@ impl World {
         for host in &mut self.hosts {
             let pipe = pipes.get_mut(&host.stream).unwrap();
             host.turn(pipe, &mut self.random, &mut self.told);
+            // Whoever is told what it did wrong closes the connection.
+            pipe.cut |= host.terminated && pipe.ended;
         }
+    }
+
+    /// The keys of the commands that the store has, in the order in which it got them.
+    pub fn running_keys(&self) -> Vec<u8> {
+        self.running.iter().map(|(_, sqe, _)| sqe.key_bytes()[0]).collect()
+    }
+
+    /// Turns until it is so.
+    pub fn turn_until(&mut self, so: impl Fn(&Self) -> bool) {
+        for _ in 0..100_000 {
+            if so(self) {
+                return;
+            }
+            self.turn();
+        }
+        panic!("it does not come to that");
     }
 
     /// Takes loans back, and overwrites what was lent: nobody may look at it any more.
