@@ -373,6 +373,29 @@ impl<P> Shard<P> {
         if self.is_stuck() { Refusal::NoSpace } else { Refusal::Wait }
     }
 
+    /// Sees to it that what comes next lies in another segment than this one. `false` if there is none to spare: the last
+    /// free one must do for the whole victim.
+    pub(super) fn leave_segment(&mut self, segment: u32) -> bool {
+        let Some(open) = self.open.filter(|&open| self.tails[open].segment == Some(segment)) else { return true };
+        if self.table.free.len() < 2 {
+            return false;
+        }
+        self.close_open(open, true);
+        true
+    }
+
+    /// Gives no more room out of the open segment.
+    fn close_open(&mut self, open: usize, privileged: bool) {
+        // What eviction leaves unused is spent as well: a segment can run out of records long before it is full,
+        // and a long value can find no room at the end. Otherwise moving the same blocks for ever looks like gain.
+        if privileged {
+            self.evict.note_spent(self.layout.units() - self.fill);
+        }
+        self.open = None;
+        self.tails[open].closing = true;
+        self.settle_tail(open);
+    }
+
     /// Closes the open segment and opens the next.
     fn rotate(&mut self, privileged: bool) -> Result<(), Refusal> {
         let needed = if privileged { 1 } else { 2 };
@@ -380,14 +403,8 @@ impl<P> Shard<P> {
             return Err(self.no_room());
         }
         let Some(next) = self.tails.iter().position(|tail| tail.segment.is_none()) else { return Err(Refusal::Wait) };
-        if let Some(open) = self.open.take() {
-            // What eviction leaves unused is spent as well: a segment can run out of records long before it is full,
-            // and a long value can find no room at the end. Otherwise moving the same blocks for ever looks like gain.
-            if privileged {
-                self.evict.note_spent(self.layout.units() - self.fill);
-            }
-            self.tails[open].closing = true;
-            self.settle_tail(open);
+        if let Some(open) = self.open {
+            self.close_open(open, privileged);
         }
         let Some(segment) = self.table.open_next() else { return Err(Refusal::Wait) };
         let generation = self.table.at(segment).generation;

@@ -427,7 +427,8 @@ impl<P: super::EvictionPolicy> Shard<P> {
         }
         self.advance(blocks);
         let written = self.tails.iter().all(|tail| tail.segment.is_none() || tail.uncommitted() == 0);
-        if !written || !self.ops.is_idle() || !self.evict.is_at_rest() || !self.purges_rest() {
+        let rests = self.evict.is_at_rest() || self.is_stalled();
+        if !written || !self.ops.is_idle() || !rests || !self.purges_rest() {
             return false;
         }
         if !self.clean_mark {
