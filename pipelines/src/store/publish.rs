@@ -134,7 +134,10 @@ impl<P> Shard<P> {
         debug_assert_eq!(extent.namespace, namespace);
         debug_assert_eq!(extent.class, block.class);
         let old = self.index.find(block.hash, &block.id);
-        let refused = match old {
+        // What lies on a device that is gone is a miss for whoever asks, so it does not exist here either.
+        let shown = old.and_then(|at| self.index.get(at));
+        let shown = shown.filter(|entry| !self.table.is_gone(self.layout.segment_of(entry.unit)));
+        let refused = match shown {
             Some(_) if block.condition.must_not_exist => Some(Published::KeyExists),
             None if block.condition.must_exist => Some(Published::KeyMissing),
             // The purge that is under way counts as later than this store, which has no one to tell.

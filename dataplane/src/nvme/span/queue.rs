@@ -257,6 +257,16 @@ impl<B: BlockQueue> BlockQueue for SpanQueue<B> {
         self.outstanding
     }
 
+    #[inline]
+    fn gone_devices(&self) -> usize {
+        self.members.iter().filter(|member| member.counters.is_gone()).count()
+    }
+
+    fn is_gone(&self, lba: u64) -> bool {
+        let member = self.members.iter().find(|member| lba < member.end);
+        member.is_some_and(|member| member.counters.is_gone())
+    }
+
     fn attach(&mut self, region: Arc<Region>) -> Result<(), AttachError> {
         for at in 0..self.members.len() {
             if let Err(error) = self.members[at].queue.attach(Arc::clone(&region)) {

@@ -253,6 +253,14 @@ impl BlockQueue for CrashQueue {
         self.sent.len()
     }
 
+    fn gone_devices(&self) -> usize {
+        usize::from(self.medium.borrow().gone.is_some())
+    }
+
+    fn is_gone(&self, lba: u64) -> bool {
+        self.medium.borrow().gone.as_ref().is_some_and(|gone| gone.contains(&lba))
+    }
+
     fn attach(&mut self, region: Arc<Region>) -> Result<(), AttachError> {
         self.region = Some(region);
         Ok(())
