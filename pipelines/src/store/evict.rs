@@ -84,7 +84,7 @@ pub(super) struct Evict {
     paused: Ticks,
     /// Blocks moved out of the victim, whose records may still fail to be written.
     moved: Vec<Moved>,
-    /// Tombstones that could not be written and have to be, before the victim goes.
+    /// Tombstones that could not be written and have to be, before a victim goes.
     unwritten: Vec<Record>,
     /// Blocks lie in the victim again: it has to be gone through once more.
     again: bool,
@@ -118,7 +118,12 @@ impl Evict {
         self.moved.extract_if(.., |block| lost(block.to)).collect()
     }
 
-    /// Keeps tombstones that have to be written elsewhere before the victim goes.
+    /// Whether this eviction moved a block to a place, and may have to take that back.
+    pub fn is_moving(&self, entry: EntryId, to: u32) -> bool {
+        self.is_gathering() && self.moved.iter().any(|block| block.entry == entry && block.to == to)
+    }
+
+    /// Keeps tombstones that have to be written elsewhere before a victim goes: that of this eviction, or of the next.
     pub fn keep_unwritten<'a>(&mut self, records: impl Iterator<Item = &'a Record>) {
         self.unwritten.extend(records);
     }
@@ -236,10 +241,8 @@ impl<P: EvictionPolicy> Shard<P> {
         self.table.at_mut(victim).state = State::Evicting;
         let data = u64::from(self.layout.data_units()) * u64::from(UNIT_BYTES);
         let budget = data * u64::from(self.config.move_percent) / 100;
-        let (mut moved, mut unwritten) =
-            (std::mem::take(&mut self.evict.moved), std::mem::take(&mut self.evict.unwritten));
+        let (mut moved, unwritten) = (std::mem::take(&mut self.evict.moved), std::mem::take(&mut self.evict.unwritten));
         moved.clear();
-        unwritten.clear();
         self.evict = Evict { victim, first: FIRST_DRAFT, budget, moved, unwritten, ..Evict::default() };
         self.evict.reach = (CHUNK_BYTES / UNIT_BYTES).min(facts.max_units);
         if self.table.at(victim).live_blocks == 0 {

@@ -220,17 +220,20 @@ impl<P> Shard<P> {
 
     /// Drops a block whose bytes the medium does not give back, so that it is a miss from now on and whoever needs it stores
     /// it again. Only what was read is dropped: a value that was stored under the key since, or that eviction moved, lies
-    /// elsewhere and stays. `false` if there was nothing to drop, or if there is no room for the tombstone without which
-    /// an older value could come back; then the next read finds it unreadable again.
+    /// elsewhere and stays. `false` if there was nothing to drop, if the block's own record is not written down yet, or if
+    /// there is no room for the tombstone without which an older value could come back; then the next read finds it
+    /// unreadable again.
     ///
-    /// After a restart it is a miss too, unless the tombstone was not written by then.
+    /// After a restart it is a miss too, unless the tombstone was not written by then. One that the device does not take is
+    /// written elsewhere before the next segment goes: until then nothing that it removes can be the last of its key.
     #[cold]
     #[inline(never)]
     pub fn drop_unreadable(&mut self, hold: &Hold) -> bool {
         // The hold keeps the segment, so nothing else can lie there by now.
         let Some(entry) = self.index.get(hold.entry).filter(|entry| entry.unit == hold.unit) else { return false };
         let (id, class) = (entry.id(), entry.class());
-        if self.purges.covers(id.space.namespace()) {
+        // A value whose record may yet fail leaves what it superseded, and that must not be dropped in its place.
+        if self.purges.covers(id.space.namespace()) || self.may_go_back(hold.entry, hold.unit) {
             return false;
         }
         let Some(tail) = self.tail_of_removal(Some(hold.entry)) else { return false };
