@@ -30,7 +30,7 @@ lints      clippy finds nothing, warnings denied
 unit       unit, property and documentation tests of every crate
 docs       rustdoc builds, warnings denied
 simulate   seeds of workload, schedule and faults keep every invariant
-canary     the simulator finds a bug that was built in
+canary     the simulator finds bugs that were built in
 e2e        the real daemon, from outside, by its clients
 kill9      kill -9 under load loses no acknowledged durable value
 callgrind  instructions per command stay within their budget
@@ -117,7 +117,10 @@ step_unit() { cargo test --workspace --exclude e2e --locked --no-fail-fast; }
 step_docs() { RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked --document-private-items; }
 
 step_simulate() { cargo run -p simulator --release --locked -- --seeds "$seeds"; }
-step_canary() { cargo run -p simulator --release --locked --features canary -- --expect-failure; }
+step_canary() {
+    cargo run -p simulator --release --locked --features canary -- --expect-failure
+    cargo run -p simulator --release --locked --features canary-tcp -- --expect-failure
+}
 
 # These tests build the programs that they start, in their own profile.
 step_e2e() { cargo test -p e2e --locked --no-fail-fast -- --skip kill_9; }

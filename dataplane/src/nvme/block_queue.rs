@@ -198,6 +198,19 @@ pub trait BlockQueue {
     /// Commands pushed and not yet handed back by [`poll`](Self::poll).
     fn in_flight(&self) -> usize;
 
+    /// How many devices behind it are known to be gone for good; it never falls. Costs next to nothing, to be asked once a
+    /// turn.
+    fn gone_devices(&self) -> usize {
+        0
+    }
+
+    /// Whether a block lies on a device that is known to be gone for good, so that it will never be read again. Not for the
+    /// hot path.
+    fn is_gone(&self, lba: u64) -> bool {
+        let _ = lba;
+        false
+    }
+
     /// Makes a region known to the device under its slot. Not for the hot path.
     ///
     /// # Errors

@@ -84,7 +84,7 @@ pub(super) struct Evict {
     paused: Ticks,
     /// Blocks moved out of the victim, whose records may still fail to be written.
     moved: Vec<Moved>,
-    /// Tombstones that could not be written and have to be, before the victim goes.
+    /// Tombstones that could not be written and have to be, before a victim goes.
     unwritten: Vec<Record>,
     /// Blocks lie in the victim again: it has to be gone through once more.
     again: bool,
@@ -118,7 +118,12 @@ impl Evict {
         self.moved.extract_if(.., |block| lost(block.to)).collect()
     }
 
-    /// Keeps tombstones that have to be written elsewhere before the victim goes.
+    /// Whether this eviction moved a block to a place, and may have to take that back.
+    pub fn is_moving(&self, entry: EntryId, to: u32) -> bool {
+        self.is_gathering() && self.moved.iter().any(|block| block.entry == entry && block.to == to)
+    }
+
+    /// Keeps tombstones that have to be written elsewhere before a victim goes: that of this eviction, or of the next.
     pub fn keep_unwritten<'a>(&mut self, records: impl Iterator<Item = &'a Record>) {
         self.unwritten.extend(records);
     }
@@ -150,7 +155,15 @@ impl<P> Shard<P> {
         let under_way = self.tails.iter().any(|tail| tail.segment.is_some() && tail.closing);
         let evictable = self.table.log.front().is_some_and(|&first| self.table.at(first).state == State::Closed);
         let fruitless = self.evict.is_idle() && (!evictable || self.is_barren());
-        !under_way && (fruitless || self.evict.stage == Stage::Pause || self.evict.starved)
+        let waits = fruitless || self.evict.stage == Stage::Pause || self.evict.starved;
+        // Moves that wait for the device keep open the segment in which they have their room.
+        (!under_way && waits) || self.is_stalled()
+    }
+
+    /// Whether eviction waits for the device to take or give back blocks that must stay.
+    pub(super) fn is_stalled(&self) -> bool {
+        let all_begun = matches!(self.evict.stage, Stage::Settle | Stage::Sweep) || self.moves.are_full();
+        all_begun && self.moves.are_stalled()
     }
 
     fn is_barren(&self) -> bool {
@@ -228,10 +241,8 @@ impl<P: EvictionPolicy> Shard<P> {
         self.table.at_mut(victim).state = State::Evicting;
         let data = u64::from(self.layout.data_units()) * u64::from(UNIT_BYTES);
         let budget = data * u64::from(self.config.move_percent) / 100;
-        let (mut moved, mut unwritten) =
-            (std::mem::take(&mut self.evict.moved), std::mem::take(&mut self.evict.unwritten));
+        let (mut moved, unwritten) = (std::mem::take(&mut self.evict.moved), std::mem::take(&mut self.evict.unwritten));
         moved.clear();
-        unwritten.clear();
         self.evict = Evict { victim, first: FIRST_DRAFT, budget, moved, unwritten, ..Evict::default() };
         self.evict.reach = (CHUNK_BYTES / UNIT_BYTES).min(facts.max_units);
         if self.table.at(victim).live_blocks == 0 {
@@ -267,6 +278,12 @@ impl<P: EvictionPolicy> Shard<P> {
             self.evict.reach = 1;
             return self.read_metadata();
         }
+        let passing = result.is_err_and(|error| !error.is_unreadable());
+        if passing && self.evict.attempts + 1 < ATTEMPTS {
+            self.evict.attempts += 1;
+            return self.read_metadata();
+        }
+        self.evict.attempts = 0;
         self.stats.damaged_pages += 1;
         self.evict.gap += 1;
         self.next_chunk(facts)
@@ -342,7 +359,8 @@ impl<P: EvictionPolicy> Shard<P> {
         taken
     }
 
-    /// Makes sure that no entry points into the victim: drops those whose records could not be read.
+    /// Makes sure that no entry points into the victim. What is left are blocks whose records could not be read: those that
+    /// must stay are moved, for the index knows of them what a record needs, and the others dropped.
     fn sweep(&mut self) -> bool {
         if self.table.at(self.evict.victim).live_blocks == 0 {
             self.mark_records();
@@ -350,21 +368,38 @@ impl<P: EvictionPolicy> Shard<P> {
         }
         // The sweep goes round until nothing is left; `cursor` begins where the scan left it, which does no harm.
         let end = self.index.high_water();
-        let start = if self.evict.cursor >= end { 0 } else { self.evict.cursor };
+        if self.evict.cursor >= end {
+            if !self.moves.is_idle() {
+                return false;
+            }
+            self.evict.cursor = 0;
+        }
+        let start = self.evict.cursor;
         let stop = start.saturating_add(SWEEP_STEP).min(end);
         for at in start..stop {
-            let id = EntryId(at);
-            let here = self.index.get(id).is_some_and(|entry| self.layout.segment_of(entry.unit) == self.evict.victim);
-            if here {
-                if !self.drop_block(id) {
-                    self.evict.cursor = at;
-                    return false;
-                }
-                self.stats.lost_blocks += 1;
+            let left = self.index.get(EntryId(at)).copied();
+            let here = left.filter(|entry| self.layout.segment_of(entry.unit) == self.evict.victim);
+            if here.is_some_and(|entry| !self.judge_unrecorded(EntryId(at), &entry)) {
+                self.evict.cursor = at;
+                return false;
             }
         }
         self.evict.cursor = stop;
         true
+    }
+
+    /// Moves or drops a block of which the index alone knows. `false` if that has to wait.
+    fn judge_unrecorded(&mut self, at: EntryId, entry: &Entry) -> bool {
+        if self.moves.has(at) {
+            return true;
+        }
+        if must_stay(entry) {
+            let offset = entry.unit - self.layout.segment_unit(self.evict.victim);
+            return self.moves.add(Job { record: Record::of_entry(entry, offset), entry: at, unit: entry.unit });
+        }
+        let dropped = self.drop_block(at);
+        self.stats.lost_blocks += u64::from(dropped);
+        dropped
     }
 
     /// Notes the records that have to be written before the victim may go, and asks for it.

@@ -2,8 +2,12 @@
 //!
 //! A few moves run at once, each with one buffer; long values go in pieces. A block that was superseded or deleted
 //! meanwhile is left alone.
+//!
+//! A device that fails costs blocks that eviction may drop, and of those that must stay only what the medium does not give
+//! back. The others wait in the victim, which goes no sooner, and are tried again once a commit interval.
 
-use dataplane::nvme::BlockOp;
+use dataplane::core::Ticks;
+use dataplane::nvme::{BlockError, BlockOp};
 
 use super::commit::ATTEMPTS;
 use super::extent::Extent;
@@ -13,7 +17,7 @@ use super::layout::{Layout, UNIT_BYTES};
 use super::operation::{MOVES, Op};
 use super::publish::Class;
 use super::record::Record;
-use super::shard::{Facts, Shard};
+use super::shard::{Facts, Shard, must_stay};
 use super::staging::MOVE_BYTES;
 
 /// A block to be moved.
@@ -36,6 +40,8 @@ enum Phase {
     Read(Job, Extent, Piece),
     /// Moves them on into the new place.
     Write(Job, Extent, Piece),
+    /// The device failed, and the block must stay: waits since then, to go on with the same piece.
+    Wait(Job, Extent, Piece, Ticks),
     /// The device failed; the block goes.
     Lost(Job),
 }
@@ -45,6 +51,10 @@ struct Piece {
     done: u32,
     units: u32,
     attempts: u32,
+    /// Whether it is in the buffer, to be written.
+    read: bool,
+    /// Times that the move waited for the device at this place.
+    waits: u32,
 }
 
 /// The moves that run.
@@ -58,6 +68,17 @@ impl Moves {
         self.slots.iter().all(|slot| matches!(slot, Phase::Idle))
     }
 
+    /// Whether there are moves, and all of them wait for the device to come round.
+    pub fn are_stalled(&self) -> bool {
+        let rests = |slot: &Phase| matches!(slot, Phase::Idle | Phase::Wait(..));
+        !self.is_idle() && self.slots.iter().all(rests)
+    }
+
+    /// Whether no more fit.
+    pub fn are_full(&self) -> bool {
+        !self.slots.iter().any(|slot| matches!(slot, Phase::Idle))
+    }
+
     /// Begins a move. `false` if as many as possible run.
     pub fn add(&mut self, job: Job) -> bool {
         let free = self.slots.iter_mut().find(|slot| matches!(slot, Phase::Idle));
@@ -68,7 +89,11 @@ impl Moves {
     pub fn has(&self, entry: EntryId) -> bool {
         self.slots.iter().any(|slot| match slot {
             Phase::Idle => false,
-            Phase::Room(job) | Phase::Lost(job) | Phase::Read(job, ..) | Phase::Write(job, ..) => job.entry == entry,
+            Phase::Room(job)
+            | Phase::Lost(job)
+            | Phase::Read(job, ..)
+            | Phase::Write(job, ..)
+            | Phase::Wait(job, ..) => job.entry == entry,
         })
     }
 }
@@ -77,7 +102,9 @@ impl Drop for Moves {
     /// A shard that is dropped in the middle of an eviction leaves it to the next start.
     fn drop(&mut self) {
         for slot in &mut self.slots {
-            if let Phase::Read(_, extent, _) | Phase::Write(_, extent, _) = std::mem::take(slot) {
+            if let Phase::Read(_, extent, _) | Phase::Write(_, extent, _) | Phase::Wait(_, extent, ..) =
+                std::mem::take(slot)
+            {
                 extent.duty.discharge();
             }
         }
@@ -98,7 +125,8 @@ impl<P> Shard<P> {
             Phase::Idle => (Phase::Idle, false),
             Phase::Room(job) => self.find_room(index, job, facts),
             Phase::Lost(job) => self.lose(job),
-            Phase::Read(job, extent, piece) => self.read_ended(index, job, extent, piece, facts),
+            Phase::Wait(job, extent, piece, since) => self.waited(index, job, extent, piece, since),
+            Phase::Read(job, extent, piece) => self.read_ended(index, job, extent, piece),
             Phase::Write(job, extent, piece) => self.write_ended(index, job, extent, piece, facts),
         };
         self.moves.slots[index] = next;
@@ -112,7 +140,7 @@ impl<P> Shard<P> {
         let namespace = job.record.id.space.namespace();
         if let Ok(extent) = self.allocate(namespace, job.record.bytes, true) {
             self.evict.set_starved(false);
-            return (self.read_piece(index, job, extent, 0, 0, facts), true);
+            return (self.next_piece(index, job, extent, 0, facts), true);
         }
         // Without a free segment only this eviction can make room. A block that must not go has to wait, the
         // others would wait for ever.
@@ -124,12 +152,17 @@ impl<P> Shard<P> {
         (Phase::Room(job), false)
     }
 
-    fn read_piece(&mut self, index: usize, job: Job, extent: Extent, done: u32, attempts: u32, facts: Facts) -> Phase {
+    /// Begins with the piece at `done`.
+    fn next_piece(&mut self, index: usize, job: Job, extent: Extent, done: u32, facts: Facts) -> Phase {
         let units = (Layout::units_of(job.record.bytes) - done).min(MOVE_BYTES / UNIT_BYTES).min(facts.max_units);
-        let memory = self.move_memory(index, units * UNIT_BYTES);
-        let lba = self.layout.lba(job.unit + done);
-        self.ops.start(Op::moving(index), BlockOp::Read, lba, self.layout.blocks(units), memory);
-        Phase::Read(job, extent, Piece { done, units, attempts })
+        self.read_piece(index, job, extent, Piece { done, units, attempts: 0, read: false, waits: 0 })
+    }
+
+    fn read_piece(&mut self, index: usize, job: Job, extent: Extent, piece: Piece) -> Phase {
+        let memory = self.move_memory(index, piece.units * UNIT_BYTES);
+        let lba = self.layout.lba(job.unit + piece.done);
+        self.ops.start(Op::moving(index), BlockOp::Read, lba, self.layout.blocks(piece.units), memory);
+        Phase::Read(job, extent, piece)
     }
 
     fn write_piece(&mut self, index: usize, job: Job, extent: Extent, piece: Piece) -> Phase {
@@ -140,14 +173,17 @@ impl<P> Shard<P> {
         Phase::Write(job, extent, piece)
     }
 
-    fn read_ended(&mut self, index: usize, job: Job, extent: Extent, piece: Piece, facts: Facts) -> (Phase, bool) {
+    fn read_ended(&mut self, index: usize, job: Job, extent: Extent, piece: Piece) -> (Phase, bool) {
         match self.ops.take(Op::moving(index)) {
             None => (Phase::Read(job, extent, piece), false),
-            Some(Ok(())) => (self.write_piece(index, job, extent, Piece { attempts: 0, ..piece }), true),
-            Some(Err(_)) if piece.attempts + 1 < ATTEMPTS => {
-                (self.read_piece(index, job, extent, piece.done, piece.attempts + 1, facts), true)
+            Some(Ok(())) => {
+                (self.write_piece(index, job, extent, Piece { attempts: 0, read: true, waits: 0, ..piece }), true)
             }
-            Some(Err(_)) => self.give_up(job, extent),
+            Some(Err(_)) if piece.attempts + 1 < ATTEMPTS => {
+                (self.read_piece(index, job, extent, Piece { attempts: piece.attempts + 1, ..piece }), true)
+            }
+            Some(Err(error)) if error.is_unreadable() || !self.is_kept(&job) => self.give_up(job, extent),
+            Some(Err(error)) => (self.wait(job, extent, piece, error), true),
         }
     }
 
@@ -157,7 +193,7 @@ impl<P> Shard<P> {
             Some(Ok(())) => {
                 let done = piece.done + piece.units;
                 if done < Layout::units_of(job.record.bytes) {
-                    return (self.read_piece(index, job, extent, done, 0, facts), true);
+                    return (self.next_piece(index, job, extent, done, facts), true);
                 }
                 (self.finish_move(job, extent), true)
             }
@@ -165,8 +201,41 @@ impl<P> Shard<P> {
                 let piece = Piece { attempts: piece.attempts + 1, ..piece };
                 (self.write_piece(index, job, extent, piece), true)
             }
-            Some(Err(_)) => self.give_up(job, extent),
+            Some(Err(_)) if !self.is_kept(&job) => self.give_up(job, extent),
+            // The place may be bad for good, and the device well otherwise.
+            Some(Err(_)) if piece.waits > 0 && self.leave_segment(extent.segment) => {
+                self.settle_extent(extent, None);
+                (Phase::Room(job), true)
+            }
+            Some(Err(error)) => (self.wait(job, extent, piece, error), true),
         }
+    }
+
+    /// Whether the block of a move must outlive the victim, as things stand.
+    fn is_kept(&self, job: &Job) -> bool {
+        let entry = self.live_at(&job.record, job.unit).and_then(|at| self.index.get(at));
+        entry.is_some_and(must_stay)
+    }
+
+    fn wait(&mut self, job: Job, extent: Extent, piece: Piece, error: BlockError) -> Phase {
+        if piece.waits == 0 {
+            let what = if piece.read { "written" } else { "read" };
+            tracing::error!(unit = job.unit, %error, "a block that must stay cannot be {what} to be moved; trying on");
+        }
+        self.stats.stalled_evictions += 1;
+        Phase::Wait(job, extent, Piece { attempts: 0, waits: piece.waits.saturating_add(1), ..piece }, self.now)
+    }
+
+    fn waited(&mut self, index: usize, job: Job, extent: Extent, piece: Piece, since: Ticks) -> (Phase, bool) {
+        if self.now.since(since) < self.config.commit_ticks.max(1) {
+            return (Phase::Wait(job, extent, piece, since), false);
+        }
+        if self.live_at(&job.record, job.unit).is_none() {
+            self.settle_extent(extent, None);
+            return (Phase::Idle, true);
+        }
+        let next = if piece.read { Self::write_piece } else { Self::read_piece };
+        (next(self, index, job, extent, piece), true)
     }
 
     fn give_up(&mut self, job: Job, extent: Extent) -> (Phase, bool) {

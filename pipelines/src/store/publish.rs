@@ -134,7 +134,10 @@ impl<P> Shard<P> {
         debug_assert_eq!(extent.namespace, namespace);
         debug_assert_eq!(extent.class, block.class);
         let old = self.index.find(block.hash, &block.id);
-        let refused = match old {
+        // What lies on a device that is gone is a miss for whoever asks, so it does not exist here either.
+        let shown = old.and_then(|at| self.index.get(at));
+        let shown = shown.filter(|entry| !self.table.is_gone(self.layout.segment_of(entry.unit)));
+        let refused = match shown {
             Some(_) if block.condition.must_not_exist => Some(Published::KeyExists),
             None if block.condition.must_exist => Some(Published::KeyMissing),
             // The purge that is under way counts as later than this store, which has no one to tell.
@@ -217,17 +220,20 @@ impl<P> Shard<P> {
 
     /// Drops a block whose bytes the medium does not give back, so that it is a miss from now on and whoever needs it stores
     /// it again. Only what was read is dropped: a value that was stored under the key since, or that eviction moved, lies
-    /// elsewhere and stays. `false` if there was nothing to drop, or if there is no room for the tombstone without which
-    /// an older value could come back; then the next read finds it unreadable again.
+    /// elsewhere and stays. `false` if there was nothing to drop, if the block's own record is not written down yet, or if
+    /// there is no room for the tombstone without which an older value could come back; then the next read finds it
+    /// unreadable again.
     ///
-    /// After a restart it is a miss too, unless the tombstone was not written by then.
+    /// After a restart it is a miss too, unless the tombstone was not written by then. One that the device does not take is
+    /// written elsewhere before the next segment goes: until then nothing that it removes can be the last of its key.
     #[cold]
     #[inline(never)]
     pub fn drop_unreadable(&mut self, hold: &Hold) -> bool {
         // The hold keeps the segment, so nothing else can lie there by now.
         let Some(entry) = self.index.get(hold.entry).filter(|entry| entry.unit == hold.unit) else { return false };
         let (id, class) = (entry.id(), entry.class());
-        if self.purges.covers(id.space.namespace()) {
+        // A value whose record may yet fail leaves what it superseded, and that must not be dropped in its place.
+        if self.purges.covers(id.space.namespace()) || self.may_go_back(hold.entry, hold.unit) {
             return false;
         }
         let Some(tail) = self.tail_of_removal(Some(hold.entry)) else { return false };
@@ -373,6 +379,29 @@ impl<P> Shard<P> {
         if self.is_stuck() { Refusal::NoSpace } else { Refusal::Wait }
     }
 
+    /// Sees to it that what comes next lies in another segment than this one. `false` if there is none to spare: the last
+    /// free one must do for the whole victim.
+    pub(super) fn leave_segment(&mut self, segment: u32) -> bool {
+        let Some(open) = self.open.filter(|&open| self.tails[open].segment == Some(segment)) else { return true };
+        if self.table.free.len() < 2 {
+            return false;
+        }
+        self.close_open(open, true);
+        true
+    }
+
+    /// Gives no more room out of the open segment.
+    fn close_open(&mut self, open: usize, privileged: bool) {
+        // What eviction leaves unused is spent as well: a segment can run out of records long before it is full,
+        // and a long value can find no room at the end. Otherwise moving the same blocks for ever looks like gain.
+        if privileged {
+            self.evict.note_spent(self.layout.units() - self.fill);
+        }
+        self.open = None;
+        self.tails[open].closing = true;
+        self.settle_tail(open);
+    }
+
     /// Closes the open segment and opens the next.
     fn rotate(&mut self, privileged: bool) -> Result<(), Refusal> {
         let needed = if privileged { 1 } else { 2 };
@@ -380,14 +409,8 @@ impl<P> Shard<P> {
             return Err(self.no_room());
         }
         let Some(next) = self.tails.iter().position(|tail| tail.segment.is_none()) else { return Err(Refusal::Wait) };
-        if let Some(open) = self.open.take() {
-            // What eviction leaves unused is spent as well: a segment can run out of records long before it is full,
-            // and a long value can find no room at the end. Otherwise moving the same blocks for ever looks like gain.
-            if privileged {
-                self.evict.note_spent(self.layout.units() - self.fill);
-            }
-            self.tails[open].closing = true;
-            self.settle_tail(open);
+        if let Some(open) = self.open {
+            self.close_open(open, privileged);
         }
         let Some(segment) = self.table.open_next() else { return Err(Refusal::Wait) };
         let generation = self.table.at(segment).generation;

@@ -16,6 +16,7 @@
 
 use dataplane::nvme::spec::kv::Key;
 
+use super::index::Entry;
 use super::publish::Class;
 use super::space::{BlockId, Space};
 
@@ -59,6 +60,21 @@ impl Record {
     /// A record without a value.
     pub fn bare(kind: Kind, id: BlockId, class: Class, sequence: u64) -> Self {
         Self { id, bytes: 0, offset: 0, kind, class, checksum: 0, parent: 0, sequence }
+    }
+
+    /// The record of a block that the index knows, but for its sequence. Of the link to the parent it has the fingerprint,
+    /// which stands for itself.
+    pub fn of_entry(entry: &Entry, offset: u32) -> Self {
+        Self {
+            id: entry.id(),
+            bytes: entry.bytes(),
+            offset,
+            kind: Kind::Put,
+            class: entry.class(),
+            checksum: entry.checksum,
+            parent: u64::from(entry.parent),
+            sequence: 0,
+        }
     }
 
     /// A purge or clean mark, which names no key.

@@ -33,6 +33,8 @@ pub(super) struct Segment {
     pub live_units: u32,
     /// Whether a free header of an earlier life stands on the device.
     pub has_free_header: bool,
+    /// Its device is gone for good: what lies in it is not served any more.
+    pub gone: bool,
 }
 
 /// All segments of a shard.
@@ -44,6 +46,8 @@ pub(super) struct SegmentTable {
     pub log: VecDeque<u32>,
     pub next_generation: u64,
     pub live_units: u64,
+    /// Whether any is gone.
+    pub any_gone: bool,
 }
 
 impl SegmentTable {
@@ -56,6 +60,7 @@ impl SegmentTable {
             live_blocks: 0,
             live_units: 0,
             has_free_header: false,
+            gone: false,
         };
         let count = layout.segments as usize;
         Self {
@@ -64,6 +69,7 @@ impl SegmentTable {
             log: VecDeque::with_capacity(count),
             next_generation: 1,
             live_units: 0,
+            any_gone: false,
         }
     }
 
@@ -104,6 +110,17 @@ impl SegmentTable {
         slot.live_blocks -= 1;
         slot.live_units -= units;
         self.live_units -= u64::from(units);
+    }
+
+    /// Whether a segment's device is gone for good.
+    #[inline]
+    pub fn is_gone(&self, segment: u32) -> bool {
+        self.any_gone && self.at(segment).gone
+    }
+
+    /// Blocks on devices that are gone for good.
+    pub fn gone_blocks(&self) -> u64 {
+        self.segments.iter().filter(|segment| segment.gone).map(|segment| u64::from(segment.live_blocks)).sum()
     }
 
     pub fn count(&self, state: State) -> u64 {

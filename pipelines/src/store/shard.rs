@@ -127,6 +127,8 @@ pub struct Shard<P = KeepHot> {
     pub(super) barren: u32,
     pub(super) recovery: Option<Box<Recovery>>,
     pub(super) draining: bool,
+    /// Devices that are known to be gone for good.
+    gone_devices: usize,
     clean_mark: bool,
     pub(super) ops: Operations,
     pub(super) staging: ArenaBuffer,
@@ -180,6 +182,7 @@ impl<P> Shard<P> {
             barren: 0,
             recovery: Some(Box::new(Recovery::new(&layout, config.entries))),
             draining: false,
+            gone_devices: 0,
             clean_mark: false,
             ops: Operations::new(config.token_base),
             staging,
@@ -229,7 +232,7 @@ impl<P> Shard<P> {
         self.index.prefetch_entry(hash);
     }
 
-    /// Looks a block up. During recovery nothing is found.
+    /// Looks a block up. During recovery nothing is found, and nothing on a device that is gone for good.
     #[must_use]
     #[inline]
     pub fn find(&self, hash: u64, id: &BlockId) -> Option<Found> {
@@ -238,6 +241,10 @@ impl<P> Shard<P> {
         }
         let at = self.index.find(hash, id)?;
         let entry = self.index.get(at)?;
+        let segment = self.layout.segment_of(entry.unit);
+        if self.table.is_gone(segment) {
+            return None;
+        }
         Some(Found {
             unit: entry.unit,
             bytes: entry.bytes(),
@@ -246,7 +253,7 @@ impl<P> Shard<P> {
             tier: Tier::Flash,
             leased: entry.leased(),
             lba_shift: self.layout.lba_shift(),
-            segment: self.layout.segment_of(entry.unit),
+            segment,
             entry: at,
         })
     }
@@ -339,6 +346,7 @@ impl<P> Shard<P> {
             if let Some(entry) = self.index.get(EntryId(at))
                 && entry.space().namespace() == namespace
                 && !hidden
+                && !self.table.is_gone(self.layout.segment_of(entry.unit))
             {
                 out.push((entry.id().key, entry.space().key_bytes()));
             }
@@ -358,6 +366,7 @@ impl<P> Shard<P> {
             segments_open: self.table.count(State::Open),
             segments_closed: self.table.count(State::Closed) + self.table.count(State::Evicting),
             segments_retired: self.table.count(State::Retired),
+            gone_blocks: self.table.gone_blocks(),
             device_errors: self.ops.errors,
             ..self.stats
         }
@@ -427,7 +436,8 @@ impl<P: super::EvictionPolicy> Shard<P> {
         }
         self.advance(blocks);
         let written = self.tails.iter().all(|tail| tail.segment.is_none() || tail.uncommitted() == 0);
-        if !written || !self.ops.is_idle() || !self.evict.is_at_rest() || !self.purges_rest() {
+        let rests = self.evict.is_at_rest() || self.is_stalled();
+        if !written || !self.ops.is_idle() || !rests || !self.purges_rest() {
             return false;
         }
         if !self.clean_mark {
@@ -441,7 +451,20 @@ impl<P: super::EvictionPolicy> Shard<P> {
         true
     }
 
+    /// Notes which segments lie on devices that are gone for good.
+    #[cold]
+    fn note_gone<B: BlockQueue>(&mut self, blocks: &B) {
+        self.gone_devices = blocks.gone_devices();
+        for segment in 0..self.layout.segments {
+            self.table.at_mut(segment).gone = blocks.is_gone(self.layout.page_lba(segment, 0));
+        }
+        self.table.any_gone = self.table.segments.iter().any(|segment| segment.gone);
+    }
+
     fn advance<B: BlockQueue>(&mut self, blocks: &mut B) -> usize {
+        if blocks.gone_devices() != self.gone_devices {
+            self.note_gone(blocks);
+        }
         let facts = Facts::of(blocks);
         let mut steps = if self.recovery.is_some() {
             self.recovery_step(facts)

@@ -42,9 +42,12 @@ pub struct ShardStats {
     pub segments_closed: u64,
     /// Segments that failed and are not used any more.
     pub segments_retired: u64,
+    /// Blocks in the index that lie on a device that is gone for good: they are misses.
+    pub gone_blocks: u64,
     /// Segments freed by eviction.
     pub evicted_segments: u64,
-    /// Times that a segment could not be freed because the device refused, and a pause was made.
+    /// Times that eviction made a pause because the device refused: to free a segment, or to give back or take a block that
+    /// must be moved out of it.
     pub stalled_evictions: u64,
     /// Blocks moved out of a segment before it was freed.
     pub moved_blocks: u64,

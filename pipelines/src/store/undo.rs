@@ -11,6 +11,7 @@ use super::publish::{Class, padded};
 use super::record::Kind;
 use super::segment::State;
 use super::shard::Shard;
+use super::tail::Tail;
 
 /// What an entry was before a durable store whose record is not written down yet.
 #[derive(Clone, Copy, Debug)]
@@ -92,11 +93,8 @@ impl<P> Shard<P> {
             undos.iter().map(|&Undo { unit, entry, old, life, .. }| Reversal { unit, entry, old, life }).collect();
         self.tails[at].undos = undos;
         self.tails[at].undos.clear();
+        self.keep_tombstones(at);
         if self.evict.is_gathering() {
-            let lost = &self.tails[at].records[self.tails[at].committed as usize..];
-            let tombstones =
-                lost.iter().filter(|record| record.kind == Kind::Tombstone && record.class == Class::Cache);
-            self.evict.keep_unwritten(tombstones);
             let life = self.table.at(self.evict.victim()).generation;
             for block in self.evict.take_moved(|to| self.layout.segment_of(to) == segment) {
                 reversals.push(Reversal { unit: block.to, entry: block.entry, old: block.old, life });
@@ -117,6 +115,25 @@ impl<P> Shard<P> {
                 }
             }
         }
+    }
+
+    /// Keeps the tombstones that a tail loses and that nobody will be told of, to be written elsewhere: those that the
+    /// eviction that runs wrote, and those of blocks that cannot be read, whose segment may go at any later time.
+    fn keep_tombstones(&mut self, at: usize) {
+        let (tail, gathering) = (&self.tails[at], self.evict.is_gathering());
+        let untold = |place: u32| tail.tickets.binary_search_by_key(&place, |&(record, _)| record).is_err();
+        let kept = (tail.committed..).zip(&tail.records[tail.committed as usize..]).filter(|(place, record)| {
+            let wanted = if record.class == Class::Cache { gathering } else { untold(*place) };
+            record.kind == Kind::Tombstone && wanted
+        });
+        self.evict.keep_unwritten(kept.map(|(_, record)| record));
+    }
+
+    /// Whether a block is where it is on account of a record that is not written down yet, so that it may have to go
+    /// back to where it was before.
+    pub(super) fn may_go_back(&self, entry: EntryId, unit: u32) -> bool {
+        let superseded = |tail: &Tail| tail.undos.iter().any(|undo| undo.entry == entry && undo.unit == unit);
+        self.tails.iter().any(superseded) || self.evict.is_moving(entry, unit)
     }
 
     /// Points an entry to where it pointed before, unless it has gone on since.

@@ -5,17 +5,21 @@ use std::sync::Arc;
 
 use dataplane::fabric::{Completion, SessionId};
 use dataplane::memory::{Region, RegionSlot, SlotId};
+use dataplane::nvme::spec::fabrics::FABRICS_OPCODE;
 use dataplane::nvme::spec::kv::{self, KeyFields};
 use dataplane::nvme::spec::vendor::{self, KeyState};
 use dataplane::nvme::spec::{Sqe, Status};
 
 use crate::fabric::SimData;
+use crate::link::LinkPlan;
 use crate::oracle::{Oracle, Version};
 use crate::random::Random;
 
 /// Commands a client has under way at most.
 const BUFFERS: u64 = 12;
 const BUFFER_BYTES: u64 = 256 * 1024;
+/// What stands where a value may come to, on the way over the network. Nothing else may be written there.
+const BLANK: u8 = 0xB1;
 /// Keys in one list.
 const LIST_KEYS: u32 = 24;
 
@@ -49,6 +53,8 @@ pub struct ClientPlan {
     pub mix: Mix,
     /// Per mille of values whose memory is not aligned.
     pub unaligned: u32,
+    /// How it comes by TCP; without, it is on the same machine.
+    pub link: Option<LinkPlan>,
 }
 
 enum Asked {
@@ -128,6 +134,12 @@ impl Client {
         self.region.slot()
     }
 
+    /// How it comes by TCP.
+    #[must_use]
+    pub fn link(&self) -> Option<LinkPlan> {
+        self.plan.link
+    }
+
     /// Its session.
     #[must_use]
     pub fn session(&self) -> SessionId {
@@ -202,7 +214,7 @@ impl Client {
         } else if roll < store + delete + lookup + exist + garbage {
             (Asked::Other, self.garbage(cid), self.random.below(8192) as u32)
         } else {
-            self.retrieve(key, cid)
+            self.retrieve(key, cid, offset)
         };
         self.commands.insert(cid, Command { asked, buffer, offset });
         let fragment = if self.random.chance(200) { 4096 } else { 0 };
@@ -227,11 +239,14 @@ impl Client {
         (Asked::Store { key }, sqe, value.len() as u32)
     }
 
-    fn retrieve(&mut self, key: u32, cid: u16) -> (Asked, Sqe, u32) {
+    fn retrieve(&mut self, key: u32, cid: u16, offset: u64) -> (Asked, Sqe, u32) {
         let allowed = self.allowed(key);
         let room = if self.random.chance(100) { self.random.between(1, 5000) as u32 } else { self.plan.longest as u32 };
         let mut sqe = self.keyed(kv::opcode::RETRIEVE, cid, key);
         sqe.set_dword(10, room);
+        if self.plan.link.is_some() {
+            let _ = self.region.fill(offset, room as usize, BLANK);
+        }
         (Asked::Retrieve { allowed, key, room }, sqe, room)
     }
 
@@ -270,7 +285,7 @@ impl Client {
         if self.random.chance(500) {
             sqe.set_nsid(1);
         }
-        if matches!(sqe.opcode(), kv::opcode::STORE | kv::opcode::DELETE) {
+        if matches!(sqe.opcode(), kv::opcode::STORE | kv::opcode::DELETE) || sqe.opcode() == FABRICS_OPCODE {
             sqe.set_nsid(99);
         }
         sqe
@@ -363,6 +378,30 @@ impl Client {
         }
     }
 
+    /// The connection ended before the answer came: a write happened or did not.
+    pub fn unanswered(&mut self, cid: u16) {
+        let Some(Command { asked, buffer, .. }) = self.commands.remove(&cid) else { return };
+        self.free.push(buffer);
+        if let Asked::Store { key } | Asked::Delete { key } = asked {
+            self.oracle.write_ended(key, false);
+            self.widen(key);
+        }
+    }
+
+    /// Nothing but the value was written to the memory of a Retrieve.
+    fn check_rest(&self, whole: u32, room: u32, offset: u64) -> Result<(), Violation> {
+        if self.plan.link.is_none() {
+            return Ok(());
+        }
+        let moved = whole.min(room);
+        let mut rest = vec![BLANK; (room - moved) as usize];
+        let _ = self.region.read(offset + u64::from(moved), &mut rest);
+        match rest.iter().position(|&byte| byte != BLANK) {
+            Some(at) => Err(Violation(format!("byte {at} behind a value of {moved} bytes was written to"))),
+            None => Ok(()),
+        }
+    }
+
     fn states(&self, keys: &[u32], allowed: &[Vec<Version>], offset: u64) -> Result<(), Violation> {
         for (at, &key) in keys.iter().enumerate() {
             let mut bytes = [0; 16];
@@ -384,6 +423,7 @@ impl Client {
         offset: u64,
     ) -> Result<(), Violation> {
         let status = completion.status;
+        self.check_rest(if status.is_success() { completion.dword0 } else { 0 }, room, offset)?;
         if status == Status::KEY_DOES_NOT_EXIST {
             return check_presence(false, allowed, key);
         }

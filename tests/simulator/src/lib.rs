@@ -2,17 +2,21 @@
 //!
 //! One seed decides on everything: how many cores, shards and clients there are, what they do, in which order cores
 //! have their turns and device commands complete, what goes wrong and when the power fails. The very pipelines that
-//! run in the daemon run here, on a simulated disk, carrier and clock.
+//! run in the daemon run here, on a simulated disk, carrier and clock. Some clients come by NVMe/TCP: with our initiator, to
+//! our target, over streams that split, delay, stand still and are cut.
 //!
 //! What must hold: an answer is never another key's, another tenant's or a torn value; what was acknowledged as
 //! durable survives power cuts; every command is completed exactly once; nothing leaks.
 
+pub mod carriers;
 pub mod client;
 pub mod disk;
 pub mod fabric;
+pub mod link;
 pub mod oracle;
 pub mod plan;
 pub mod random;
+pub mod wire;
 pub mod world;
 
 pub use client::Violation;

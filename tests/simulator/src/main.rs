@@ -40,6 +40,8 @@ fn main() -> ExitCode {
                 total.crashes += summary.crashes;
                 total.corrupt += summary.corrupt;
                 total.evicted += summary.evicted;
+                total.by_tcp += summary.by_tcp;
+                total.cuts += summary.cuts;
             }
             Err(found) => {
                 violation = Some(found);
@@ -50,8 +52,16 @@ fn main() -> ExitCode {
     }
     bar.finish_and_clear();
     println!(
-        "{} answers checked in {} turns; {} power cuts, {} client crashes, {} segments evicted, {} damaged values told of",
-        total.answers, total.turns, total.power_cuts, total.crashes, total.evicted, total.corrupt
+        "{} answers checked in {} turns, {} of them over TCP; {} power cuts, {} client crashes, {} streams cut, {} segments \
+         evicted, {} damaged values told of",
+        total.answers,
+        total.turns,
+        total.by_tcp,
+        total.power_cuts,
+        total.crashes,
+        total.cuts,
+        total.evicted,
+        total.corrupt
     );
     match (violation, options.expect_failure) {
         (None, false) => {

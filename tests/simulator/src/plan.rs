@@ -2,7 +2,9 @@
 
 use crate::client::{ClientPlan, Mix};
 use crate::disk::DiskFaults;
+use crate::link::LinkPlan;
 use crate::random::Random;
+use crate::wire::WireFaults;
 
 /// The plan of a run.
 #[derive(Clone, Debug)]
@@ -54,7 +56,7 @@ impl Plan {
         let clients = (0..clients).map(|number| Self::draw_client(&mut random, number, longest, evicts)).collect();
         let rate =
             |random: &mut Random, on: bool| if on && random.chance(500) { random.between(1, 8) as u32 } else { 0 };
-        Self {
+        let mut plan = Self {
             seed,
             cores,
             shards: u32::from(cores) * random.between(1, 2) as u32,
@@ -76,7 +78,37 @@ impl Plan {
             power_cuts: random.below(4),
             client_crashes: if random.chance(300) { 1 } else { 0 },
             quota: random.chance(150).then(|| random.between(1, 4) << 20),
+        };
+        plan.draw_links(&mut Random::new(seed ^ 0x7C9));
+        plan
+    }
+
+    /// Has some clients of some runs come by TCP.
+    fn draw_links(&mut self, random: &mut Random) {
+        if !random.chance(400) {
+            return;
         }
+        for client in &mut self.clients {
+            if random.chance(700) {
+                client.link = Some(LinkPlan {
+                    wire: WireFaults {
+                        latest: [0, 3, 30][random.below(3) as usize],
+                        stall: if random.chance(400) { 1 } else { 0 },
+                        holds: [9000, 100_000, 1 << 20][random.below(3) as usize],
+                        cut: if random.chance(500) { random.between(1, 30) as u32 } else { 0 },
+                    },
+                    digests: (random.chance(500), random.chance(500)),
+                    depth: [2, 5, 15][random.below(3) as usize],
+                    max_data: [4096, 20_000, 1 << 20][random.below(3) as usize],
+                });
+            }
+        }
+    }
+
+    /// Whether any client comes by TCP.
+    #[must_use]
+    pub fn has_links(&self) -> bool {
+        self.clients.iter().any(|client| client.link.is_some())
     }
 
     fn draw_client(random: &mut Random, number: u16, longest: u64, evicts: bool) -> ClientPlan {
@@ -93,6 +125,7 @@ impl Plan {
                 garbage: random.below(30) as u32,
             },
             unaligned: if random.chance(300) { 300 } else { 0 },
+            link: None,
         }
     }
 
@@ -100,6 +133,13 @@ impl Plan {
     #[must_use]
     pub fn disk_bytes(&self) -> u64 {
         (2 << 20) + self.segment_bytes * u64::from(self.segments) * u64::from(self.shards)
+    }
+
+    /// Whether what was acknowledged is what a power cut leaves. Not so on a disk that loses the page of a record, or writes
+    /// something else over it, and says that all is well: what the record superseded or removed is back then.
+    #[must_use]
+    pub fn keeps_records(&self) -> bool {
+        self.durable && self.faults.misdirected == 0
     }
 
     /// Whether a block that was stored may be missing for no fault of kvplane.

@@ -3,8 +3,11 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
 
 use dataplane::core::{Clock, ManualClock, Poll, Poller, Postbox, Ticks, mailbox};
+use dataplane::fabric::message::{Answer, CoreCommand, CoreError, Held, StagingLayout, StagingMap};
+use dataplane::fabric::tcp::target::staging_layout;
 use dataplane::fabric::{SessionId, abandoning, lost_completions};
 use dataplane::memory::{Arena, HugePages, Region, RegionSlot};
 use dataplane::nvme::BlockQueue;
@@ -15,14 +18,17 @@ use pipelines::placement::Ownership;
 use pipelines::policy::{Durability, Grant, PolicyTable};
 use pipelines::store::{self, FormatOptions, Superblock};
 
+use crate::carriers::{SimCarrierCommand, SimCarriers};
 use crate::client::{Client, Violation};
 use crate::disk::{Disk, DiskFaults, SimQueue};
-use crate::fabric::{SimCommand, SimFabric};
+use crate::fabric::SimCommand;
+use crate::link::Link;
 use crate::oracle::Oracle;
 use crate::plan::Plan;
 use crate::random::Random;
+use crate::wire::Socket;
 
-type Core = CorePipeline<SimQueue, SimFabric, ManualClock>;
+type Core = CorePipeline<SimQueue, SimCarriers, ManualClock>;
 
 /// What a run that ended well did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,10 +45,19 @@ pub struct Summary {
     pub corrupt: u64,
     /// Segments evicted.
     pub evicted: u64,
+    /// Answers that came by TCP.
+    pub by_tcp: u64,
+    /// Streams that were cut.
+    pub cuts: u64,
 }
 
 /// Turns without an answer while commands are under way, after which a run is stuck.
 const STUCK_TURNS: u64 = 200_000;
+
+/// Staging memory of each core: connections, and bytes for values.
+const STAGING: StagingLayout = StagingLayout { areas: 16, ..staging_layout(8 << 20) };
+/// The slot of the first core's; below are those of clients.
+const FIRST_STAGING_SLOT: u16 = 100;
 
 /// The simulated world.
 pub struct World {
@@ -53,7 +68,15 @@ pub struct World {
     clock: ManualClock,
     cores: Vec<Core>,
     clients: Vec<Client>,
+    /// By client, the queues of those that come by TCP, one to each core.
+    links: Vec<Vec<Link>>,
     summary: Summary,
+}
+
+fn ask(core: &mut Core, order: impl FnOnce(Answer) -> CoreCommand<Socket>) -> Receiver<Result<(), CoreError>> {
+    let (answer, told) = sync_channel(1);
+    core.command(SimCarrierCommand::Message(order(answer)));
+    told
 }
 
 impl World {
@@ -72,7 +95,7 @@ impl World {
             .map(|client| {
                 let slot = RegionSlot(1 + client.number);
                 let region = Region::anonymous(Client::memory_bytes(), slot).expect("memory for a client");
-                let oracle = Oracle::new(plan.may_vanish() || plan.quota.is_some(), plan.durable);
+                let oracle = Oracle::new(plan.may_vanish() || plan.quota.is_some(), plan.keeps_records());
                 Client::new(client.clone(), oracle, random.fork(), Arc::new(region), plan.faults.destroys())
             })
             .collect();
@@ -84,6 +107,7 @@ impl World {
             clock: ManualClock::new(),
             cores: Vec::new(),
             clients,
+            links: Vec::new(),
             summary: Summary::default(),
         };
         world.start_cores();
@@ -91,7 +115,7 @@ impl World {
     }
 
     fn start_cores(&mut self) {
-        let (postboxes, mailboxes): (Vec<Postbox<Mail<SimFabric>>>, Vec<_>) =
+        let (postboxes, mailboxes): (Vec<Postbox<Mail<SimCarriers>>>, Vec<_>) =
             (0..self.plan.cores).map(|_| mailbox(4 + self.random.below(60) as usize).expect("an eventfd")).unzip();
         let policy = Arc::new(self.policy());
         for (core, mailbox) in mailboxes.into_iter().enumerate() {
@@ -113,7 +137,7 @@ impl World {
             let mut pipeline = CorePipeline::new(Parts {
                 ownership,
                 blocks,
-                fabric: SimFabric::new(core),
+                fabric: SimCarriers::new(core),
                 clock: self.clock.clone(),
                 shards,
                 staging,
@@ -126,11 +150,42 @@ impl World {
                 peers: postboxes.clone(),
                 policy: Arc::clone(&policy),
             });
-            for client in &self.clients {
-                pipeline.command(SimCommand::Attach(Arc::clone(client.region())));
+            for client in self.clients.iter().filter(|client| client.link().is_none()) {
+                let region = Arc::clone(client.region());
+                pipeline.command(SimCarrierCommand::Local(SimCommand::Attach(region)));
             }
             self.cores.push(pipeline);
         }
+        if self.plan.has_links() {
+            self.open_links();
+        }
+    }
+
+    /// Gives the cores their staging memory, and connects the clients that come by TCP.
+    fn open_links(&mut self) {
+        let region = |core: u16| {
+            let slot = RegionSlot(FIRST_STAGING_SLOT + core);
+            Arc::new(Region::anonymous(STAGING.bytes() as usize, slot).expect("staging memory"))
+        };
+        let map = StagingMap::new(STAGING, (0..self.plan.cores).map(region).collect()).expect("regions as laid out");
+        for core in &mut self.cores {
+            let told = ask(core, |answer| CoreCommand::Open(map.clone(), answer));
+            assert_eq!(told.try_recv(), Ok(Ok(())), "memory that no device refuses");
+        }
+        self.links = (0..self.clients.len()).map(|client| self.connect(client)).collect();
+    }
+
+    fn connect(&mut self, client: usize) -> Vec<Link> {
+        (0..self.cores.len()).filter_map(|core| self.connect_to(client, core)).collect()
+    }
+
+    fn connect_to(&mut self, client: usize, core: usize) -> Option<Link> {
+        let client = &self.clients[client];
+        let (link, taken) =
+            Link::new(&client.link()?, client.session(), core as u16, client.region(), self.random.fork());
+        let told = ask(&mut self.cores[core], |answer| CoreCommand::TakeTcp(Box::new(taken), answer));
+        assert_eq!(told.try_recv(), Ok(Ok(())), "a core has room for all of them");
+        Some(link)
     }
 
     fn policy(&self) -> PolicyTable {
@@ -174,13 +229,13 @@ impl World {
             if quiet > STUCK_TURNS {
                 return Err(self.stuck());
             }
-            submitted += self.submit();
+            submitted += self.submit()?;
             if submitted >= next_cut {
                 next_cut += cut_every;
                 self.power_cut()?;
             }
             if self.random.chance(self.plan.client_crashes) && self.random.chance(20) {
-                self.crash_client();
+                self.crash_client()?;
             }
         }
         self.finish()
@@ -193,11 +248,38 @@ impl World {
         let now = self.clock.now();
         let _: Poll = self.cores[core].poll(now);
         self.summary.turns += 1;
-        self.collect(core)
+        let answered = self.collect(core)?;
+        Ok(answered + if self.plan.has_links() { self.turn_link()? } else { 0 })
+    }
+
+    /// One queue over TCP is polled, or connected again if it was cut and the target is through with it.
+    fn turn_link(&mut self) -> Result<usize, Violation> {
+        let (client, core) = (
+            self.random.below(self.clients.len() as u64) as usize,
+            self.random.below(self.cores.len() as u64) as usize,
+        );
+        let Some(link) = self.links[client].get_mut(core) else { return Ok(0) };
+        let ended = link.poll()?;
+        let count = ended.len();
+        for (cid, completion) in ended {
+            self.clients[client].answered(cid, completion)?;
+        }
+        self.summary.answers += count as u64;
+        self.summary.by_tcp += count as u64;
+        let often = self.clients[client].link().map_or(0, |link| link.wire.cut);
+        if often > 0 && self.random.below(100_000) < u64::from(often) {
+            link.cut();
+            self.summary.cuts += 1;
+        }
+        if link.is_lost() && link.is_over() {
+            link.unanswered().into_iter().for_each(|cid| self.clients[client].unanswered(cid));
+            self.links[client][core] = self.connect_to(client, core).expect("it comes by TCP");
+        }
+        Ok(count)
     }
 
     fn collect(&mut self, core: usize) -> Result<usize, Violation> {
-        let completions = std::mem::take(&mut self.cores[core].fabric_mut().completions);
+        let completions = std::mem::take(&mut self.cores[core].fabric_mut().local.completions);
         let count = completions.len();
         for (queue, cid, completion) in completions {
             // A client that died meanwhile has a new life; what was for the old one is nobody's.
@@ -211,10 +293,14 @@ impl World {
         Ok(count)
     }
 
-    fn submit(&mut self) -> u64 {
+    fn submit(&mut self) -> Result<u64, Violation> {
         let mut submitted = 0;
         for at in 0..self.clients.len() {
             if !self.random.chance(300) {
+                continue;
+            }
+            if self.clients[at].link().is_some() {
+                submitted += self.submit_by_link(at)?;
                 continue;
             }
             let client = &mut self.clients[at];
@@ -223,10 +309,20 @@ impl World {
             let (queue, session) = (client.queue(), client.session());
             // Any queue may carry any key.
             let core = self.random.below(self.cores.len() as u64) as usize;
-            self.cores[core].fabric_mut().submit(queue, session, sqe, data);
+            self.cores[core].fabric_mut().local.submit(queue, session, sqe, data);
             submitted += 1;
         }
-        submitted
+        Ok(submitted)
+    }
+
+    fn submit_by_link(&mut self, at: usize) -> Result<u64, Violation> {
+        let core = self.random.below(self.cores.len() as u64) as usize;
+        let Some(link) = self.links[at].get_mut(core).filter(|link| link.has_room()) else { return Ok(0) };
+        let client = &mut self.clients[at];
+        let Some((sqe, data)) = client.submit() else { return Ok(0) };
+        client.began(&sqe);
+        link.submit(sqe, client.region(), &data)?;
+        Ok(1)
     }
 
     /// The power goes and comes back; every core recovers from what the disk kept.
@@ -235,6 +331,7 @@ impl World {
             core.blocks_mut().cut();
         }
         self.disk.borrow_mut().power_cut();
+        self.links.clear();
         let cores = std::mem::take(&mut self.cores);
         abandoning(|| drop(cores));
         for client in &mut self.clients {
@@ -246,7 +343,7 @@ impl World {
     }
 
     /// A client dies with commands under way. They end, unheard; then it comes back as a new life.
-    fn crash_client(&mut self) {
+    fn crash_client(&mut self) -> Result<(), Violation> {
         let at = self.random.below(self.clients.len() as u64) as usize;
         self.summary.crashes += 1;
         // What is under way ends first, as a carrier does it: queues are closed and drained before memory goes.
@@ -260,20 +357,52 @@ impl World {
         }
         let number = self.clients[at].queue();
         for core in 0..self.cores.len() {
-            let mut others = std::mem::take(&mut self.cores[core].fabric_mut().completions);
+            let mut others = std::mem::take(&mut self.cores[core].fabric_mut().local.completions);
             others.retain(|(queue, ..)| *queue != number);
-            self.cores[core].fabric_mut().completions = others;
+            self.cores[core].fabric_mut().local.completions = others;
+        }
+        if self.clients[at].link().is_some() {
+            return self.restart_remote(at);
         }
         let client = &mut self.clients[at];
         client.interrupted(false);
         let region = Arc::clone(client.region());
         let now = self.clock.now();
         for core in &mut self.cores {
-            core.command(SimCommand::Detach(region.slot()));
+            core.command(SimCarrierCommand::Local(SimCommand::Detach(region.slot())));
             core.poll(now);
-            assert_eq!(core.fabric().detaching(), 0, "nothing is under way, so nothing names the memory");
-            core.command(SimCommand::Attach(Arc::clone(&region)));
+            assert_eq!(core.fabric().local.detaching(), 0, "nothing is under way, so nothing names the memory");
+            core.command(SimCarrierCommand::Local(SimCommand::Attach(Arc::clone(&region))));
         }
+        Ok(())
+    }
+
+    /// A client that comes by TCP died. Its session is closed, and its number given to its new life when every core has
+    /// said that it forgot it.
+    fn restart_remote(&mut self, at: usize) -> Result<(), Violation> {
+        self.links[at].iter_mut().for_each(Link::leave);
+        let session = self.clients[at].session();
+        for core in 0..self.cores.len() {
+            let told = ask(&mut self.cores[core], |answer| CoreCommand::CloseSession(session, answer));
+            let mut turns = 0;
+            while told.try_recv().is_err() {
+                turns += 1;
+                if turns > STUCK_TURNS {
+                    return Err(Violation("a session does not end".into()));
+                }
+                self.clock.advance_micros(5);
+                let now = self.clock.now();
+                for core in &mut self.cores {
+                    let _: Poll = core.poll(now);
+                }
+            }
+        }
+        if !self.links[at].iter().all(Link::is_over) {
+            return Err(Violation("a session is said to have ended, but the target has a stream of it".into()));
+        }
+        self.clients[at].interrupted(false);
+        self.links[at] = self.connect(at);
+        Ok(())
     }
 
     /// Turns the cores until `done` says so of each.
@@ -290,6 +419,7 @@ impl World {
     /// Every command ends, every key is read once more, and nothing leaks.
     fn finish(&mut self) -> Result<(), Violation> {
         self.settle("the work under way", |core| core.outstanding() == 0)?;
+        self.end_links()?;
         if self.clients.iter().any(|client| client.outstanding() > 0) {
             return Err(Violation("the cores are idle, but a command has no completion".into()));
         }
@@ -306,6 +436,36 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Waits for every answer over TCP, then closes the queues: nothing may be left of them.
+    fn end_links(&mut self) -> Result<(), Violation> {
+        let mut turns = 0;
+        let mut until = |world: &mut Self, what: &str, done: &dyn Fn(&Self) -> bool| {
+            while !done(world) {
+                turns += 1;
+                if turns > STUCK_TURNS * world.cores.len() as u64 {
+                    return Err(Violation(format!("{what}; {:?}", world.held())));
+                }
+                world.turn()?;
+            }
+            Ok(())
+        };
+        let all_answered = |world: &Self| {
+            let idle = world.clients.iter().all(|client| client.outstanding() == 0);
+            idle && world.cores.iter().all(|core| core.outstanding() == 0)
+        };
+        until(self, "a command gets no answer", &all_answered)?;
+        self.links.iter_mut().flatten().for_each(Link::leave);
+        let nothing_left = |world: &Self| {
+            let over = world.links.iter().flatten().all(Link::is_over);
+            over && world.held().iter().all(|held| *held == Held::default())
+        };
+        until(self, "something is left of queues that ended", &nothing_left)
+    }
+
+    fn held(&self) -> Vec<Held> {
+        self.cores.iter().map(|core| core.fabric().message.held()).collect()
     }
 
     fn drain(&mut self, core: usize) -> bool {

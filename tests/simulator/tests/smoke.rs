@@ -1,5 +1,5 @@
 //! A few seeds in every test run; soaks run the binary with many.
-#![cfg(not(feature = "canary"))]
+#![cfg(not(any(feature = "canary", feature = "canary-tcp")))]
 
 use simulator::{Plan, Summary};
 
@@ -15,10 +15,13 @@ fn nothing_is_violated() {
         total.answers += summary.answers;
         total.power_cuts += summary.power_cuts;
         total.evicted += summary.evicted;
+        total.by_tcp += summary.by_tcp;
+        total.cuts += summary.cuts;
     }
     // Runs in which nothing happens would prove nothing.
     assert!(total.answers > 30_000, "{total:?}");
     assert!(total.power_cuts > 0 && total.evicted > 0, "{total:?}");
+    assert!(total.by_tcp > 3000 && total.cuts > 10, "{total:?}");
 }
 
 #[test]

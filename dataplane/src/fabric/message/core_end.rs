@@ -8,6 +8,7 @@ use super::staging::{Staging, StagingMap};
 use crate::Burst;
 use crate::fabric::rdma::target::{RdmaEnd, RdmaOrder};
 use crate::fabric::tcp::target::TcpEnd;
+use crate::fabric::tcp::target::streams::{RingStreams, Streams};
 use crate::fabric::{Capsule, Completion, Fabric, Permit, QueuePairInfo, SessionId};
 use crate::memory::DmaSlice;
 use crate::nvme::BlockQueue;
@@ -63,10 +64,10 @@ struct Closing {
     answer: Answer,
 }
 
-/// One core's end of the carriers that have no memory in common with their hosts.
-pub struct MessageFabric {
+/// One core's end of the carriers that have no memory in common with their hosts. `S` is what is under TCP.
+pub struct MessageFabric<S: Streams = RingStreams> {
     core: u16,
-    open: Option<Open>,
+    open: Option<Open<S>>,
     closing: Vec<Closing>,
     copied: u64,
     /// A sweep is due, once what has come is known.
@@ -74,15 +75,15 @@ pub struct MessageFabric {
 }
 
 /// What there is once a listener needs it.
-struct Open {
+struct Open<S: Streams> {
     staging: Staging,
-    tcp: TcpEnd,
+    tcp: TcpEnd<S>,
     rdma: RdmaEnd,
     /// Whose turn it is to be asked first.
     rdma_first: bool,
 }
 
-impl std::fmt::Debug for MessageFabric {
+impl<S: Streams> std::fmt::Debug for MessageFabric<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("MessageFabric")
             .field("core", &self.core)
@@ -91,7 +92,18 @@ impl std::fmt::Debug for MessageFabric {
     }
 }
 
-impl MessageFabric {
+/// What queues over TCP hold of a core.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Queues.
+    pub connections: usize,
+    /// Commands, from the first byte that comes of them to the last that is sent.
+    pub commands: usize,
+    /// Bytes of staging buffers.
+    pub buffer_bytes: u32,
+}
+
+impl<S: Streams> MessageFabric<S> {
     /// The end of core `core`. Costs nothing until staging memory is given to it.
     #[must_use]
     pub fn new(core: u16) -> Self {
@@ -102,6 +114,16 @@ impl MessageFabric {
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.open.as_ref().is_none_or(|open| open.tcp.connections() == 0 && open.rdma.queues() == 0)
+    }
+
+    /// What queues over TCP hold, for those who look from outside.
+    #[must_use]
+    pub fn held(&self) -> Held {
+        self.open.as_ref().map_or_else(Held::default, |open| Held {
+            connections: open.tcp.connections(),
+            commands: open.tcp.commands(),
+            buffer_bytes: open.staging.map().layout().buffer_bytes - open.staging.free_bytes(),
+        })
     }
 
     fn open<B: BlockQueue>(&mut self, map: StagingMap, blocks: &mut B) -> Result<(), CoreError> {
@@ -159,11 +181,11 @@ impl MessageFabric {
     }
 }
 
-impl Fabric for MessageFabric {
+impl<S: Streams> Fabric for MessageFabric<S> {
     type Data = StagedData;
-    type Command = CoreCommand;
+    type Command = CoreCommand<S::Stream>;
 
-    fn command<B: BlockQueue>(&mut self, command: CoreCommand, blocks: &mut B) {
+    fn command<B: BlockQueue>(&mut self, command: CoreCommand<S::Stream>, blocks: &mut B) {
         // Whoever no longer waits for the answer is no reason to stop.
         match command {
             CoreCommand::Open(map, answer) => drop(answer.try_send(self.open(map, blocks))),

@@ -14,7 +14,7 @@ mod orders;
 mod staging;
 
 pub use channel::{AdminCapsule, Channel, ChannelError, QueueTerms};
-pub use core_end::{MessageFabric, StagedData};
+pub use core_end::{Held, MessageFabric, StagedData};
 pub use door::Door;
 pub use hosts::{HostOptions, Hosts, MAX_IO_QUEUES, OpenError, Watch};
 pub use orders::{Answer, CoreCommand, CoreError, HostLink};

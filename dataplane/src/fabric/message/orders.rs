@@ -1,5 +1,6 @@
 //! What control threads ask of a core's end, and what both know of a host.
 
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
@@ -88,13 +89,13 @@ pub enum CoreError {
 /// Where a core answers.
 pub type Answer = SyncSender<Result<(), CoreError>>;
 
-/// What is asked of a core's end.
+/// What is asked of a core's end. `T` is what carries TCP: a socket, but for the simulator.
 #[derive(Debug)]
-pub enum CoreCommand {
+pub enum CoreCommand<T = TcpStream> {
     /// Take staging memory into use, of every core. Once.
     Open(StagingMap, Answer),
     /// Serve an I/O queue over TCP.
-    TakeTcp(Box<NewTcpQueue>, Answer),
+    TakeTcp(Box<NewTcpQueue<T>>, Answer),
     /// Something about queues over RDMA.
     Rdma(RdmaOrder),
     /// End every connection of a session; answered when none is left.

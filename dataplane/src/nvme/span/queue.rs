@@ -265,11 +265,21 @@ impl<B: BlockQueue> BlockQueue for SpanQueue<B> {
     fn resident(&mut self, lba: u64, blocks: u32) -> Option<DmaSlice> {
         let lba_bytes = self.geometry.lba_bytes;
         let io = BlockIo { op: BlockOp::Read, lba, blocks, memory: DmaSlice::EMPTY, token: 0 };
-        let member = self.member_of(&io)?;
+        let member = self.member_of(&io).filter(|member| !member.counters.is_gone())?;
         let at = ((lba - member.begin) << member.shift) + member.offset;
         let slice = member.queue.resident(at, blocks.checked_shl(member.shift)?)?;
         member.counters.count(&io, lba_bytes);
         Some(slice)
+    }
+
+    #[inline]
+    fn gone_devices(&self) -> usize {
+        self.members.iter().filter(|member| member.counters.is_gone()).count()
+    }
+
+    fn is_gone(&self, lba: u64) -> bool {
+        let member = self.members.iter().find(|member| lba < member.end);
+        member.is_some_and(|member| member.counters.is_gone())
     }
 
     fn attach(&mut self, region: Arc<Region>) -> Result<(), AttachError> {

@@ -114,6 +114,11 @@ fn one_device_that_is_gone_leaves_the_other_working() {
     done.sort_by_key(|done| done.token);
     assert_eq!((done[0].result, done[1].result), (Ok(()), Err(BlockError::Gone)));
     assert_eq!(span.counters().map(|it| it.figures().errors).collect::<Vec<_>>(), [0, 1]);
+    // Which of its blocks are gone for good is known once somebody said so.
+    assert_eq!((span.gone_devices(), span.is_gone(256)), (0, false));
+    span.counters().nth(1).unwrap().set_gone();
+    assert_eq!(span.gone_devices(), 1);
+    assert_eq!([0, 255, 256, 511, 512].map(|lba| span.is_gone(lba)), [false, false, true, true, false]);
 }
 
 #[test]

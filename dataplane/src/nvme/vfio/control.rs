@@ -77,6 +77,8 @@ pub(super) struct Control {
     pub(super) state: ControllerState,
     /// What the drive counted of its losses of power; `None` if it does not tell, or has no cache to lose.
     pub(super) power: Option<PowerMarks>,
+    /// The subsystem was reset, and what that means for the cache is not decided yet.
+    pub(super) subsystem_reset: bool,
     /// Milliseconds since the controller was opened.
     pub(super) now: u64,
     pub(super) counters: ControlCounters,
@@ -134,6 +136,7 @@ impl Control {
             shadowed: false,
             state: ControllerState::Ready,
             power: None,
+            subsystem_reset: false,
             now: 0,
             counters: ControlCounters::default(),
             heard: Vec::new(),

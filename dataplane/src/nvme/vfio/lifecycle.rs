@@ -150,6 +150,7 @@ impl Control {
     }
 
     fn restart(&mut self, space: &DmaSpace) -> Result<(), OpenError> {
+        self.note_subsystem_reset();
         self.stop()?;
         self.forget_queues(space);
         let cached = self.info.volatile_cache;

@@ -21,8 +21,9 @@ pub(super) struct PowerMarks {
 impl Control {
     /// Notes how a drive stands that was just opened: what was lost before is nobody's loss here.
     pub(super) fn mark_power(&mut self) -> Result<(), OpenError> {
-        let _ = self.take_subsystem_reset();
         self.power = self.power_marks()?;
+        self.note_subsystem_reset();
+        self.forget_subsystem_reset();
         if self.power.is_none() && self.info.volatile_cache {
             tracing::warn!(
                 function = self.function.name(),
@@ -32,12 +33,14 @@ impl Control {
         Ok(())
     }
 
-    /// Looks whether the cache was lost since this was last called. `cached` is whether there was one until now.
+    /// Looks whether the cache was lost since this last came to a verdict. `cached` is whether there was one until now.
     pub(super) fn check_power(&mut self, cached: bool) -> Result<(), OpenError> {
-        let reset = self.take_subsystem_reset();
-        let before = self.power;
-        self.power = self.power_marks()?;
-        let how = match (before, self.power) {
+        self.note_subsystem_reset();
+        // Without an answer there is no verdict, and the trace stays for the next try.
+        let now = self.power_marks()?;
+        let before = std::mem::replace(&mut self.power, now);
+        let reset = self.forget_subsystem_reset();
+        let how = match (before, now) {
             _ if !cached => return Ok(()),
             _ if reset => "its subsystem was reset (CSTS.NSSRO)".into(),
             (Some(before), Some(now)) if before != now => format!(
@@ -66,10 +69,15 @@ impl Control {
         }
     }
 
-    /// Whether the subsystem was reset since this was last called.
-    fn take_subsystem_reset(&self) -> bool {
+    /// Notes whether the subsystem was reset, while the register tells: a reset of the function may clear it.
+    pub(super) fn note_subsystem_reset(&mut self) {
         let status = ControllerStatus(self.function.read32(offset::CSTS));
-        let reset = self.capabilities.subsystem_reset() && !status.gone() && status.subsystem_was_reset();
+        self.subsystem_reset |= self.capabilities.subsystem_reset() && !status.gone() && status.subsystem_was_reset();
+    }
+
+    /// Begins to look for the next reset of the subsystem; whether there was one.
+    fn forget_subsystem_reset(&mut self) -> bool {
+        let reset = std::mem::take(&mut self.subsystem_reset);
         if reset {
             // Cleared by writing a one; the other bits are read-only.
             self.function.write32(offset::CSTS, CSTS_SUBSYSTEM_RESET);

@@ -34,6 +34,10 @@ impl Dice {
     }
 }
 
+/// An error that says nothing of the medium, and one that does.
+pub const EIO: i32 = 5;
+pub const ENODATA: i32 = 61;
+
 /// Says of a command whether it fails.
 type Fails = Box<dyn FnMut(&BlockIo) -> bool>;
 
@@ -49,7 +53,11 @@ pub struct Medium {
     pub errors: u64,
     /// Commands that fail if this says so.
     pub fails: Option<Fails>,
+    /// With which system error.
+    pub error: i32,
     pub reads: u64,
+    /// Blocks that are gone for good.
+    pub gone: Option<std::ops::Range<u64>>,
 }
 
 impl Medium {
@@ -72,7 +80,9 @@ impl Medium {
             dice: Dice::new(seed),
             errors: 0,
             fails: None,
+            error: EIO,
             reads: 0,
+            gone: None,
         }))
     }
 
@@ -227,7 +237,7 @@ impl BlockQueue for CrashQueue {
                 if sent.io.op != BlockOp::Flush && sent.io.op != BlockOp::Read {
                     self.carry_out(&mut medium, &sent, |dice| dice.chance(50));
                 }
-                done.push(BlockDone { token: sent.io.token, result: Err(BlockError::Media(5)) });
+                done.push(BlockDone { token: sent.io.token, result: Err(BlockError::Media(medium.error)) });
                 continue;
             }
             if sent.io.op == BlockOp::Flush {
@@ -241,6 +251,14 @@ impl BlockQueue for CrashQueue {
 
     fn in_flight(&self) -> usize {
         self.sent.len()
+    }
+
+    fn gone_devices(&self) -> usize {
+        usize::from(self.medium.borrow().gone.is_some())
+    }
+
+    fn is_gone(&self, lba: u64) -> bool {
+        self.medium.borrow().gone.as_ref().is_some_and(|gone| gone.contains(&lba))
     }
 
     fn attach(&mut self, region: Arc<Region>) -> Result<(), AttachError> {

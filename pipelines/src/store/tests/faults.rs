@@ -6,7 +6,7 @@ use dataplane::memory::{Arena, HugePages, RegionSlot};
 use dataplane::nvme::{BlockOp, BlockQueue};
 use proptest::prelude::*;
 
-use super::device::{CrashQueue, Medium};
+use super::device::{CrashQueue, ENODATA, Medium};
 use super::world::{World, id, value_of};
 use crate::store::inspect::{SegmentState, StoreReport, inspect};
 use crate::store::{Class, fuzz_recover};
@@ -275,6 +275,170 @@ fn a_shutdown_does_not_wait_for_a_segment_that_cannot_be_freed() {
     world.medium.borrow_mut().fails = None;
     world.recover();
     assert!(world.shard.stats().recovery.clean);
+}
+
+/// Commands of the shard's own for which a moved block is read and written, and the one that reads metadata back.
+const MOVES: std::ops::Range<u64> = 24..32;
+const EVICT_META: std::ops::Range<u64> = 2..3;
+
+fn is_own(io: &dataplane::nvme::BlockIo, ops: &std::ops::Range<u64>) -> bool {
+    io.token >= 1 << 56 && ops.contains(&(io.token & 0xFF))
+}
+
+/// 20 durable blocks and the first values of a flood behind them.
+fn durable_and_flood() -> (World, u64) {
+    let mut world = World::new(10, true, 3);
+    world.recover();
+    for number in 0..20 {
+        assert!(world.put(id(number), number, 20_000, Class::Durable));
+    }
+    (world, 1000)
+}
+
+/// Goes on storing blocks of the cache class until something is reached.
+fn flood(world: &mut World, number: &mut u64, what: &str, reached: impl Fn(&World) -> bool) {
+    world.until(what, |world| {
+        *number += u64::from(world.begin(id(*number), *number, 9000, Class::Cache).is_ok());
+        while world.publish().is_some() {}
+        reached(world)
+    });
+}
+
+fn freed(world: &World) -> u64 {
+    world.shard.stats().evicted_segments
+}
+
+/// Every one of the durable blocks is there, now and after a power cut.
+fn all_durable(world: World) {
+    all_durable_but(&[], world);
+}
+
+fn all_durable_but(lost: &[u64], mut world: World) {
+    for restarted in [false, true] {
+        for number in (0..20).filter(|number| !lost.contains(number)) {
+            let found = world.find(&id(number)).unwrap_or_else(|| panic!("{number} is gone, restarted: {restarted}"));
+            assert_eq!((found.class, found.checksum), (Class::Durable, number));
+            assert_eq!(world.read(&found), Some(value_of(&id(number), number, 20_000)));
+        }
+        world = World::open(&world.crash());
+        world.recover();
+    }
+    world.crash();
+}
+
+#[test]
+fn durable_blocks_outlive_errors_that_pass_in_the_middle_of_their_eviction() {
+    type Refused = fn(&dataplane::nvme::BlockIo) -> bool;
+    let kinds: [(Refused, &str); 3] = [
+        (|io| io.op == BlockOp::Read && (is_own(io, &MOVES) || is_own(io, &EVICT_META)), "reads"),
+        (|io| io.op == BlockOp::Read && is_own(io, &MOVES), "reads of blocks"),
+        (|io| io.op != BlockOp::Read && is_own(io, &MOVES), "writes"),
+    ];
+    for (refused, what) in kinds {
+        let (mut world, mut number) = durable_and_flood();
+        let mut bouts = 0;
+        while bouts < 12 {
+            let before = freed(&world);
+            flood(&mut world, &mut number, "an eviction", |world| !world.shard.evict.is_idle());
+            let stats = world.shard.stats();
+            world.medium.borrow_mut().fails = Some(Box::new(refused));
+            (0..600).for_each(|_| world.turn());
+            world.medium.borrow_mut().fails = None;
+            let after = world.shard.stats();
+            bouts += u32::from(after.stalled_evictions > stats.stalled_evictions);
+            // Eight moves with three attempts each in a commit interval, at most; and the pages of a segment.
+            let failed = after.device_errors - stats.device_errors;
+            assert!(failed < 8 * 3 * (600 / 50 + 1) + 200, "{what}: {failed} commands in vain");
+            flood(&mut world, &mut number, "the end of the eviction", |world| freed(world) > before);
+        }
+        all_durable(world);
+    }
+}
+
+#[test]
+fn what_is_leased_waits_likewise_and_what_may_go_is_dropped() {
+    let mut world = World::new(10, true, 3);
+    world.recover();
+    for block in [50, 51] {
+        assert!(world.put(id(block), block, 20_000, Class::Cache));
+        let found = world.find(&id(block)).unwrap();
+        // Often retrieved, so that eviction would move either.
+        (0..3).for_each(|_| world.shard.touch(&found));
+    }
+    let leased = world.find(&id(50)).unwrap();
+    assert!(world.shard.lease(&leased, 1, dataplane::core::Ticks(u64::MAX)));
+    world.medium.borrow_mut().fails = Some(Box::new(|io| is_own(io, &MOVES)));
+    let mut number = 1000;
+    flood(&mut world, &mut number, "a stall", |world| world.shard.is_stalled());
+    assert!(world.find(&id(50)).is_some_and(|found| found.unit == leased.unit) && world.find(&id(51)).is_none());
+    assert_eq!(world.shard.stats().lost_blocks, 1);
+    world.medium.borrow_mut().fails = None;
+    flood(&mut world, &mut number, "evictions", |world| freed(world) > 12);
+    let found = world.find(&id(50)).expect("leased");
+    assert_eq!(world.read(&found), Some(value_of(&id(50), 50, 20_000)));
+    world.crash();
+}
+
+#[test]
+fn a_durable_block_is_lost_only_if_the_medium_does_not_give_it_back() {
+    let (mut world, mut number) = durable_and_flood();
+    let found = world.find(&id(3)).unwrap();
+    let bad = move |io: &dataplane::nvme::BlockIo| io.op == BlockOp::Read && io.lba == found.lba();
+    world.medium.borrow_mut().error = ENODATA;
+    world.medium.borrow_mut().fails = Some(Box::new(bad));
+    flood(&mut world, &mut number, "evictions", |world| freed(world) > 2);
+    assert_eq!((world.find(&id(3)), world.shard.stats().lost_blocks), (None, 1));
+    world.medium.borrow_mut().fails = None;
+    all_durable_but(&[3], world);
+}
+
+#[test]
+fn durable_blocks_outlive_their_metadata() {
+    let (mut world, mut number) = durable_and_flood();
+    world.medium.borrow_mut().error = ENODATA;
+    world.medium.borrow_mut().fails = Some(Box::new(|io| io.op == BlockOp::Read && is_own(io, &EVICT_META)));
+    flood(&mut world, &mut number, "evictions", |world| freed(world) > 15);
+    let stats = world.shard.stats();
+    assert!(stats.moved_blocks >= 20 && stats.damaged_pages > 0, "{stats:?}");
+    world.medium.borrow_mut().fails = None;
+    all_durable(world);
+}
+
+#[test]
+fn a_moved_block_goes_to_another_segment_if_one_does_not_take_it() {
+    let (mut world, mut number) = durable_and_flood();
+    flood(&mut world, &mut number, "an eviction", |world| !world.shard.evict.is_idle());
+    let open = world.shard.open.and_then(|open| world.shard.tails[open].segment).unwrap();
+    let first = world.shard.layout().page_lba(open, 0);
+    let segment = first..first + (256 << 10) / 512;
+    world.medium.borrow_mut().fails =
+        Some(Box::new(move |io| io.op != BlockOp::Read && is_own(io, &MOVES) && segment.contains(&io.lba)));
+    flood(&mut world, &mut number, "evictions", |world| freed(world) > 5);
+    assert!(world.shard.stats().stalled_evictions > 0);
+    world.medium.borrow_mut().fails = None;
+    all_durable(world);
+}
+
+#[test]
+fn neither_stores_nor_a_shutdown_wait_for_a_block_that_cannot_be_moved() {
+    let (mut world, mut number) = durable_and_flood();
+    world.medium.borrow_mut().fails = Some(Box::new(|io| is_own(io, &MOVES)));
+    flood(&mut world, &mut number, "a stall", |world| world.shard.is_stalled() && world.storing.is_empty());
+    world.until("a store to be refused", |world| {
+        let refused = world.begin(id(number), number, 9000, Class::Cache);
+        number += u64::from(refused.is_ok());
+        while world.publish().is_some() {}
+        refused == Err(crate::store::Refusal::NoSpace)
+    });
+    world.until("the writes", |world| {
+        while world.publish().is_some() {}
+        world.storing.is_empty()
+    });
+    let mut world = World::open(&world.shut_down());
+    world.medium.borrow_mut().fails = None;
+    world.recover();
+    assert!(world.shard.stats().recovery.clean);
+    all_durable(world);
 }
 
 #[test]

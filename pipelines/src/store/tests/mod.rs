@@ -5,6 +5,7 @@ mod device;
 mod drafts;
 mod faults;
 mod full;
+mod gone;
 mod model;
 mod order;
 mod overwrite;

@@ -1,7 +1,10 @@
 //! Blocks whose bytes the medium does not give back.
 
-use super::world::{World, id, value_of};
-use crate::store::Class;
+use dataplane::nvme::spec::kv::StoreOptions;
+use dataplane::nvme::{BlockIo, BlockOp};
+
+use super::world::{NAMESPACE, TOKEN_BASE, World, id, value_of};
+use crate::store::{Class, NewBlock, Published};
 
 /// A store with a few blocks of a class, written down.
 fn stored(class: Class) -> World {
@@ -93,5 +96,100 @@ fn an_older_value_does_not_come_back_for_a_block_that_was_dropped() {
     let mut world = World::open(&world.crash());
     world.recover();
     assert_eq!(world.find(&id(3)), None);
+    world.crash();
+}
+
+/// Records are not taken by the device, from now on or no more.
+fn records_fail(world: &World, fail: bool) {
+    let refused = |io: &BlockIo| {
+        matches!(io.op, BlockOp::Write { .. }) && io.token >= TOKEN_BASE && (8..24).contains(&(io.token & 0xFF))
+    };
+    world.medium.borrow_mut().fails = fail.then(|| Box::new(refused) as _);
+}
+
+fn restarted(world: World) -> World {
+    let mut world = World::open(&world.crash());
+    world.recover();
+    world
+}
+
+/// A durable store that fails leaves the older value. Had the new one been dropped meanwhile, there would be nothing to
+/// point back to, and the tombstone would outlive the store that never was.
+#[test]
+fn a_value_that_may_yet_fail_is_not_dropped_in_place_of_the_older_one() {
+    let mut world = stored(Class::Durable);
+    records_fail(&world, true);
+    world.until("room", |world| world.begin(id(3), 33, 9000, Class::Durable).is_ok());
+    world.until("publish", |world| world.publish().is_some());
+    assert_eq!(world.find(&id(3)).unwrap().checksum, 33, "visible before its record is durable");
+    assert!(!drop_after(&mut world, 3, |_| {}));
+    assert!(!world.ticket(33), "the store failed");
+    records_fail(&world, false);
+    holds(&mut world, 3, 3);
+    settle(&mut world);
+    let mut world = restarted(world);
+    holds(&mut world, 3, 3);
+    // That one can be dropped as any other.
+    assert!(drop_after(&mut world, 3, |_| {}));
+    world.crash();
+}
+
+/// Eviction may likewise have to take a move back, whose source can still be read.
+#[test]
+fn nor_is_a_moved_block_dropped_before_the_move_is_written_down() {
+    let mut world = stored(Class::Durable);
+    let (before, mut number) = (world.find(&id(3)).unwrap().unit, 1000);
+    world.until("a move that is not written down", |world| {
+        number += u64::from(world.begin(id(number), number, 9000, Class::Cache).is_ok());
+        while world.publish().is_some() {}
+        let found = world.find(&id(3)).unwrap();
+        found.unit != before && world.shard.may_go_back(found.entry, found.unit)
+    });
+    assert!(!drop_after(&mut world, 3, |_| {}));
+    world.until("the end of the eviction", |world| {
+        while world.publish().is_some() {}
+        world.shard.evict.is_idle()
+    });
+    assert!(drop_after(&mut world, 3, |_| {}));
+    world.crash();
+}
+
+/// The younger value of a key may lie in an older segment than its older value. If the younger is dropped, its segment
+/// goes without another word of it; so the tombstone must be written down by then, whatever became of the first attempt.
+#[test]
+fn the_tombstone_of_a_late_value_is_written_before_its_segment_goes() {
+    let mut world = World::new(8, true, 9);
+    world.recover();
+    let extent = world.shard.reserve(NAMESPACE, 1000, Class::Durable, None).unwrap();
+    for number in 100..112 {
+        assert!(world.put(id(number), number, 20_000, Class::Cache));
+    }
+    assert!(world.put(id(1), 11, 1000, Class::Durable));
+    assert_ne!(world.find(&id(1)).unwrap().segment(), extent.segment());
+    let block = NewBlock {
+        id: id(1),
+        hash: world.shard.hash(&id(1)),
+        bytes: 1000,
+        checksum: 12,
+        parent: 0,
+        class: Class::Durable,
+        condition: StoreOptions::default(),
+    };
+    assert_eq!(world.shard.publish(extent, block, 12), Published::Pending);
+    assert!(world.ticket(12));
+    let before = world.shard.stats().lost_records;
+    records_fail(&world, true);
+    assert!(drop_after(&mut world, 1, |_| {}));
+    world.until("the tombstone to fail", |world| world.shard.stats().lost_records > before);
+    records_fail(&world, false);
+    assert!(world.shard.evict.is_idle() && world.shard.stats().evicted_segments == 0);
+    let mut number = 200;
+    while world.shard.stats().evicted_segments == 0 {
+        assert!(world.put(id(number), number, 20_000, Class::Cache));
+        number += 1;
+    }
+    assert_eq!(world.shard.stats().evicted_segments, 1, "the older value's segment is still there");
+    let world = restarted(world);
+    assert_eq!(world.find(&id(1)), None, "an older value came back");
     world.crash();
 }

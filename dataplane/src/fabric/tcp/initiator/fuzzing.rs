@@ -80,11 +80,23 @@ pub fn queue_on_tape(
     max_data: u32,
     capsule_data: u32,
 ) -> InitiatorQueue<Tape> {
+    let terms = QueueTerms { qid: 1, depth, core: 0, capsule_data };
+    queue_over(Tape::default(), terms, digests, alignment, max_data)
+}
+
+/// As [`queue_on_tape`], over any stream.
+#[must_use]
+pub fn queue_over<S: ByteStream>(
+    stream: S,
+    terms: QueueTerms,
+    digests: Digests,
+    alignment: Alignment,
+    max_data: u32,
+) -> InitiatorQueue<S> {
     let framing = Framing { digests, alignment: Alignment::DWORD };
     let decoder = Decoder { initialized: true, framing, ..Decoder::new(End::Host) };
-    let outbox = Outbox::new(depth, Framing { digests, alignment }, max_data);
-    let terms = QueueTerms { qid: 1, depth, core: 0, capsule_data };
-    InitiatorQueue::new(Tape::default(), Inbox::new(decoder), outbox, terms)
+    let outbox = Outbox::new(terms.depth, Framing { digests, alignment }, max_data);
+    InitiatorQueue::new(stream, Inbox::new(decoder), outbox, terms)
 }
 
 /// Memory of the commands: a place of so many bytes for each, and as much between them that nobody may touch.

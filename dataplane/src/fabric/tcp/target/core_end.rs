@@ -165,6 +165,12 @@ impl<S: Streams> TcpEnd<S> {
         self.outstanding
     }
 
+    /// Commands that have a place here, taken or not.
+    #[must_use]
+    pub fn commands(&self) -> usize {
+        self.desk.exchanges.in_use()
+    }
+
     /// Bytes that the CPU copied.
     #[must_use]
     pub fn copied_bytes(&self) -> u64 {

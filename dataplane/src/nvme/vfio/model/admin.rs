@@ -127,7 +127,11 @@ impl Core {
                 Some(status) => Some((status, 0)),
                 None => self.administer(&sqe),
             };
-            if self.lies.mute.contains(&sqe.opcode()) {
+            let once = self.lies.mute_once.iter().position(|opcode| *opcode == sqe.opcode());
+            if let Some(at) = once {
+                self.lies.mute_once.swap_remove(at);
+            }
+            if once.is_some() || self.lies.mute.contains(&sqe.opcode()) {
                 continue;
             }
             if let Some((status, dword0)) = answer {

@@ -134,6 +134,7 @@ impl PciFunction for Model {
         if !core.lies.survives_function_reset && !core.removed {
             let command = core.registers.command;
             core.registers = super::Registers { command, ..super::Registers::default() };
+            core.subsystem_was_reset = false;
             core.forget_queues();
         }
         Ok(())

@@ -48,6 +48,8 @@ pub struct Lies {
     pub refuses_shadows: bool,
     /// Carries admin commands of these opcodes out, and does not say so.
     pub mute: Vec<u8>,
+    /// The same, for the next command of each opcode only.
+    pub mute_once: Vec<u8>,
     /// Ends admin commands of these opcodes so.
     pub refused: Vec<(u8, Status)>,
     /// Says of every Abort that it did not abort.

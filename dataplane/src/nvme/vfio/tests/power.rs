@@ -64,6 +64,26 @@ fn a_drive_that_lost_its_cache_is_gone_and_says_why() {
     }
 }
 
+/// The trace of a reset of the subsystem outlasts an attempt that failed before it was judged, and the reset of the
+/// function that follows it.
+#[test]
+fn a_lost_cache_is_noticed_although_the_health_log_came_late() {
+    let late = |bench: &Bench| {
+        bench.model.lie(|lies| lies.mute_once = vec![admin::opcode::GET_LOG_PAGE]);
+        bench.model.reset_subsystem();
+    };
+    let (results, bench) = after(ModelOptions::default(), late);
+    assert_eq!(results, [Err(BlockError::Gone); 2]);
+    assert!(why(&bench).contains("CSTS.NSSRO"), "{}", why(&bench));
+    assert_eq!(bench.model.counters().function_resets, 1, "the first attempt failed");
+    // Without such a reset, the second attempt is all it takes.
+    let (results, bench) = after(ModelOptions::default(), |bench| {
+        bench.model.lie(|lies| lies.mute_once = vec![admin::opcode::GET_LOG_PAGE]);
+        bench.model.fail();
+    });
+    assert_eq!((results, bench.state()), (vec![Ok(()); 2], ControllerState::Ready));
+}
+
 #[test]
 fn a_drive_without_a_cache_comes_through() {
     for harm in [Model::lose_power, Model::reset_subsystem] {

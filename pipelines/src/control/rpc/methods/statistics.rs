@@ -17,8 +17,9 @@ pub const METHODS: &[Method] = &[
         params: &[],
         result: "{tick_rate, stores: [{name, uuid, shards, capacity_bytes, used_bytes, blocks, segment_bytes, \
                  segments, free_segments, counters}], cores: [{core, counters}]}; among the counters: \
-                 stalled_evictions (times that a segment could not be freed because the device refused; it is tried \
-                 again), lost_records and lost_blocks (what the device did not take or give back)",
+                 stalled_evictions (pauses because the device refused to free a segment, or to move a block that must \
+                 stay; it is tried again), lost_records and lost_blocks (what the device did not take or give back), gone_blocks (on a \
+                 device that is gone for good, and misses)",
         errors: &[],
         action: Action::Run(store_get_stats),
     },
