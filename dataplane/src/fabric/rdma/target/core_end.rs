@@ -1,22 +1,23 @@
 //! One core's I/O queues over RDMA.
 
+mod connect;
+mod incoming;
+
 use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
 
 use super::desk::Desk;
-use super::exchange::{Phase, Route};
+use super::exchange::Phase;
+use super::nic::{PortDevice, QueuePair};
 use super::orders::{ExpectedQueue, RdmaOrder};
-use super::port::{MAX_COMPLETIONS, Port, PortParts, RECEIVE};
-use super::queue::{Ended, Party, Queue, of_work_id};
+use super::port::{MAX_COMPLETIONS, Port, PortParts};
+use super::queue::{Party, Queue};
 use crate::Burst;
-use crate::fabric::message::{AdminCapsule, CoreError, QueueTerms, Staging, carrier};
-use crate::fabric::rdma::verbs::{Endpoint, EndpointId, SendList, WorkDone};
-use crate::fabric::rdma::wire::COMMAND_BYTES;
+use crate::fabric::message::{CoreError, QueueTerms, Staging, carrier};
+use crate::fabric::rdma::verbs::{Endpoint, EndpointId, SendList};
 use crate::fabric::{Capsule, Completion, Permit, QueuePairInfo, SessionId};
 use crate::memory::{SlotId, SlotPool};
-use crate::nvme::spec::fabrics::{ConnectData, FABRICS_OPCODE, FabricsCommand};
-use crate::nvme::spec::{Sqe, Status};
 
 /// I/O queues that a core serves at once.
 const MAX_QUEUES: u16 = 256;
@@ -31,13 +32,13 @@ const BURSTS_A_TURN: usize = 4;
 const POST: usize = 64;
 
 /// Connections that cores are done with, to be destroyed by control threads, because that takes long.
-pub type Remains = Arc<ArrayQueue<Arc<Endpoint>>>;
+pub type Remains<Q = Endpoint> = Arc<ArrayQueue<Arc<Q>>>;
 
 /// One core's I/O queues over RDMA.
-pub struct RdmaEnd {
+pub struct RdmaEnd<P: PortDevice = PortParts> {
     core: u16,
-    ports: Vec<Port>,
-    queues: SlotPool<Queue>,
+    ports: Vec<Port<P>>,
+    queues: SlotPool<Queue<P::Pair>>,
     /// By port and number of the queue pair, sorted.
     by_number: Vec<(usize, u32, SlotId)>,
     /// Sum of the queues' entries.
@@ -48,10 +49,10 @@ pub struct RdmaEnd {
     sends: SendList,
     /// Commands that were taken and not completed.
     outstanding: usize,
-    remains: Vec<Arc<Endpoint>>,
+    remains: Vec<Arc<P::Pair>>,
 }
 
-impl RdmaEnd {
+impl<P: PortDevice> RdmaEnd<P> {
     /// The end of core `core`. Costs nothing while there is no device.
     #[must_use]
     pub fn new(core: u16) -> Self {
@@ -72,7 +73,7 @@ impl RdmaEnd {
     }
 
     /// Carries out an order.
-    pub fn order(&mut self, order: RdmaOrder, staging: &mut Staging) {
+    pub fn order(&mut self, order: RdmaOrder<P>, staging: &mut Staging) {
         // Whoever no longer waits for the answer is no reason to stop.
         match order {
             RdmaOrder::Open(parts, answer) => {
@@ -103,11 +104,11 @@ impl RdmaEnd {
         self.flush(staging);
     }
 
-    fn open(&mut self, parts: Arc<PortParts>, staging: &mut Staging) {
+    fn open(&mut self, parts: Arc<P>, staging: &mut Staging) {
         self.ports.push(Port::new(parts, staging));
     }
 
-    fn expect(&mut self, expected: ExpectedQueue) -> Result<(), CoreError> {
+    fn expect(&mut self, expected: ExpectedQueue<P::Pair>) -> Result<(), CoreError> {
         let (port, entries) = (expected.port, expected.entries);
         let number = expected.endpoint.number();
         let (Some(number), Some(_)) = (number, self.ports.get(port)) else { return Err(CoreError::NotOpen) };
@@ -136,7 +137,7 @@ impl RdmaEnd {
         Ok(())
     }
 
-    fn find(&mut self, endpoint: EndpointId) -> Option<(SlotId, &mut Queue)> {
+    fn find(&mut self, endpoint: EndpointId) -> Option<(SlotId, &mut Queue<P::Pair>)> {
         let id = self.by_number.iter().map(|(.., id)| *id);
         let id = id.into_iter().find(|id| self.queues.get(*id).is_some_and(|queue| queue.endpoint_id() == endpoint))?;
         self.queues.get_mut(id).map(|queue| (id, queue))
@@ -157,6 +158,12 @@ impl RdmaEnd {
     #[must_use]
     pub fn outstanding(&self) -> usize {
         self.outstanding
+    }
+
+    /// Sum of the entries that its queues count for.
+    #[cfg(test)]
+    pub fn entries(&self) -> u32 {
+        self.entries
     }
 
     /// Whether a session has a queue here.
@@ -187,7 +194,7 @@ impl RdmaEnd {
     pub fn settle(&mut self) {
         while let Some(endpoint) = self.remains.pop() {
             let Some(port) = self.ports.first() else { break };
-            if let Err(endpoint) = port.parts.remains.push(endpoint) {
+            if let Err(endpoint) = port.parts.remains().push(endpoint) {
                 self.remains.push(endpoint);
                 break;
             }
@@ -209,245 +216,6 @@ impl RdmaEnd {
             let permit = Permit::issue_by(carrier::RDMA, self.core, id, exchange.cid);
             capsules.push(Capsule { sqe: exchange.sqe, session: exchange.session, permit });
             self.outstanding += 1;
-        }
-    }
-
-    fn poll_port(&mut self, port: usize, staging: &mut Staging) {
-        for _ in 0..BURSTS_A_TURN {
-            let mut done = [WorkDone::default(); BURST];
-            let taken = self.ports[port].parts.completions.poll(&mut done);
-            let Ok(count) = taken else { return self.fail_port(port) };
-            if count == 0 {
-                return;
-            }
-            for done in &done[..count] {
-                if done.id() & RECEIVE == 0 {
-                    self.worked(done, staging);
-                } else {
-                    self.received(port, done, staging);
-                }
-            }
-            self.ports[port].post();
-            if self.ports[port].failed {
-                return self.fail_port(port);
-            }
-            if count < BURST {
-                return;
-            }
-        }
-    }
-
-    /// The device is of no use any more: its queues end.
-    fn fail_port(&mut self, port: usize) {
-        if !std::mem::replace(&mut self.ports[port].failed, true) {
-            tracing::error!(core = self.core, "an RDMA device failed; its queues end");
-        }
-        let ids: Vec<SlotId> = self.by_number.iter().filter(|(of, ..)| *of == port).map(|(.., id)| *id).collect();
-        for id in ids {
-            self.close(id);
-        }
-    }
-
-    /// A work request of ours ended.
-    fn worked(&mut self, done: &WorkDone, staging: &mut Staging) {
-        let (id, sequence) = of_work_id(done.id());
-        let Some(queue) = self.queues.get_mut(id) else { return };
-        if Queue::says_drained(sequence) {
-            queue.drained(&mut self.desk, staging);
-            self.make_due(id);
-            return;
-        }
-        if let Some(fault) = done.failed() {
-            if !queue.is_closed() {
-                tracing::debug!(queue_pair = done.queue_pair(), %fault, "an RDMA queue pair failed");
-                self.close_alone(id);
-            }
-            return;
-        }
-        while let Some(queue) = self.queues.get_mut(id)
-            && let Some(ended) = queue.next_ended(sequence)
-        {
-            match ended {
-                Some(Ended::Read(exchange)) if queue.session().is_some() => self.desk.make_ready(exchange),
-                Some(Ended::Read(exchange)) => self.connect_read(id, exchange, staging),
-                Some(Ended::Answer(exchange)) => {
-                    queue.in_use -= 1;
-                    self.desk.close(exchange, staging);
-                }
-                None => {}
-            }
-        }
-        // There is room again, for READs at least.
-        self.make_due(id);
-    }
-
-    /// A message came in, or the place for it came back.
-    fn received(&mut self, port: usize, done: &WorkDone, staging: &mut Staging) {
-        let index = (done.id() & !RECEIVE) as u16;
-        if let Some(id) = self.by_number(port, done.queue_pair()) {
-            match done.received().filter(|_| done.failed().is_none()) {
-                Some(bytes) if bytes >= COMMAND_BYTES => self.capsule(id, port, index, bytes - COMMAND_BYTES, staging),
-                // Too short for a command.
-                Some(_) => self.close(id),
-                None => self.close_alone(id),
-            }
-        }
-        self.ports[port].reuse(index, staging);
-    }
-
-    fn capsule(&mut self, id: SlotId, port: usize, index: u16, data: u32, staging: &mut Staging) {
-        let Some(sqe) = self.ports[port].command(index) else { return };
-        let Some(queue) = self.queues.get_mut(id).filter(|queue| queue.is_running()) else { return };
-        if queue.is_full() {
-            tracing::debug!(
-                queue_pair = queue.endpoint.number(),
-                "an RDMA host sent more commands than its queue has room for"
-            );
-            return self.close(id);
-        }
-        queue.count();
-        let Party::Host(terms) = &queue.party else { return self.connect(id, port, index, &sqe, data, staging) };
-        if sqe.opcode() == FABRICS_OPCODE {
-            return self.fabrics(id, &sqe);
-        }
-        let session = terms.session;
-        let route = match Route::of(&sqe, data, terms.max_transfer_bytes) {
-            Ok(route) => route,
-            Err(status) => return self.refuse(id, sqe.cid(), status),
-        };
-        let along = route.bytes > 0 && route.place.is_none();
-        let buffer = if along { self.ports[port].take_data(index) } else { None };
-        if along && buffer.is_none() {
-            return self.refuse(id, sqe.cid(), Status::INTERNAL_ERROR);
-        }
-        let exchange = match self.desk.open(id, session, sqe, route, buffer) {
-            Ok(exchange) => exchange,
-            Err(buffer) => {
-                if let Some(buffer) = buffer {
-                    staging.give_back(buffer);
-                }
-                return self.refuse(id, sqe.cid(), Status::INTERNAL_ERROR);
-            }
-        };
-        if route.bytes == 0 || along {
-            self.desk.make_ready(exchange);
-        } else if self.desk.seek_buffer(exchange, staging) {
-            self.fed(exchange);
-        }
-    }
-
-    fn refuse(&mut self, id: SlotId, cid: u16, status: Status) {
-        if let Some(queue) = self.queues.get_mut(id) {
-            queue.refuse(cid, status);
-            self.make_due(id);
-        }
-    }
-
-    /// A Fabrics command on a queue that is connected.
-    fn fabrics(&mut self, id: SlotId, sqe: &Sqe) {
-        let status = match FabricsCommand::decode(sqe) {
-            Ok(FabricsCommand::Disconnect) => {
-                if let Some(queue) = self.queues.get_mut(id) {
-                    queue.leave();
-                }
-                Status::SUCCESS
-            }
-            Ok(FabricsCommand::Connect(_)) => Status::COMMAND_SEQUENCE_ERROR,
-            Ok(_) => Status::INVALID_FIELD,
-            Err(status) => status,
-        };
-        self.refuse(id, sqe.cid(), status);
-    }
-
-    /// A command has its buffer: on with it.
-    fn fed(&mut self, exchange: SlotId) {
-        let Some(found) = self.desk.exchanges.get_mut(exchange) else { return };
-        let queue = found.queue;
-        if !found.route.from_host {
-            return self.desk.make_ready(exchange);
-        }
-        found.phase = Phase::Reading;
-        if let Some(queue) = self.queues.get_mut(queue) {
-            queue.read(exchange);
-        }
-        self.make_due(queue);
-    }
-
-    /// Gives buffers that came free to those that wait for them.
-    fn feed(&mut self, staging: &mut Staging) {
-        while let Some(exchange) = self.desk.next_fed(staging) {
-            self.fed(exchange);
-        }
-        if self.desk.is_fed() {
-            for port in self.ports.iter_mut().filter(|port| port.is_bare()) {
-                port.refill(staging);
-            }
-        }
-    }
-
-    /// The first command of a queue: goes to the control side with its data.
-    fn connect(&mut self, id: SlotId, port: usize, index: u16, sqe: &Sqe, data: u32, staging: &mut Staging) {
-        const BYTES: u32 = ConnectData::BYTES as u32;
-        let is_connect =
-            sqe.opcode() == FABRICS_OPCODE && matches!(FabricsCommand::decode(sqe), Ok(FabricsCommand::Connect(_)));
-        let route = Route::with_bytes(sqe, BYTES, (true, false), data, BYTES);
-        // Nothing may follow before it was answered.
-        let alone = self.queues.get(id).is_some_and(|queue| queue.in_use == 1);
-        let (Ok(route), true, true) = (route, is_connect, alone) else { return self.refuse_first(id) };
-        if route.place.is_some() {
-            // Never yielded, so no session sees it.
-            let Ok(exchange) = self.desk.open(id, SessionId(u16::MAX), *sqe, route, None) else {
-                return self.refuse_first(id);
-            };
-            if self.desk.seek_buffer(exchange, staging) {
-                self.fed(exchange);
-            }
-            return;
-        }
-        let mut bytes = [0; ConnectData::BYTES];
-        let read = self.ports[port].data(index).and_then(|buffer| staging.read(buffer, 0, &mut bytes));
-        match read {
-            Some(()) => self.deliver(id, *sqe, &bytes),
-            None => self.refuse_first(id),
-        }
-    }
-
-    /// A first command that is none ends its queue.
-    fn refuse_first(&mut self, id: SlotId) {
-        if let Some(queue) = self.queues.get_mut(id) {
-            queue.uncount();
-        }
-        self.close(id);
-    }
-
-    /// The data of a first command was read.
-    fn connect_read(&mut self, id: SlotId, exchange: SlotId, staging: &mut Staging) {
-        let mut bytes = [0; ConnectData::BYTES];
-        let found = self.desk.exchanges.get(exchange);
-        let sqe = found.map(|found| found.sqe);
-        let read = found.and_then(|found| staging.read(found.buffer.as_ref()?, 0, &mut bytes));
-        self.desk.close(exchange, staging);
-        match (sqe, read) {
-            (Some(sqe), Some(())) => self.deliver(id, sqe, &bytes),
-            _ => self.refuse_first(id),
-        }
-    }
-
-    /// Hands Connect to the control side. It does not count among the queue's commands until it has an answer: none may
-    /// ever come.
-    fn deliver(&mut self, id: SlotId, sqe: Sqe, bytes: &[u8]) {
-        let Some(queue) = self.queues.get_mut(id) else { return };
-        queue.uncount();
-        let delivered = match &mut queue.party {
-            Party::Expected { connect, room } => {
-                let mut data = std::mem::take(room);
-                data.extend_from_slice(bytes);
-                connect.take().is_some_and(|connect| connect.try_send(AdminCapsule { sqe, data }).is_ok())
-            }
-            Party::Host(_) => false,
-        };
-        if !delivered {
-            self.close(id);
         }
     }
 

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use zerocopy::transmute;
 
 use super::core_end::Remains;
+use super::nic::PortDevice;
 use crate::fabric::message::{Buffer, Staging};
 use crate::fabric::rdma::verbs::{
-    Access, CompletionQueue, Device, Domain, ReceiveList, RegisteredMemory, SharedReceiveQueue, VerbsError,
+    Access, CompletionQueue, Device, Domain, Endpoint, Piece, ReceiveList, RegisteredMemory, SharedReceiveQueue,
+    VerbsError, WorkDone,
 };
 use crate::fabric::rdma::wire::COMMAND_BYTES;
-use crate::memory::{Region, RegionSlot};
+use crate::memory::{DmaSlice, Region, RegionSlot};
 use crate::nvme::spec::Sqe;
 
 /// Receives that are posted at once.
@@ -73,17 +75,55 @@ impl PortParts {
             remains,
         })
     }
+}
 
-    /// Receives that its queues share.
-    #[must_use]
-    pub fn receives(&self) -> u32 {
+impl PortDevice for PortParts {
+    type Pair = Endpoint;
+
+    #[inline]
+    fn poll(&self, into: &mut [WorkDone]) -> Result<usize, VerbsError> {
+        self.completions.poll(into)
+    }
+
+    #[inline]
+    fn post_receives(&self, list: &mut ReceiveList) -> Result<(), VerbsError> {
+        self.shared.post(list)
+    }
+
+    fn receives(&self) -> u32 {
         self.receives
+    }
+
+    #[inline]
+    fn in_capsule_bytes(&self) -> u32 {
+        self.in_capsule_bytes
+    }
+
+    #[inline]
+    fn command_piece(&self, index: u16) -> Option<Piece> {
+        self.commands.piece(u64::from(index) * u64::from(COMMAND_BYTES), COMMAND_BYTES)
+    }
+
+    #[inline]
+    fn command(&self, index: u16) -> Option<Sqe> {
+        let mut words = [0u64; 8];
+        self.commands_region.read_words(u64::from(index) * u64::from(COMMAND_BYTES), &mut words)?;
+        Some(transmute!(words))
+    }
+
+    #[inline]
+    fn staging_piece(&self, slice: DmaSlice) -> Option<Piece> {
+        self.staging.piece_of(slice)
+    }
+
+    fn remains(&self) -> &Remains {
+        &self.remains
     }
 }
 
 /// The core's end of them.
-pub(super) struct Port {
-    pub parts: Arc<PortParts>,
+pub(super) struct Port<P> {
+    pub parts: Arc<P>,
     /// By receive: the buffer for data that comes along.
     buffers: Box<[Option<Buffer>]>,
     /// Receives that are not posted, for lack of a buffer.
@@ -93,9 +133,9 @@ pub(super) struct Port {
     pub failed: bool,
 }
 
-impl Port {
-    pub fn new(parts: Arc<PortParts>, staging: &mut Staging) -> Self {
-        let receives = parts.receives;
+impl<P: PortDevice> Port<P> {
+    pub fn new(parts: Arc<P>, staging: &mut Staging) -> Self {
+        let receives = parts.receives();
         let buffers = (0..receives).map(|_| None).collect();
         let bare = (0..receives as u16).rev().collect();
         let mut port = Self { parts, buffers, bare, list: ReceiveList::new(BURST), failed: false };
@@ -128,13 +168,13 @@ impl Port {
 
     fn give(&mut self, index: u16, staging: &mut Staging) -> bool {
         let Some(held) = self.buffers.get_mut(usize::from(index)) else { return true };
-        let bytes = self.parts.in_capsule_bytes;
+        let bytes = self.parts.in_capsule_bytes();
         if held.is_none() && bytes > 0 {
             *held = staging.take(bytes);
         }
         let slice = held.as_ref().and_then(|buffer| staging.slice(buffer, 0, bytes));
-        let data = slice.and_then(|slice| self.parts.staging.piece_of(slice));
-        let command = self.parts.commands.piece(u64::from(index) * u64::from(COMMAND_BYTES), COMMAND_BYTES);
+        let data = slice.and_then(|slice| self.parts.staging_piece(slice));
+        let command = self.parts.command_piece(index);
         let (Some(command), true) = (command, data.is_some() || bytes == 0) else { return false };
         let pieces = [command, data.unwrap_or_default()];
         let pieces = if data.is_some() { &pieces[..] } else { &pieces[..1] };
@@ -146,16 +186,9 @@ impl Port {
 
     /// Posts the receives that are ready.
     pub fn post(&mut self) {
-        if !self.list.is_empty() && self.parts.shared.post(&mut self.list).is_err() {
+        if !self.list.is_empty() && self.parts.post_receives(&mut self.list).is_err() {
             self.failed = true;
         }
-    }
-
-    /// A private copy of the command that came in.
-    pub fn command(&self, index: u16) -> Option<Sqe> {
-        let mut words = [0u64; 8];
-        self.parts.commands_region.read_words(u64::from(index) * u64::from(COMMAND_BYTES), &mut words)?;
-        Some(transmute!(words))
     }
 
     /// Takes the buffer with the data that came along.
@@ -169,7 +202,7 @@ impl Port {
     }
 
     /// Bytes of a staging buffer, as work requests name them.
-    pub fn piece(&self, staging: &Staging, buffer: &Buffer, bytes: u32) -> Option<crate::fabric::rdma::verbs::Piece> {
-        self.parts.staging.piece_of(staging.slice(buffer, 0, bytes)?)
+    pub fn piece(&self, staging: &Staging, buffer: &Buffer, bytes: u32) -> Option<Piece> {
+        self.parts.staging_piece(staging.slice(buffer, 0, bytes)?)
     }
 }

@@ -9,9 +9,10 @@ use std::sync::mpsc::SyncSender;
 
 use super::desk::Desk;
 use super::exchange::Phase;
+use super::nic::{PortDevice, QueuePair};
 use super::port::Port;
 use crate::fabric::message::{AdminCapsule, QueueTerms, Staging};
-use crate::fabric::rdma::verbs::{Endpoint, EndpointId, SendList, Work};
+use crate::fabric::rdma::verbs::{EndpointId, SendList, Work};
 use crate::fabric::rdma::wire::RESPONSE_BYTES;
 use crate::fabric::{Completion, QueuePairInfo, SessionId};
 use crate::memory::SlotId;
@@ -32,6 +33,11 @@ pub(super) const fn work_id(queue: SlotId, sequence: u32) -> u64 {
 /// The queue and the sequence number of a work request.
 pub(super) const fn of_work_id(id: u64) -> (SlotId, u32) {
     (SlotId::from_bits(id), (id >> SlotId::BITS) as u32 & DRAINED)
+}
+
+/// Whether a number says that the queue pair is drained.
+pub(super) const fn says_drained(sequence: u32) -> bool {
+    sequence == DRAINED
 }
 
 /// Whose a queue is.
@@ -88,9 +94,9 @@ pub(super) enum Ended {
 }
 
 /// One I/O queue.
-pub(super) struct Queue {
+pub(super) struct Queue<Q> {
     id: SlotId,
-    pub endpoint: Arc<Endpoint>,
+    pub endpoint: Arc<Q>,
     pub port: usize,
     pub party: Party,
     state: State,
@@ -123,8 +129,8 @@ pub(super) struct Queue {
     completions: u64,
 }
 
-impl Queue {
-    pub fn new(expected: super::ExpectedQueue) -> Self {
+impl<Q: QueuePair> Queue<Q> {
+    pub fn new(expected: super::ExpectedQueue<Q>) -> Self {
         let line = 2 * expected.entries as usize + 4;
         Self {
             id: SlotId::from_bits(0),
@@ -268,7 +274,7 @@ impl Queue {
     }
 
     /// Posts what there is to post.
-    pub fn send(&mut self, list: &mut SendList, desk: &mut Desk, port: &Port, staging: &Staging) {
+    pub fn send(&mut self, list: &mut SendList, desk: &mut Desk, port: &Port<impl PortDevice>, staging: &Staging) {
         if self.is_closed() {
             return;
         }
@@ -295,7 +301,7 @@ impl Queue {
         list.room() >= ANSWER_WORK as usize && self.work + ANSWER_WORK <= self.work_most
     }
 
-    fn fill_reads(&mut self, list: &mut SendList, desk: &mut Desk, port: &Port, staging: &Staging) {
+    fn fill_reads(&mut self, list: &mut SendList, desk: &mut Desk, port: &Port<impl PortDevice>, staging: &Staging) {
         while self.reads_under_way < self.reads_most
             && self.has_room(list)
             && let Some(id) = self.reads.pop_front()
@@ -311,7 +317,7 @@ impl Queue {
         }
     }
 
-    fn fill_answers(&mut self, list: &mut SendList, desk: &mut Desk, port: &Port, staging: &Staging) {
+    fn fill_answers(&mut self, list: &mut SendList, desk: &mut Desk, port: &Port<impl PortDevice>, staging: &Staging) {
         while self.has_room(list)
             && let Some(next) = self.outgoing.pop_front()
         {
@@ -374,11 +380,6 @@ impl Queue {
                 None
             }
         })
-    }
-
-    /// Whether a number says that the queue pair is drained.
-    pub const fn says_drained(sequence: u32) -> bool {
-        sequence == DRAINED
     }
 
     /// Ends the queue at once: makes its queue pair fail, and asks to be told when nothing is left that it touches.

@@ -47,6 +47,21 @@ impl WorkDone {
     }
 }
 
+#[cfg(test)]
+impl WorkDone {
+    /// What a device in a test says of a work request: how it ended, and the bytes if it was a receive.
+    pub(crate) fn told(id: u64, queue_pair: u32, status: u32, received: Option<u32>) -> Self {
+        Self(abi::Wc {
+            wr_id: id,
+            status,
+            opcode: received.map_or(0, |_| abi::WC_RECV),
+            byte_len: received.unwrap_or(0),
+            qp_num: queue_pair,
+            ..abi::Wc::default()
+        })
+    }
+}
+
 /// How a work request failed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct WorkFault(u32);

@@ -1,0 +1,3 @@
+mod admission;
+mod device;
+mod world;
