@@ -6,6 +6,7 @@
 
 mod admin;
 mod buddy;
+pub(crate) mod callers;
 mod channel;
 mod core_end;
 mod door;

@@ -12,7 +12,7 @@ use super::exchange::Phase;
 use super::nic::{PortDevice, QueuePair};
 use super::orders::{ExpectedQueue, RdmaOrder};
 use super::port::{MAX_COMPLETIONS, Port, PortParts};
-use super::queue::{Party, Queue};
+use super::queue::Queue;
 use crate::Burst;
 use crate::fabric::message::{CoreError, QueueTerms, Staging, carrier};
 use crate::fabric::rdma::verbs::{Endpoint, EndpointId, SendList};
@@ -21,10 +21,14 @@ use crate::memory::{SlotId, SlotPool};
 
 /// I/O queues that a core serves at once.
 const MAX_QUEUES: u16 = 256;
+/// Queues at once whose first command was not answered yet: as many as a listener lets wait at its door.
+const MAX_EXPECTED: u16 = 512;
 /// Commands that all queues of a core together may have open. Their completions must fit a port's completion queue: two
 /// work requests a command, one more a queue and for its end, and the receives.
 const MAX_COMMANDS: u32 = 6144;
-const _: () = assert!(2 * MAX_COMMANDS + 4 * MAX_QUEUES as u32 + 1024 <= MAX_COMPLETIONS);
+const _: () = assert!(2 * MAX_COMMANDS + 4 * (MAX_QUEUES + MAX_EXPECTED) as u32 + 1024 <= MAX_COMPLETIONS);
+/// Queues, and commands of them, that one session may have on one core, so that one host leaves room for others.
+const MAX_OF_SESSION: (u32, u32) = (64, MAX_COMMANDS / 2);
 /// Completions that are taken at once, and how often in a turn.
 const BURST: usize = 32;
 const BURSTS_A_TURN: usize = 4;
@@ -41,8 +45,10 @@ pub struct RdmaEnd<P: PortDevice = PortParts> {
     queues: SlotPool<Queue<P::Pair>>,
     /// By port and number of the queue pair, sorted.
     by_number: Vec<(usize, u32, SlotId)>,
-    /// Sum of the queues' entries.
+    /// Sum of what the queues count for.
     entries: u32,
+    /// Queues whose host is not known yet.
+    expected: u16,
     desk: Desk,
     /// Queues that have something to post, or that are to end.
     due: Vec<SlotId>,
@@ -56,15 +62,17 @@ impl<P: PortDevice> RdmaEnd<P> {
     /// The end of core `core`. Costs nothing while there is no device.
     #[must_use]
     pub fn new(core: u16) -> Self {
-        let places = usize::from(MAX_QUEUES);
+        let places = usize::from(MAX_QUEUES + MAX_EXPECTED);
         Self {
             core,
             ports: Vec::new(),
-            queues: SlotPool::new(MAX_QUEUES),
+            queues: SlotPool::new(MAX_QUEUES + MAX_EXPECTED),
             by_number: Vec::with_capacity(places),
             entries: 0,
-            // As many again may have been answered, and the device not be done with them.
-            desk: Desk::new(2 * MAX_COMMANDS as u16),
+            expected: 0,
+            // Besides those that are open: answers that the device is not done with, two work requests an entry, and the
+            // first commands.
+            desk: Desk::new(3 * MAX_COMMANDS as u16 + MAX_EXPECTED),
             due: Vec::with_capacity(places),
             sends: SendList::new(POST),
             outstanding: 0,
@@ -109,10 +117,11 @@ impl<P: PortDevice> RdmaEnd<P> {
     }
 
     fn expect(&mut self, expected: ExpectedQueue<P::Pair>) -> Result<(), CoreError> {
-        let (port, entries) = (expected.port, expected.entries);
+        let port = expected.port;
         let number = expected.endpoint.number();
         let (Some(number), Some(_)) = (number, self.ports.get(port)) else { return Err(CoreError::NotOpen) };
-        if self.entries + entries > MAX_COMMANDS {
+        // Its commands count when its host is known: until then it has one.
+        if self.expected == MAX_EXPECTED || self.entries == MAX_COMMANDS {
             return Err(CoreError::NoRoom);
         }
         let id = self.queues.insert(Queue::new(expected)).map_err(|_| CoreError::NoRoom)?;
@@ -121,20 +130,34 @@ impl<P: PortDevice> RdmaEnd<P> {
         }
         let at = self.by_number.partition_point(|(p, n, _)| (*p, *n) < (port, number));
         self.by_number.insert(at, (port, number, id));
-        self.entries += entries;
+        self.entries += 1;
+        self.expected += 1;
         Ok(())
     }
 
     fn take(&mut self, id: EndpointId, terms: Box<QueueTerms>) -> Result<(), CoreError> {
+        let (all, of_session) = (self.entries, self.of_session(terms.session));
+        let full = self.queues.in_use() - usize::from(self.expected) >= usize::from(MAX_QUEUES);
         let (_, queue) = self.find(id).ok_or(CoreError::NotOpen)?;
-        if !queue.is_running() {
+        if !queue.is_running() || queue.session().is_some() {
             return Err(CoreError::NotOpen);
         }
-        if terms.entries > queue.entries {
+        let entries = terms.entries;
+        let too_many = entries > queue.entries || all - queue.charged + entries > MAX_COMMANDS;
+        if full || too_many || of_session.0 >= MAX_OF_SESSION.0 || of_session.1 + entries > MAX_OF_SESSION.1 {
             return Err(CoreError::NoRoom);
         }
-        queue.party = Party::Host(terms);
+        let before = std::mem::replace(&mut queue.charged, entries);
+        queue.serve(terms);
+        self.entries = all - before + entries;
+        self.expected -= 1;
         Ok(())
+    }
+
+    /// Queues that a session has here, and the entries of them.
+    fn of_session(&self, session: SessionId) -> (u32, u32) {
+        let queues = self.queues.iter().filter(|queue| queue.session() == Some(session));
+        queues.fold((0, 0), |sum, queue| (sum.0 + 1, sum.1 + queue.charged))
     }
 
     fn find(&mut self, endpoint: EndpointId) -> Option<(SlotId, &mut Queue<P::Pair>)> {
@@ -210,11 +233,11 @@ impl<P: PortDevice> RdmaEnd<P> {
             self.feed(staging);
         }
         while !capsules.is_full()
-            && let Some((id, exchange)) = self.desk.next_ready()
+            && let Some((id, session, exchange)) = self.desk.next_ready()
         {
             exchange.phase = Phase::Running;
             let permit = Permit::issue_by(carrier::RDMA, self.core, id, exchange.cid);
-            capsules.push(Capsule { sqe: exchange.sqe, session: exchange.session, permit });
+            capsules.push(Capsule { sqe: exchange.sqe, session, permit });
             self.outstanding += 1;
         }
     }
@@ -284,7 +307,8 @@ impl<P: PortDevice> RdmaEnd<P> {
             return;
         }
         let Some(queue) = self.queues.remove(id) else { return };
-        self.entries -= queue.entries;
+        self.entries -= queue.charged;
+        self.expected -= u16::from(queue.session().is_none());
         self.by_number.retain(|(.., other)| *other != id);
         self.remains.push(queue.endpoint);
     }

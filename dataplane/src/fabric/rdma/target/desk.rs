@@ -29,7 +29,7 @@ impl Desk {
     pub fn open(
         &mut self,
         queue: SlotId,
-        session: SessionId,
+        session: Option<SessionId>,
         sqe: Sqe,
         route: Route,
         buffer: Option<Buffer>,
@@ -48,15 +48,20 @@ impl Desk {
         self.ready.push_back(id);
     }
 
-    /// The next command to be taken.
-    pub fn next_ready(&mut self) -> Option<(SlotId, &mut Exchange)> {
+    /// The next command to be taken, and whose it is.
+    pub fn next_ready(&mut self) -> Option<(SlotId, SessionId, &mut Exchange)> {
         while let Some(id) = self.ready.pop_front() {
             // Those of a queue that ended meanwhile are gone.
-            if self.exchanges.get(id).is_some() {
-                return self.exchanges.get_mut(id).map(|exchange| (id, exchange));
+            if let Some(session) = self.exchanges.get(id).and_then(|exchange| exchange.session) {
+                return self.exchanges.get_mut(id).map(|exchange| (id, session, exchange));
             }
         }
         None
+    }
+
+    /// Whether it is the first command of a queue.
+    pub fn is_first(&self, id: SlotId) -> bool {
+        self.exchanges.get(id).is_some_and(|exchange| exchange.session.is_none())
     }
 
     /// Gives a command a buffer, or puts it in line for one. Says whether it has one.

@@ -28,7 +28,8 @@ pub(super) enum Phase {
 pub(super) struct Exchange {
     /// The queue on which it came.
     pub queue: SlotId,
-    pub session: SessionId,
+    /// Whose it is; `None` of a first command, which is never yielded.
+    pub session: Option<SessionId>,
     /// The host's command identifier.
     pub cid: u16,
     pub sqe: Sqe,

@@ -46,6 +46,8 @@ pub(super) enum Party {
     Expected {
         connect: Option<SyncSender<AdminCapsule>>,
         room: Vec<u8>,
+        /// Whether the first command came.
+        came: bool,
     },
     Host(Box<QueueTerms>),
 }
@@ -100,8 +102,10 @@ pub(super) struct Queue<Q> {
     pub port: usize,
     pub party: Party,
     state: State,
-    /// Entries that the request for the connection told.
+    /// Entries that the request for the connection told; then those of Connect.
     pub entries: u32,
+    /// Commands that it counts for among those of its core.
+    pub charged: u32,
     sq_head: u16,
     reads: VecDeque<SlotId>,
     reads_under_way: u8,
@@ -131,20 +135,20 @@ pub(super) struct Queue<Q> {
 
 impl<Q: QueuePair> Queue<Q> {
     pub fn new(expected: super::ExpectedQueue<Q>) -> Self {
-        let line = 2 * expected.entries as usize + 4;
         Self {
             id: SlotId::from_bits(0),
             port: expected.port,
-            party: Party::Expected { connect: Some(expected.connect), room: expected.room },
+            party: Party::Expected { connect: Some(expected.connect), room: expected.room, came: false },
             state: State::Running,
             entries: expected.entries,
+            charged: 1,
             // Connect is the first entry, and is counted as any other.
             sq_head: 0,
-            reads: VecDeque::with_capacity(line),
+            reads: VecDeque::with_capacity(4),
             reads_under_way: 0,
             reads_most: expected.reads.max(1),
-            outgoing: VecDeque::with_capacity(line),
-            posted: VecDeque::with_capacity(line),
+            outgoing: VecDeque::with_capacity(4),
+            posted: VecDeque::with_capacity(4),
             work: 0,
             // One is kept for the last, which tells that the queue pair is drained.
             work_most: expected.send_entries.saturating_sub(1),
@@ -173,6 +177,16 @@ impl<Q: QueuePair> Queue<Q> {
             Party::Expected { .. } => None,
             Party::Host(terms) => Some(terms.session),
         }
+    }
+
+    /// Its host is known.
+    pub fn serve(&mut self, terms: Box<QueueTerms>) {
+        self.entries = terms.entries;
+        self.party = Party::Host(terms);
+        let line = 2 * self.entries as usize + 4;
+        self.reads.reserve_exact(line);
+        self.outgoing.reserve_exact(line);
+        self.posted.reserve_exact(line);
     }
 
     pub fn is_running(&self) -> bool {
@@ -221,11 +235,7 @@ impl<Q: QueuePair> Queue<Q> {
         self.in_use += 1;
         self.unanswered += 1;
         self.commands += 1;
-        let entries = match &self.party {
-            Party::Host(terms) => terms.entries,
-            Party::Expected { .. } => self.entries,
-        };
-        self.sq_head = ((u32::from(self.sq_head) + 1) % entries.max(1)) as u16;
+        self.sq_head = ((u32::from(self.sq_head) + 1) % self.entries.max(1)) as u16;
     }
 
     /// The command that came last is not one of those in use after all.

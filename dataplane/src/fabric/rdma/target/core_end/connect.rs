@@ -4,7 +4,6 @@ use super::super::exchange::Route;
 use super::super::nic::PortDevice;
 use super::super::queue::Party;
 use super::RdmaEnd;
-use crate::fabric::SessionId;
 use crate::fabric::message::{AdminCapsule, Staging};
 use crate::memory::SlotId;
 use crate::nvme::spec::Sqe;
@@ -18,11 +17,13 @@ impl<P: PortDevice> RdmaEnd<P> {
             sqe.opcode() == FABRICS_OPCODE && matches!(FabricsCommand::decode(sqe), Ok(FabricsCommand::Connect(_)));
         let route = Route::with_bytes(sqe, BYTES, (true, false), data, BYTES);
         // Nothing may follow before it was answered.
-        let alone = self.queues.get(id).is_some_and(|queue| queue.in_use == 1);
-        let (Ok(route), true, true) = (route, is_connect, alone) else { return self.refuse_first(id) };
+        let first = match self.queues.get_mut(id).map(|queue| &mut queue.party) {
+            Some(Party::Expected { came, .. }) => !std::mem::replace(came, true),
+            _ => false,
+        };
+        let (Ok(route), true, true) = (route, is_connect, first) else { return self.refuse_first(id) };
         if route.place.is_some() {
-            // Never yielded, so no session sees it.
-            let Ok(exchange) = self.desk.open(id, SessionId(u16::MAX), *sqe, route, None) else {
+            let Ok(exchange) = self.desk.open(id, None, *sqe, route, None) else {
                 return self.refuse_first(id);
             };
             if self.desk.seek_buffer(exchange, staging) {
@@ -65,7 +66,7 @@ impl<P: PortDevice> RdmaEnd<P> {
         let Some(queue) = self.queues.get_mut(id) else { return };
         queue.uncount();
         let delivered = match &mut queue.party {
-            Party::Expected { connect, room } => {
+            Party::Expected { connect, room, .. } => {
                 let mut data = std::mem::take(room);
                 data.extend_from_slice(bytes);
                 connect.take().is_some_and(|connect| connect.try_send(AdminCapsule { sqe, data }).is_ok())

@@ -69,8 +69,8 @@ impl<P: PortDevice> RdmaEnd<P> {
             && let Some(ended) = queue.next_ended(sequence)
         {
             match ended {
-                Some(Ended::Read(exchange)) if queue.session().is_some() => self.desk.make_ready(exchange),
-                Some(Ended::Read(exchange)) => self.connect_read(id, exchange, staging),
+                Some(Ended::Read(exchange)) if self.desk.is_first(exchange) => self.connect_read(id, exchange, staging),
+                Some(Ended::Read(exchange)) => self.desk.make_ready(exchange),
                 Some(Ended::Answer(exchange)) => {
                     queue.in_use -= 1;
                     self.desk.close(exchange, staging);
@@ -121,7 +121,7 @@ impl<P: PortDevice> RdmaEnd<P> {
         if along && buffer.is_none() {
             return self.refuse(id, sqe.cid(), Status::INTERNAL_ERROR);
         }
-        let exchange = match self.desk.open(id, session, sqe, route, buffer) {
+        let exchange = match self.desk.open(id, Some(session), sqe, route, buffer) {
             Ok(exchange) => exchange,
             Err(buffer) => {
                 if let Some(buffer) = buffer {
