@@ -245,7 +245,7 @@ impl Fabric for MessageFabric {
     }
 
     fn is_moving(&self) -> bool {
-        self.open.as_ref().is_some_and(|open| open.tcp.is_moving() || open.rdma.is_moving())
+        self.open.as_ref().is_some_and(|open| open.tcp.is_moving(&open.staging) || open.rdma.is_moving(&open.staging))
     }
 
     #[inline]

@@ -126,6 +126,8 @@ pub struct Staging {
     map: StagingMap,
     region: Arc<Region>,
     buddy: Buddy,
+    /// Counts the buffers that were given back: several carriers wait for them.
+    given_back: u64,
     free_areas: Vec<u16>,
 }
 
@@ -136,7 +138,7 @@ impl Staging {
         let region = Arc::clone(map.regions.get(usize::from(core))?);
         let layout = map.layout;
         let free_areas = (0..layout.areas).rev().collect();
-        Some(Self { core, map, region, buddy: Buddy::new(layout.units()), free_areas })
+        Some(Self { core, map, region, buddy: Buddy::new(layout.units()), given_back: 0, free_areas })
     }
 
     /// The core whose memory it is.
@@ -183,6 +185,13 @@ impl Staging {
     /// Gives a buffer back. Neither device nor network names it any more.
     pub fn give_back(&mut self, buffer: Buffer) {
         self.buddy.give_back(buffer.block);
+        self.given_back += 1;
+    }
+
+    /// How often a buffer was given back, by whomever: whoever waits for one compares with what it saw.
+    #[must_use]
+    pub fn given_back(&self) -> u64 {
+        self.given_back
     }
 
     /// Bytes of a buffer; `None` if they do not lie inside.
@@ -273,5 +282,25 @@ impl Staging {
         let source = self.area_offset(area, from, bytes as usize)?;
         let target = self.area_offset(area, 0, bytes as usize)?;
         self.region.copy_to(source, &self.region, target, bytes as usize)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::RegionSlot;
+
+    #[test]
+    fn buffers_that_come_back_are_counted() {
+        let layout = StagingLayout { areas: 1, area_bytes: 4096, buffer_bytes: 64 << 10 };
+        let region = Arc::new(Region::anonymous(layout.bytes() as usize, RegionSlot(1)).unwrap());
+        let mut staging = Staging::new(0, StagingMap::new(layout, vec![region]).unwrap()).unwrap();
+        let (one, other) = (staging.take(32 << 10).unwrap(), staging.take(32 << 10).unwrap());
+        assert!(staging.take(1).is_none());
+        assert_eq!(staging.given_back(), 0);
+        staging.give_back(one);
+        assert_eq!((staging.given_back(), staging.free_bytes()), (1, 32 << 10));
+        staging.give_back(other);
+        assert_eq!((staging.given_back(), staging.free_bytes()), (2, 64 << 10));
     }
 }

@@ -195,10 +195,13 @@ impl<P: PortDevice> RdmaEnd<P> {
         self.queues.iter().any(|queue| queue.session() == Some(session))
     }
 
-    /// Whether anything is on its way.
+    /// Whether anything is on its way, or a buffer is there for those that wait.
     #[must_use]
-    pub fn is_moving(&self) -> bool {
-        !self.due.is_empty() || self.queues.in_use() > 0 && self.queues.iter().any(Queue::is_moving)
+    pub fn is_moving(&self, staging: &Staging) -> bool {
+        let waits = || !self.desk.is_fed() || self.ports.iter().any(Port::is_bare);
+        !self.due.is_empty()
+            || self.queues.in_use() > 0
+                && (self.queues.iter().any(Queue::is_moving) || self.desk.is_to_be_fed(staging) && waits())
     }
 
     /// Ends the queues of a session.
@@ -229,7 +232,7 @@ impl<P: PortDevice> RdmaEnd<P> {
         for port in 0..self.ports.len() {
             self.poll_port(port, staging);
         }
-        if std::mem::take(&mut self.desk.freed) {
+        if self.desk.look(staging) {
             self.feed(staging);
         }
         while !capsules.is_full()

@@ -15,14 +15,14 @@ pub(super) struct Desk {
     ready: VecDeque<SlotId>,
     /// Commands that wait for a buffer, in order: a large one is not overtaken by small ones.
     starved: VecDeque<SlotId>,
-    /// Whether a buffer was given back since somebody last looked.
-    pub freed: bool,
+    /// Buffers that were given back, by any carrier, when the line was last looked at.
+    seen: u64,
 }
 
 impl Desk {
     pub fn new(commands: u16) -> Self {
         let line = || VecDeque::with_capacity(usize::from(commands));
-        Self { exchanges: SlotPool::new(commands), ready: line(), starved: line(), freed: false }
+        Self { exchanges: SlotPool::new(commands), ready: line(), starved: line(), seen: 0 }
     }
 
     /// Takes a command in. `None` if there is no place, which the sum of the queues' lengths rules out.
@@ -77,6 +77,18 @@ impl Desk {
         false
     }
 
+    /// Whether the line is worth a look: a buffer came back since the last one.
+    pub fn is_to_be_fed(&self, staging: &Staging) -> bool {
+        self.seen != staging.given_back()
+    }
+
+    /// As [`is_to_be_fed`](Self::is_to_be_fed), for whoever looks now.
+    pub fn look(&mut self, staging: &Staging) -> bool {
+        let due = self.is_to_be_fed(staging);
+        self.seen = staging.given_back();
+        due
+    }
+
     /// The first command in line that gets a buffer now.
     pub fn next_fed(&mut self, staging: &mut Staging) -> Option<SlotId> {
         while let Some(&id) = self.starved.front() {
@@ -108,7 +120,6 @@ impl Desk {
         let Some(exchange) = self.exchanges.remove(id) else { return };
         if let Some(buffer) = exchange.buffer {
             staging.give_back(buffer);
-            self.freed = true;
         }
     }
 
@@ -121,5 +132,33 @@ impl Desk {
             self.close(id, staging);
         }
         count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::fabric::message::{StagingLayout, StagingMap};
+    use crate::memory::{Region, RegionSlot};
+
+    #[test]
+    fn a_buffer_that_another_carrier_gives_back_feeds_those_in_line() {
+        let layout = StagingLayout { areas: 1, area_bytes: 4096, buffer_bytes: 64 << 10 };
+        let region = Arc::new(Region::anonymous(layout.bytes() as usize, RegionSlot(1)).unwrap());
+        let mut staging = Staging::new(0, StagingMap::new(layout, vec![region]).unwrap()).unwrap();
+        let mut desk = Desk::new(4);
+        let elsewhere = staging.take(64 << 10).unwrap();
+        let route = Route { to_host: true, from_host: false, bytes: 8192, place: None, invalidate: None };
+        let queue = SlotId::from_bits(0);
+        let id = desk.open(queue, SessionId(1), Sqe::new(2, 7), route, None).unwrap();
+        assert!(!desk.seek_buffer(id, &mut staging) && !desk.is_fed());
+        assert!(!desk.look(&staging), "nothing came back");
+        staging.give_back(elsewhere);
+        assert!(desk.is_to_be_fed(&staging) && desk.look(&staging));
+        assert!(!desk.look(&staging), "once a buffer");
+        assert_eq!(desk.next_fed(&mut staging), Some(id));
+        assert!(desk.is_fed());
     }
 }

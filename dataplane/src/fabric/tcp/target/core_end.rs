@@ -133,10 +133,11 @@ impl<S: Streams> TcpEnd<S> {
         self.connections.iter().any(|connection| connection.queue.session == session)
     }
 
-    /// Whether bytes are on their way.
+    /// Whether bytes are on their way, or a buffer is there for those that wait.
     #[must_use]
-    pub fn is_moving(&self) -> bool {
-        self.moving > 0 || !self.due.is_empty()
+    pub fn is_moving(&self, staging: &Staging) -> bool {
+        let open = self.connections.in_use() > 0;
+        self.moving > 0 || !self.due.is_empty() || open && self.desk.is_to_be_fed(staging)
     }
 
     /// Ends the queues of a session.
@@ -210,7 +211,7 @@ impl<S: Streams> TcpEnd<S> {
 
     /// Gives buffers that came free to those that wait for them.
     fn feed(&mut self, staging: &mut Staging) {
-        if !std::mem::take(&mut self.desk.freed) {
+        if !self.desk.look(staging) {
             return;
         }
         while let Some(id) = self.desk.next_fed(staging) {

@@ -31,8 +31,10 @@ pub(super) struct Desk {
     ready: VecDeque<SlotId>,
     /// Commands that wait for a buffer, in order: a large one is not overtaken by small ones.
     starved: VecDeque<SlotId>,
-    /// Whether a buffer was given back since somebody last looked.
-    pub freed: bool,
+    /// Buffers that were given back, by any carrier, when the line was last looked at; and whether somebody joined it
+    /// since who may be let by.
+    seen: u64,
+    joined: bool,
     /// Bytes that the CPU copied.
     pub copied: u64,
     /// By session: bytes of buffers that its commands hold, and the most that one session may.
@@ -48,7 +50,8 @@ impl Desk {
             tags: vec![None; usize::from(commands)].into(),
             ready: line(),
             starved: line(),
-            freed: false,
+            seen: 0,
+            joined: false,
             copied: 0,
             held: Vec::new(),
             most_held: buffer_bytes.saturating_sub(KEPT_FOR_CAPSULES) / 2,
@@ -133,9 +136,21 @@ impl Desk {
             exchange.phase = Phase::Starved;
             self.starved.push_back(id);
             // Others in line may be waiting for their own session's buffers only.
-            self.freed = true;
+            self.joined = true;
         }
         false
+    }
+
+    /// Whether the line is worth a look: a buffer came back since the last one.
+    pub fn is_to_be_fed(&self, staging: &Staging) -> bool {
+        self.joined || self.seen != staging.given_back()
+    }
+
+    /// As [`is_to_be_fed`](Self::is_to_be_fed), for whoever looks now.
+    pub fn look(&mut self, staging: &Staging) -> bool {
+        let due = self.is_to_be_fed(staging);
+        (self.joined, self.seen) = (false, staging.given_back());
+        due
     }
 
     /// The first command in line that gets a buffer now. Commands of sessions that have their share already let others
@@ -171,7 +186,6 @@ impl Desk {
     fn give_back(&mut self, buffer: Option<Buffer>, session: SessionId, held: u32, staging: &mut Staging) {
         let Some(buffer) = buffer else { return };
         staging.give_back(buffer);
-        self.freed = true;
         if let Some(account) = self.held.get_mut(usize::from(session.0)) {
             *account -= held;
         }

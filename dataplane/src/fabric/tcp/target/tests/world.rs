@@ -152,7 +152,7 @@ impl World {
             let pipes = &self.end.streams_mut().pipes;
             let busy = |host: &Host| !pipes[&host.stream].cut && host.under_way() > 0 && !host.terminated;
             let idle = !self.hosts.iter().any(busy);
-            if idle && self.running.is_empty() && !self.end.is_moving() {
+            if idle && self.running.is_empty() && !self.end.is_moving(&self.staging) {
                 return;
             }
         }
