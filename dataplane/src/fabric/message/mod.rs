@@ -12,6 +12,7 @@ mod core_end;
 mod door;
 mod hosts;
 mod orders;
+mod shares;
 mod staging;
 
 pub use channel::{AdminCapsule, Channel, ChannelError, QueueTerms};
@@ -19,7 +20,8 @@ pub use core_end::{MessageFabric, StagedData};
 pub use door::Door;
 pub use hosts::{HostOptions, Hosts, MAX_IO_QUEUES, OpenError, Watch};
 pub use orders::{Answer, CoreCommand, CoreError, HostLink};
-pub use staging::{Area, Buffer, Staging, StagingLayout, StagingMap};
+pub(crate) use shares::Shares;
+pub use staging::{Area, Buffer, KEPT_FOR_CAPSULES, Staging, StagingLayout, StagingMap};
 
 /// How a core's permits tell the carriers apart: see [`Permit::carrier`](super::Permit::carrier).
 pub mod carrier {
