@@ -110,7 +110,7 @@ impl MessageFabric {
         let made = self.attach(&map, blocks, &mut attached).and_then(|()| {
             let staging = Staging::new(self.core, map.clone()).ok_or(CoreError::NotOpen)?;
             let tcp = TcpEnd::new(self.core, &staging).map_err(|error| CoreError::System(error.to_string()))?;
-            Ok(Open { staging, tcp, rdma: RdmaEnd::new(self.core), rdma_first: false })
+            Ok(Open { staging, tcp, rdma: RdmaEnd::new(self.core, map.layout().buffer_bytes), rdma_first: false })
         });
         match made {
             Ok(open) => {
@@ -176,6 +176,7 @@ impl Fabric for MessageFabric {
             CoreCommand::Sweep => {
                 if let Some(open) = &mut self.open {
                     open.tcp.sweep(&mut open.staging);
+                    open.rdma.sweep(&mut open.staging);
                 }
             }
         }

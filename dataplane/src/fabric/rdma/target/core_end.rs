@@ -36,7 +36,16 @@ const BURSTS_A_TURN: usize = 4;
 const POST: usize = 64;
 
 /// Connections that cores are done with, to be destroyed by control threads, because that takes long.
-pub type Remains<Q = Endpoint> = Arc<ArrayQueue<Arc<Q>>>;
+pub type Remains<Q = Endpoint> = Arc<ArrayQueue<Remain<Q>>>;
+
+/// One of them.
+#[derive(Debug)]
+pub struct Remain<Q = Endpoint> {
+    /// The connection.
+    pub endpoint: Arc<Q>,
+    /// The core that waits to hear that it is gone ([`RdmaOrder::Gone`]), because it could not drain the queue pair.
+    pub waiting: Option<u16>,
+}
 
 /// One core's I/O queues over RDMA.
 pub struct RdmaEnd<P: PortDevice = PortParts> {
@@ -55,13 +64,15 @@ pub struct RdmaEnd<P: PortDevice = PortParts> {
     sends: SendList,
     /// Commands that were taken and not completed.
     outstanding: usize,
-    remains: Vec<Arc<P::Pair>>,
+    /// Queues that are moving.
+    moving: usize,
+    remains: Vec<Remain<P::Pair>>,
 }
 
 impl<P: PortDevice> RdmaEnd<P> {
-    /// The end of core `core`. Costs nothing while there is no device.
+    /// The end of core `core`, whose staging memory has so many bytes of buffers.
     #[must_use]
-    pub fn new(core: u16) -> Self {
+    pub fn new(core: u16, buffer_bytes: u32) -> Self {
         let places = usize::from(MAX_QUEUES + MAX_EXPECTED);
         Self {
             core,
@@ -72,10 +83,11 @@ impl<P: PortDevice> RdmaEnd<P> {
             expected: 0,
             // Besides those that are open: answers that the device is not done with, two work requests an entry, and the
             // first commands.
-            desk: Desk::new(3 * MAX_COMMANDS as u16 + MAX_EXPECTED),
+            desk: Desk::new(3 * MAX_COMMANDS as u16 + MAX_EXPECTED, buffer_bytes),
             due: Vec::with_capacity(places),
             sends: SendList::new(POST),
             outstanding: 0,
+            moving: 0,
             remains: Vec::with_capacity(places),
         }
     }
@@ -105,7 +117,12 @@ impl<P: PortDevice> RdmaEnd<P> {
             }
             RdmaOrder::Lose(id) => {
                 if let Some((id, _)) = self.find(id) {
-                    self.close_alone(id);
+                    self.close_failed(id);
+                }
+            }
+            RdmaOrder::Gone(name) => {
+                if let Some((id, _)) = self.find(name) {
+                    self.drained(id, staging);
                 }
             }
         }
@@ -119,7 +136,8 @@ impl<P: PortDevice> RdmaEnd<P> {
     fn expect(&mut self, expected: ExpectedQueue<P::Pair>) -> Result<(), CoreError> {
         let port = expected.port;
         let number = expected.endpoint.number();
-        let (Some(number), Some(_)) = (number, self.ports.get(port)) else { return Err(CoreError::NotOpen) };
+        let usable = self.ports.get(port).is_some_and(|port| !port.failed);
+        let (Some(number), true) = (number, usable) else { return Err(CoreError::NotOpen) };
         // Its commands count when its host is known: until then it has one.
         if self.expected == MAX_EXPECTED || self.entries == MAX_COMMANDS {
             return Err(CoreError::NoRoom);
@@ -147,10 +165,12 @@ impl<P: PortDevice> RdmaEnd<P> {
         if full || too_many || of_session.0 >= MAX_OF_SESSION.0 || of_session.1 + entries > MAX_OF_SESSION.1 {
             return Err(CoreError::NoRoom);
         }
+        let session = terms.session;
         let before = std::mem::replace(&mut queue.charged, entries);
         queue.serve(terms);
         self.entries = all - before + entries;
         self.expected -= 1;
+        self.desk.welcome(session);
         Ok(())
     }
 
@@ -199,9 +219,30 @@ impl<P: PortDevice> RdmaEnd<P> {
     #[must_use]
     pub fn is_moving(&self, staging: &Staging) -> bool {
         let waits = || !self.desk.is_fed() || self.ports.iter().any(Port::is_bare);
-        !self.due.is_empty()
-            || self.queues.in_use() > 0
-                && (self.queues.iter().any(Queue::is_moving) || self.desk.is_to_be_fed(staging) && waits())
+        self.moving > 0
+            || !self.due.is_empty()
+            || self.queues.in_use() > 0 && self.desk.is_to_be_fed(staging) && waits()
+    }
+
+    /// Ends the queues of hosts that took or answered nothing since the last sweep, and gives up those that do not drain.
+    pub fn sweep(&mut self, staging: &mut Staging) {
+        let ids: Vec<SlotId> = self.queues.ids().collect();
+        for id in ids {
+            let Some(queue) = self.queues.get_mut(id) else { continue };
+            if !queue.sweep() {
+                continue;
+            }
+            let queue_pair = queue.number();
+            if queue.is_closed() {
+                tracing::warn!(queue_pair, "an RDMA queue pair does not drain; it is destroyed as it is");
+                queue.doom();
+                self.make_due(id);
+            } else {
+                tracing::warn!(queue_pair, "an NVMe/RDMA host does not go on with what it began; its queue ends");
+                self.close(id);
+            }
+        }
+        self.flush(staging);
     }
 
     /// Ends the queues of a session.
@@ -218,10 +259,10 @@ impl<P: PortDevice> RdmaEnd<P> {
 
     /// Hands connections that are over to the control side.
     pub fn settle(&mut self) {
-        while let Some(endpoint) = self.remains.pop() {
+        while let Some(remain) = self.remains.pop() {
             let Some(port) = self.ports.first() else { break };
-            if let Err(endpoint) = port.parts.remains().push(endpoint) {
-                self.remains.push(endpoint);
+            if let Err(remain) = port.parts.remains().push(remain) {
+                self.remains.push(remain);
                 break;
             }
         }
@@ -245,18 +286,26 @@ impl<P: PortDevice> RdmaEnd<P> {
         }
     }
 
-    /// Ends a queue at once, whose connection came to its end.
-    fn close_alone(&mut self, id: SlotId) {
-        if let Some(queue) = self.queues.get_mut(id) {
-            queue.close_alone(&mut self.sends);
-            self.make_due(id);
-        }
-    }
-
     /// Ends a queue at once, and with it its controller.
     fn close(&mut self, id: SlotId) {
         if let Some(queue) = self.queues.get_mut(id) {
             queue.close(&mut self.sends);
+            self.make_due(id);
+        }
+    }
+
+    /// Ends a queue at once, whose queue pair has failed.
+    fn close_failed(&mut self, id: SlotId) {
+        if let Some(queue) = self.queues.get_mut(id) {
+            queue.close_failed(&mut self.sends);
+            self.make_due(id);
+        }
+    }
+
+    /// Nothing that was posted for a queue is left.
+    fn drained(&mut self, id: SlotId, staging: &mut Staging) {
+        if let Some(queue) = self.queues.get_mut(id) {
+            queue.drained(&mut self.desk, staging);
             self.make_due(id);
         }
     }
@@ -280,7 +329,7 @@ impl<P: PortDevice> RdmaEnd<P> {
             self.desk.close(exchange, staging);
             queue.in_use -= 1;
         } else {
-            self.desk.answer(exchange, completion);
+            self.desk.answer(exchange, completion, staging);
             queue.answer(exchange);
         }
         self.make_due(owner);
@@ -300,9 +349,37 @@ impl<P: PortDevice> RdmaEnd<P> {
             }
             if queue.is_closed() {
                 queue.report_end();
-                self.remove_if_over(id);
+                if let Some(endpoint) = queue.take_doomed() {
+                    self.remains.push(Remain { endpoint, waiting: Some(self.core) });
+                }
+            }
+            Self::count(queue, &mut self.moving);
+            self.remove_if_over(id);
+        }
+        self.post_returned(staging);
+    }
+
+    /// Keeps count of the queues that are moving.
+    fn count(queue: &mut Queue<P::Pair>, moving: &mut usize) {
+        let is_moving = queue.is_moving();
+        match (std::mem::replace(&mut queue.counted, is_moving), is_moving) {
+            (false, true) => *moving += 1,
+            (true, false) => *moving -= 1,
+            _ => {}
+        }
+    }
+
+    /// Posts the receives whose buffers came back.
+    fn post_returned(&mut self, staging: &Staging) {
+        if self.desk.returned.is_empty() {
+            return;
+        }
+        while let Some((port, index, buffer)) = self.desk.returned.pop() {
+            if let Some(port) = self.ports.get_mut(port) {
+                port.put_back(index, buffer, staging);
             }
         }
+        self.ports.iter_mut().for_each(Port::post);
     }
 
     fn remove_if_over(&mut self, id: SlotId) {
@@ -313,7 +390,8 @@ impl<P: PortDevice> RdmaEnd<P> {
         self.entries -= queue.charged;
         self.expected -= u16::from(queue.session().is_none());
         self.by_number.retain(|(.., other)| *other != id);
-        self.remains.push(queue.endpoint);
+        self.moving -= usize::from(queue.counted);
+        self.remains.extend(queue.into_endpoint().map(|endpoint| Remain { endpoint, waiting: None }));
     }
 
     /// Appends what there is to tell of the queues.

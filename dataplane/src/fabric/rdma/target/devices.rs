@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_queue::ArrayQueue;
 
-use super::core_end::Remains;
+use super::core_end::{Remain, Remains};
 use super::orders::RdmaOrder;
 use super::port::PortParts;
 use crate::fabric::message::{CoreCommand, Hosts};
@@ -30,6 +30,8 @@ struct Shared {
     devices: Mutex<Vec<(Device, Ports)>>,
     connections: Mutex<HashMap<EndpointId, Connection>>,
     remains: Remains,
+    /// Connections that cores wait to hear the end of, with their cores: as soon as nobody else has one, it is destroyed.
+    dying: Mutex<Vec<(Arc<Endpoint>, u16)>>,
 }
 
 /// A connection that was accepted.
@@ -63,8 +65,13 @@ impl RdmaDevices {
             devices: Mutex::default(),
             connections: Mutex::default(),
             remains: Arc::new(ArrayQueue::new(REMAINS)),
+            dying: Mutex::default(),
         };
-        Self { shared: Arc::new(shared) }
+        let devices = Self { shared: Arc::new(shared) };
+        // What is left when the last listener has ended.
+        let later = Arc::downgrade(&devices.shared);
+        hosts.at_each_sweep(move || later.upgrade().map(|shared| Self { shared }.bury()).is_some());
+        devices
     }
 
     /// The hosts.
@@ -133,9 +140,22 @@ impl RdmaDevices {
 
     /// Destroys the connections that cores are done with.
     pub(super) fn bury(&self) {
-        while let Some(endpoint) = self.shared.remains.pop() {
+        let mut dying = self.shared.dying.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(Remain { endpoint, waiting }) = self.shared.remains.pop() {
             endpoint.disconnect();
             self.remove(endpoint.id());
+            dying.extend(waiting.map(|core| (endpoint, core)));
+        }
+        for (endpoint, core) in std::mem::take(&mut *dying) {
+            let id = endpoint.id();
+            match Arc::try_unwrap(endpoint) {
+                Ok(endpoint) => {
+                    // Returns when the device has let go of whatever the queue pair touched.
+                    drop(endpoint);
+                    self.hosts().tell(core, CoreCommand::Rdma(RdmaOrder::Gone(id)));
+                }
+                Err(endpoint) => dying.push((endpoint, core)),
+            }
         }
     }
 }

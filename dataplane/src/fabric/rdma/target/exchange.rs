@@ -35,6 +35,10 @@ pub(super) struct Exchange {
     pub sqe: Sqe,
     pub route: Route,
     pub buffer: Option<Buffer>,
+    /// Whose the buffer is, if the data came along: port and receive.
+    pub receive: Option<(usize, u16)>,
+    /// What the buffer counts for among those of the session.
+    pub held: u32,
     pub phase: Phase,
 }
 

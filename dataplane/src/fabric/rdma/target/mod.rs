@@ -24,7 +24,7 @@ mod queue;
 #[cfg(test)]
 mod tests;
 
-pub use core_end::{RdmaEnd, Remains};
+pub use core_end::{RdmaEnd, Remain, Remains};
 pub use devices::RdmaDevices;
 pub use listener::{ListenError, MAX_TRANSFER_BYTES, RdmaTarget};
 pub use nic::{PortDevice, QueuePair};

@@ -20,8 +20,10 @@ pub enum RdmaOrder<P: PortDevice = PortParts> {
     Take(EndpointId, Box<QueueTerms>, Answer),
     /// Send a completion, the one of the first command. After one that says that it failed, the queue ends.
     Respond(EndpointId, Cqe),
-    /// The connection is at its end.
+    /// The connection is at its end, and its queue pair was made to fail.
     Lose(EndpointId),
+    /// A queue pair that could not be drained was destroyed: nothing that it touched is in use any more.
+    Gone(EndpointId),
 }
 
 /// A queue pair whose first command is to come.

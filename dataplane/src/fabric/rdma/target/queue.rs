@@ -98,7 +98,9 @@ pub(super) enum Ended {
 /// One I/O queue.
 pub(super) struct Queue<Q> {
     id: SlotId,
-    pub endpoint: Arc<Q>,
+    name: EndpointId,
+    /// `None` once the control side is to destroy it.
+    endpoint: Option<Arc<Q>>,
     pub port: usize,
     pub party: Party,
     state: State,
@@ -129,6 +131,13 @@ pub(super) struct Queue<Q> {
     unanswered: u32,
     /// Whether it stands in the line of those to be looked after.
     pub due: bool,
+    /// Whether it counts among those that are moving.
+    pub counted: bool,
+    /// Whether its queue pair cannot be drained, and must be destroyed instead.
+    doomed: bool,
+    /// Purposes that were served; and how many they were at the last sweep, if something was outstanding then.
+    served: u64,
+    swept: Option<u64>,
     commands: u64,
     completions: u64,
 }
@@ -152,13 +161,18 @@ impl<Q: QueuePair> Queue<Q> {
             work: 0,
             // One is kept for the last, which tells that the queue pair is drained.
             work_most: expected.send_entries.saturating_sub(1),
-            endpoint: expected.endpoint,
+            name: expected.endpoint.id(),
+            endpoint: Some(expected.endpoint),
             sequence: 0,
             alone: false,
             reported: false,
             in_use: 0,
             unanswered: 0,
             due: false,
+            counted: false,
+            doomed: false,
+            served: 0,
+            swept: None,
             commands: 0,
             completions: 0,
         }
@@ -169,7 +183,12 @@ impl<Q: QueuePair> Queue<Q> {
     }
 
     pub fn endpoint_id(&self) -> EndpointId {
-        self.endpoint.id()
+        self.name
+    }
+
+    /// The number of its queue pair, for the log.
+    pub fn number(&self) -> Option<u32> {
+        self.endpoint.as_ref()?.number()
     }
 
     pub fn session(&self) -> Option<SessionId> {
@@ -297,7 +316,7 @@ impl<Q: QueuePair> Queue<Q> {
             return;
         }
         list.signal_last();
-        if self.endpoint.post(list).is_err() {
+        if self.endpoint.as_ref().is_none_or(|endpoint| endpoint.post(list).is_err()) {
             self.close_alone(list);
         }
     }
@@ -375,6 +394,7 @@ impl<Q: QueuePair> Queue<Q> {
         let first = *first;
         self.posted.pop_front();
         self.work -= first.work;
+        self.served += 1;
         Some(match first.what {
             What::Read(id) => {
                 self.reads_under_way -= 1;
@@ -397,35 +417,93 @@ impl<Q: QueuePair> Queue<Q> {
         if self.is_closed() {
             return;
         }
-        self.state = State::Closed;
-        self.endpoint.fail();
-        list.clear();
-        let added = list.push(work_id(self.id, DRAINED), Work::Send, &[], true);
-        if !added || self.endpoint.post(list).is_err() {
-            // Without this word nothing says when its buffers are free, so they never are.
-            tracing::error!(
-                queue_pair = self.endpoint.number(),
-                "an RDMA queue pair cannot be drained; its buffers are lost"
-            );
+        if let Some(endpoint) = &self.endpoint {
+            endpoint.fail();
         }
+        self.drain(list);
     }
 
     /// As [`close`](Self::close), and the controller lives on.
     pub fn close_alone(&mut self, list: &mut SendList) {
+        self.end_alone();
+        self.close(list);
+    }
+
+    /// As [`close_alone`](Self::close_alone) for a queue pair that has failed already: making it fail takes long.
+    pub fn close_failed(&mut self, list: &mut SendList) {
+        if !self.is_closed() {
+            self.end_alone();
+            self.drain(list);
+        }
+    }
+
+    fn end_alone(&mut self) {
         // Who broke the protocol, and then the connection, has broken the protocol.
         self.alone |= self.state == State::Running;
-        self.close(list);
+    }
+
+    fn drain(&mut self, list: &mut SendList) {
+        self.state = State::Closed;
+        self.swept = None;
+        list.clear();
+        let added = list.push(work_id(self.id, DRAINED), Work::Send, &[], true);
+        let posted = added && self.endpoint.as_ref().is_some_and(|endpoint| endpoint.post(list).is_ok());
+        // Some devices take nothing for a queue pair that failed (iWARP's, for one).
+        self.doomed |= !posted;
+    }
+
+    /// No completion will say that its queue pair is drained.
+    pub fn doom(&mut self) {
+        self.doomed = true;
+    }
+
+    /// The connection of a queue pair that is to be destroyed before it can be over, once.
+    pub fn take_doomed(&mut self) -> Option<Arc<Q>> {
+        if self.doomed && self.state == State::Closed { self.endpoint.take() } else { None }
+    }
+
+    /// The connection of a queue that is over, unless it was destroyed before.
+    pub fn into_endpoint(self) -> Option<Arc<Q>> {
+        self.endpoint
+    }
+
+    /// Whether something was outstanding since before the last sweep, of which nothing ended since.
+    pub fn sweep(&mut self) -> bool {
+        let outstanding = self.work > 0 || self.state == State::Closed;
+        let now = outstanding.then_some(self.served);
+        let stuck = now.is_some() && now == self.swept;
+        self.swept = now;
+        stuck
     }
 
     /// Nothing that was posted is left. Forgets the commands that nobody works on.
     pub fn drained(&mut self, desk: &mut Desk, staging: &mut Staging) {
+        if self.state != State::Closed {
+            return;
+        }
         self.state = State::Drained;
-        let words = self.outgoing.drain(..).filter(|out| matches!(out, Outgoing::Word(_))).count()
-            + self.posted.drain(..).filter(|posted| matches!(posted.what, What::Word)).count();
-        self.reads.clear();
         self.work = 0;
-        self.in_use = self.in_use.saturating_sub(words as u32);
-        self.in_use -= desk.abandon(self.id, staging);
+        let mut over = 0;
+        for outgoing in self.outgoing.drain(..) {
+            over += match outgoing {
+                Outgoing::Word(_) => 1,
+                Outgoing::Answer(exchange) => u32::from(desk.close(exchange, staging)),
+            };
+        }
+        for posted in self.posted.drain(..) {
+            over += match posted.what {
+                What::Word => 1,
+                What::Read(exchange) | What::Answer(exchange) => u32::from(desk.close(exchange, staging)),
+            };
+        }
+        for exchange in self.reads.drain(..) {
+            over += u32::from(desk.close(exchange, staging));
+        }
+        self.in_use = self.in_use.saturating_sub(over);
+        // The others wait at the desk, or are being worked on.
+        if self.in_use > 0 {
+            self.in_use -= desk.abandon(self.id, staging).min(self.in_use);
+        }
     }
 
     /// Tells the control thread of the end, once.

@@ -39,11 +39,11 @@ impl WorkDone {
         self.0.qp_num
     }
 
-    /// Whether something was received, and how many bytes. Of failures this is not known: tell receives by their id.
+    /// Whether a message was received, and how many bytes. Of failures this is not known: tell receives by their id.
     #[inline]
     #[must_use]
     pub fn received(&self) -> Option<u32> {
-        (self.0.opcode & abi::WC_RECV != 0).then_some(self.0.byte_len)
+        (self.0.opcode == abi::WC_RECV).then_some(self.0.byte_len)
     }
 }
 

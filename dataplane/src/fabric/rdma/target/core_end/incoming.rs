@@ -1,7 +1,7 @@
 //! What comes in over a device: commands, and the ends of work requests.
 
 use super::super::exchange::{Phase, Route};
-use super::super::nic::{PortDevice, QueuePair};
+use super::super::nic::PortDevice;
 use super::super::port::RECEIVE;
 use super::super::queue::{Ended, Party, of_work_id, says_drained};
 use super::{BURST, BURSTS_A_TURN, RdmaEnd};
@@ -14,6 +14,9 @@ use crate::nvme::spec::{Sqe, Status};
 
 impl<P: PortDevice> RdmaEnd<P> {
     pub(super) fn poll_port(&mut self, port: usize, staging: &mut Staging) {
+        if self.ports[port].failed {
+            return self.fail_port(port);
+        }
         for _ in 0..BURSTS_A_TURN {
             let mut done = [WorkDone::default(); BURST];
             let taken = self.ports[port].parts.poll(&mut done);
@@ -40,12 +43,18 @@ impl<P: PortDevice> RdmaEnd<P> {
 
     /// The device is of no use any more: its queues end.
     fn fail_port(&mut self, port: usize) {
-        if !std::mem::replace(&mut self.ports[port].failed, true) {
-            tracing::error!(core = self.core, "an RDMA device failed; its queues end");
+        self.ports[port].failed = true;
+        if std::mem::replace(&mut self.ports[port].ended, true) {
+            return;
         }
+        tracing::error!(core = self.core, "an RDMA device failed; its queues end");
         let ids: Vec<SlotId> = self.by_number.iter().filter(|(of, ..)| *of == port).map(|(.., id)| *id).collect();
         for id in ids {
             self.close(id);
+            // Nothing will say that it is drained.
+            if let Some(queue) = self.queues.get_mut(id) {
+                queue.doom();
+            }
         }
     }
 
@@ -54,14 +63,12 @@ impl<P: PortDevice> RdmaEnd<P> {
         let (id, sequence) = of_work_id(done.id());
         let Some(queue) = self.queues.get_mut(id) else { return };
         if says_drained(sequence) {
-            queue.drained(&mut self.desk, staging);
-            self.make_due(id);
-            return;
+            return self.drained(id, staging);
         }
         if let Some(fault) = done.failed() {
             if !queue.is_closed() {
                 tracing::debug!(queue_pair = done.queue_pair(), %fault, "an RDMA queue pair failed");
-                self.close_alone(id);
+                self.close_failed(id);
             }
             return;
         }
@@ -90,7 +97,7 @@ impl<P: PortDevice> RdmaEnd<P> {
                 Some(bytes) if bytes >= COMMAND_BYTES => self.capsule(id, port, index, bytes - COMMAND_BYTES, staging),
                 // Too short for a command.
                 Some(_) => self.close(id),
-                None => self.close_alone(id),
+                None => self.close_failed(id),
             }
         }
         self.ports[port].reuse(index, staging);
@@ -100,10 +107,7 @@ impl<P: PortDevice> RdmaEnd<P> {
         let Some(sqe) = self.ports[port].parts.command(index) else { return };
         let Some(queue) = self.queues.get_mut(id).filter(|queue| queue.is_running()) else { return };
         if queue.is_full() {
-            tracing::debug!(
-                queue_pair = queue.endpoint.number(),
-                "an RDMA host sent more commands than its queue has room for"
-            );
+            tracing::debug!(queue_pair = queue.number(), "an RDMA host sent more commands than its queue has room for");
             return self.close(id);
         }
         queue.count();
@@ -117,19 +121,13 @@ impl<P: PortDevice> RdmaEnd<P> {
             Err(status) => return self.refuse(id, sqe.cid(), status),
         };
         let along = route.bytes > 0 && route.place.is_none();
-        let buffer = if along { self.ports[port].take_data(index) } else { None };
-        if along && buffer.is_none() {
+        let Some(exchange) = self.desk.open(id, Some(session), sqe, route) else {
             return self.refuse(id, sqe.cid(), Status::INTERNAL_ERROR);
-        }
-        let exchange = match self.desk.open(id, Some(session), sqe, route, buffer) {
-            Ok(exchange) => exchange,
-            Err(buffer) => {
-                if let Some(buffer) = buffer {
-                    staging.give_back(buffer);
-                }
-                return self.refuse(id, sqe.cid(), Status::INTERNAL_ERROR);
-            }
         };
+        let buffer = if along { self.ports[port].take_data(index) } else { None };
+        if let Some(buffer) = buffer {
+            self.desk.lend(exchange, buffer, (port, index));
+        }
         if route.bytes == 0 || along {
             self.desk.make_ready(exchange);
         } else if self.desk.seek_buffer(exchange, staging) {

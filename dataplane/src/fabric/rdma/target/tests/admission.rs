@@ -1,6 +1,5 @@
 //! How queues come in: Connect and what else a stranger may send first.
 
-use super::super::orders::RdmaOrder;
 use super::world::{ENTRIES, World, connect_command, keyed, store_along};
 use crate::fabric::SessionId;
 use crate::fabric::message::CoreError;
@@ -50,7 +49,7 @@ fn a_queue_that_ends_before_connect_is_answered_leaves_nothing() {
             assert!(world.end.serves(SessionId(3)));
             world.end.close_session(SessionId(3));
         } else {
-            world.order(RdmaOrder::Lose(World::id(host)));
+            world.lose(host);
         }
         world.settle();
         world.respond(host, Status::SUCCESS);
@@ -68,11 +67,11 @@ fn who_is_not_let_in_yet_takes_no_room_of_others() {
     let host = world.connect(3);
     assert_eq!(world.end.entries(), 64 + ENTRIES);
     for stranger in strangers {
-        world.order(RdmaOrder::Lose(World::id(stranger)));
+        world.lose(stranger);
     }
     world.settle();
     assert_eq!((world.end.queues(), world.end.entries()), (1, ENTRIES));
-    world.order(RdmaOrder::Lose(World::id(host)));
+    world.lose(host);
     world.settle();
     world.assert_empty();
 }
@@ -95,7 +94,7 @@ fn a_session_has_a_share_of_a_core() {
     for session in [3, 4, 6] {
         world.end.close_session(SessionId(session));
     }
-    world.order(RdmaOrder::Lose(World::id(many[64])));
+    world.lose(many[64]);
     world.settle();
     world.assert_empty();
 }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 
 use super::super::core_end::RdmaEnd;
-use super::super::nic::PortDevice;
+use super::super::nic::{PortDevice, QueuePair};
 use super::super::orders::{ExpectedQueue, RdmaOrder};
-use super::device::{FakePair, FakePort, Wires};
+use super::device::{FakePair, FakePort, RECEIVES, Wires};
 use crate::Burst;
 use crate::fabric::message::{
     AdminCapsule, CoreError, HostLink, QueueTerms, Staging, StagingLayout, StagingMap, carrier,
@@ -20,7 +20,7 @@ use crate::nvme::spec::{Cqe, SglDescriptor, Sqe, Status};
 
 pub const ENTRIES: u32 = 32;
 /// Bytes of staging buffers.
-pub const BUFFERS: u32 = 4 << 20;
+pub const BUFFERS: u32 = 16 << 20;
 
 pub struct World {
     pub end: RdmaEnd<FakePort>,
@@ -48,7 +48,7 @@ impl World {
         let mut staging = Staging::new(0, map).unwrap();
         let wires = Wires::new(&region);
         let port = FakePort::new(&wires);
-        let mut end = RdmaEnd::new(0);
+        let mut end = RdmaEnd::new(0, BUFFERS);
         let (answer, answered) = sync_channel(1);
         end.order(RdmaOrder::Open(Arc::clone(&port), answer), &mut staging);
         answered.recv().unwrap().unwrap();
@@ -91,6 +91,12 @@ impl World {
         let (answer, answered) = sync_channel(1);
         self.order(RdmaOrder::Take(Self::id(host), Box::new(terms), answer));
         answered.recv().unwrap()
+    }
+
+    /// A connection comes to its end.
+    pub fn lose(&mut self, host: usize) {
+        self.hosts[host].pair.fail();
+        self.order(RdmaOrder::Lose(Self::id(host)));
     }
 
     pub fn respond(&mut self, host: usize, status: Status) {
@@ -160,7 +166,8 @@ impl World {
         self.complete_all();
         self.settle();
         assert_eq!((self.end.queues(), self.end.outstanding(), self.end.entries()), (0, 0, 0));
-        assert!(!self.end.is_moving());
+        assert!(!self.end.is_moving(&self.staging));
+        assert!(self.port.wires.broken.get() || self.wires.receives.borrow().len() == RECEIVES as usize);
         assert_eq!(self.staging.free_bytes(), self.idle_bytes, "every buffer came back");
     }
 }
