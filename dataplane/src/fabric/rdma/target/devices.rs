@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crossbeam_queue::ArrayQueue;
 
@@ -13,6 +14,10 @@ use crate::fabric::message::{CoreCommand, Hosts};
 use crate::fabric::rdma::verbs::{Device, Endpoint, EndpointId, VerbsError};
 use crate::memory::Region;
 
+/// How long a connection that is over stays before it is destroyed. A message that was coming in when its queue pair failed has
+/// taken one of the receives that all share, and its completion may come after that of the drain; once the queue pair is
+/// destroyed, it never comes (mlx5 takes what is left out of the completion queue).
+const GRACE: Duration = Duration::from_millis(200);
 /// Connections that may wait to be destroyed.
 const REMAINS: usize = 4096;
 
@@ -30,8 +35,13 @@ struct Shared {
     devices: Mutex<Vec<(Device, Ports)>>,
     connections: Mutex<HashMap<EndpointId, Connection>>,
     remains: Remains,
-    /// Connections that cores wait to hear the end of, with their cores: as soon as nobody else has one, it is destroyed.
-    dying: Mutex<Vec<(Arc<Endpoint>, u16)>>,
+    dying: Mutex<Vec<Dying>>,
+}
+
+/// A connection that is to be destroyed.
+struct Dying {
+    since: Instant,
+    remain: Remain,
 }
 
 /// A connection that was accepted.
@@ -141,20 +151,23 @@ impl RdmaDevices {
     /// Destroys the connections that cores are done with.
     pub(super) fn bury(&self) {
         let mut dying = self.shared.dying.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some(Remain { endpoint, waiting }) = self.shared.remains.pop() {
-            endpoint.disconnect();
-            self.remove(endpoint.id());
-            dying.extend(waiting.map(|core| (endpoint, core)));
+        while let Some(remain) = self.shared.remains.pop() {
+            remain.endpoint.disconnect();
+            self.remove(remain.endpoint.id());
+            dying.push(Dying { since: Instant::now(), remain });
         }
-        for (endpoint, core) in std::mem::take(&mut *dying) {
-            let id = endpoint.id();
-            match Arc::try_unwrap(endpoint) {
+        for Dying { since, remain: Remain { endpoint, waiting } } in std::mem::take(&mut *dying) {
+            let (id, due) = (endpoint.id(), since.elapsed() >= GRACE);
+            // Others may still have it, such as the thread that waits for Connect.
+            match if due { Arc::try_unwrap(endpoint) } else { Err(endpoint) } {
                 Ok(endpoint) => {
                     // Returns when the device has let go of whatever the queue pair touched.
                     drop(endpoint);
-                    self.hosts().tell(core, CoreCommand::Rdma(RdmaOrder::Gone(id)));
+                    if let Some(core) = waiting {
+                        self.hosts().tell(core, CoreCommand::Rdma(RdmaOrder::Gone(id)));
+                    }
                 }
-                Err(endpoint) => dying.push((endpoint, core)),
+                Err(endpoint) => dying.push(Dying { since, remain: Remain { endpoint, waiting } }),
             }
         }
     }

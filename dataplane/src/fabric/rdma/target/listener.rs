@@ -90,6 +90,7 @@ impl RdmaTarget {
             channel,
             id: listener.id(),
             listener: Some(listener),
+            address,
             devices: devices.clone(),
             stop: Arc::clone(&stop),
             callers: Mutex::default(),
@@ -120,8 +121,11 @@ impl Drop for RdmaTarget {
 /// What the thread that hears events needs.
 struct Reception {
     channel: Arc<EventChannel>,
+    /// The name of the listener that there was first, by which its connections are found.
     id: EndpointId,
+    /// `None` while it is to listen again, or ends.
     listener: Option<Endpoint>,
+    address: SocketAddr,
     devices: RdmaDevices,
     stop: Arc<AtomicBool>,
     /// Admin queues, and I/O queues that have not sent Connect.
@@ -134,6 +138,9 @@ impl Reception {
     fn run(mut self) {
         while !self.stop.load(Ordering::Acquire) {
             self.turn(LOOK);
+            if self.listener.is_none() {
+                self.listen_again();
+            }
         }
         self.listener = None;
         for id in self.devices.of(self.id) {
@@ -149,7 +156,7 @@ impl Reception {
         }
     }
 
-    fn turn(&self, wait: Duration) {
+    fn turn(&mut self, wait: Duration) {
         match self.channel.next(wait) {
             Ok(Some(event)) => self.hear(event),
             Ok(None) => {}
@@ -173,10 +180,26 @@ impl Reception {
         self.callers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn hear(&self, event: Event) {
+    /// The device was removed on which it listened: listens again as soon as there is one with its address.
+    fn listen_again(&mut self) {
+        let made = Endpoint::new(&self.channel).and_then(|mut listener| {
+            listener.listen(self.address, BACKLOG)?;
+            Ok(listener)
+        });
+        if let Ok(listener) = made {
+            info!(address = %self.address, "NVMe/RDMA target listens again");
+            self.listener = Some(listener);
+        }
+    }
+
+    fn hear(&mut self, event: Event) {
         match event.kind {
             EventKind::ConnectRequest(request) if self.listener.is_some() => {
                 self.request(request, &event.private_data);
+            }
+            EventKind::DeviceGone if self.listener.as_ref().is_some_and(|listener| listener.id() == event.endpoint) => {
+                warn!(address = %self.address, "the RDMA device of a target was removed; listening again when it is back");
+                self.listener = None;
             }
             EventKind::Disconnected | EventKind::DeviceGone | EventKind::Failed | EventKind::Rejected => {
                 self.devices.lose(event.endpoint);

@@ -1,4 +1,5 @@
 //! An RDMA device in software: it carries out what is posted when a test lets it, and breaks what a test breaks.
+#![expect(clippy::arc_with_non_send_sync, reason = "cores and control threads share these; here one thread is both")]
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -21,6 +22,9 @@ pub const FLUSHED: u32 = 5;
 pub const RECEIVES: u32 = 16;
 pub const IN_CAPSULE: u32 = 8192;
 
+/// Where bytes go, and how many there is room for.
+type Places = Vec<(u64, u32)>;
+
 /// What the ports and queue pairs of a device share.
 #[derive(Debug)]
 pub struct Wires {
@@ -29,7 +33,7 @@ pub struct Wires {
     pub broken: Cell<bool>,
     pub polls: Cell<usize>,
     /// Receives that are posted: identifier, and where their bytes go.
-    pub receives: RefCell<VecDeque<(u64, Vec<(u64, u32)>)>>,
+    pub receives: RefCell<VecDeque<(u64, Places)>>,
     staging: Arc<Region>,
 }
 
@@ -81,14 +85,12 @@ impl FakePort {
     pub fn new(wires: &Rc<Wires>) -> Arc<Self> {
         let commands = Region::anonymous(64 * RECEIVES as usize, RegionSlot(2)).unwrap();
         let remains = Arc::new(ArrayQueue::new(1024));
-        #[expect(clippy::arc_with_non_send_sync, reason = "ports are shared so; in tests one thread has both ends")]
         Arc::new(Self { wires: Rc::clone(wires), commands: Arc::new(commands), remains })
     }
 }
 
 impl FakePair {
     pub fn new(wires: &Rc<Wires>, id: u64) -> Arc<Self> {
-        #[expect(clippy::arc_with_non_send_sync, reason = "as above")]
         Arc::new(Self {
             id,
             wires: Rc::clone(wires),

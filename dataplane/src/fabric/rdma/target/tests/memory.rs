@@ -99,7 +99,7 @@ fn a_session_leaves_buffers_for_others() {
         assert!(world.send(greedy, &keyed(2, cid, 1 << 20), &[]));
     }
     world.settle();
-    let share = (BUFFERS - KEPT_FOR_CAPSULES) / 2 >> 20;
+    let share = (BUFFERS - KEPT_FOR_CAPSULES) / (2 << 20);
     assert_eq!(world.running.len(), share as usize);
     assert!(world.send(other, &keyed(2, 1, 1 << 20), &[]));
     world.settle();
