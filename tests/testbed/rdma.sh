@@ -167,7 +167,7 @@ guest_faults() {
     checks_end
 }
 
-# A path that breaks: the devices try each packet again for some seconds before they give up.
+# A path that breaks: the devices try each packet again for a minute or more before they give up.
 guest_path() {
     soft_roce_up
     daemon --host $HOST
