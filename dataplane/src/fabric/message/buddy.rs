@@ -29,6 +29,14 @@ impl Block {
     }
 }
 
+impl Block {
+    /// Cuts it into blocks of at least `bytes` bytes, each of which may be given back alone.
+    pub fn cut(self, bytes: u32) -> impl Iterator<Item = Block> {
+        let order = order_of(bytes).min(self.order);
+        (0..1 << (self.order - order)).map(move |index: u32| Block { unit: self.unit + (index << order), order })
+    }
+}
+
 /// Links of a free block to others of its order.
 #[derive(Clone, Copy)]
 struct Links {
@@ -140,6 +148,18 @@ mod tests {
         let whole = buddy.take(256 * UNIT_BYTES).unwrap();
         assert_eq!((whole.unit(), whole.bytes()), (0, 256 * UNIT_BYTES));
         assert_eq!(buddy.take(u32::MAX), None);
+    }
+
+    #[test]
+    fn what_was_cut_is_whole_again() {
+        let mut buddy = Buddy::new(256);
+        let (first, block) = (buddy.take(1).unwrap(), buddy.take(64 * UNIT_BYTES).unwrap());
+        let begin = block.unit();
+        let pieces: Vec<_> = block.cut(2 * UNIT_BYTES).collect();
+        let units: Vec<_> = pieces.iter().map(|piece| (piece.unit(), piece.bytes())).collect();
+        assert!(units.iter().copied().eq((0..32).map(|at| (begin + 2 * at, 2 * UNIT_BYTES))));
+        pieces.into_iter().chain([first]).for_each(|piece| buddy.give_back(piece));
+        assert_eq!(buddy.take(256 * UNIT_BYTES).unwrap().cut(u32::MAX).count(), 1);
     }
 
     proptest! {

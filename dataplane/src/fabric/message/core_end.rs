@@ -135,7 +135,7 @@ impl<S: Streams> MessageFabric<S> {
             let staging = Staging::new(self.core, map.clone()).ok_or(CoreError::NotOpen)?;
             let mut tcp = TcpEnd::new(self.core, &staging).map_err(|error| CoreError::System(error.to_string()))?;
             tcp.lend_from(&blocks.memory());
-            Ok(Open { staging, tcp, rdma: RdmaEnd::new(self.core), rdma_first: false })
+            Ok(Open { staging, tcp, rdma: RdmaEnd::new(self.core, map.layout().buffer_bytes), rdma_first: false })
         });
         match made {
             Ok(open) => {
@@ -208,6 +208,7 @@ impl<S: Streams> Fabric for MessageFabric<S> {
             open.tcp.harvest(&mut open.staging);
             if std::mem::take(&mut self.sweep) {
                 open.tcp.sweep(&mut open.staging);
+                open.rdma.sweep(&mut open.staging);
             }
             open.rdma.settle();
         }

@@ -123,7 +123,11 @@ struct Shared {
     hosts: Mutex<BTreeMap<SessionId, Arc<Host>>>,
     staged: Mutex<Option<Staged>>,
     stop: AtomicBool,
+    chores: Mutex<Vec<Chore>>,
 }
+
+/// Something to be done now and then; false when it need not be done again.
+type Chore = Box<dyn FnMut() -> bool + Send>;
 
 /// The hosts over message carriers. Clones are the same.
 #[derive(Clone)]
@@ -135,8 +139,9 @@ impl Hosts {
     /// None yet.
     #[must_use]
     pub fn new(admission: Arc<dyn Admission>, cores: Arc<dyn CorePort<CoreCommand>>, options: HostOptions) -> Self {
-        let (hosts, staged, stop) = (Mutex::default(), Mutex::default(), AtomicBool::new(false));
-        Self { shared: Arc::new(Shared { admission, cores, options, hosts, staged, stop }) }
+        let (hosts, staged, stop, chores) =
+            (Mutex::default(), Mutex::default(), AtomicBool::new(false), Mutex::default());
+        Self { shared: Arc::new(Shared { admission, cores, options, hosts, staged, stop, chores }) }
     }
 
     pub(super) fn admission(&self) -> &dyn Admission {
@@ -267,6 +272,17 @@ impl Hosts {
         }
     }
 
+    /// Has something done with each sweep of [`watch`](Self::watch), until it returns false. For what is left of carriers
+    /// without anybody who looks after it.
+    pub fn at_each_sweep(&self, chore: impl FnMut() -> bool + Send + 'static) {
+        self.shared.chores.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(chore));
+    }
+
+    fn do_chores(&self) {
+        let mut chores = self.shared.chores.lock().unwrap_or_else(PoisonError::into_inner);
+        chores.retain_mut(|chore| chore());
+    }
+
     /// Begins to look for hosts that do not go on with what they began, until this is dropped.
     ///
     /// # Errors
@@ -280,6 +296,7 @@ impl Hosts {
                     // One that is behind is swept the next time; the others must not wait for it.
                     let _ = hosts.shared.cores.offer(core, CoreCommand::Sweep);
                 }
+                hosts.do_chores();
             }
         })?;
         Ok(Watch { hosts: self.clone(), thread: Some(thread) })

@@ -6,11 +6,13 @@
 
 mod admin;
 mod buddy;
+pub(crate) mod callers;
 mod channel;
 mod core_end;
 mod door;
 mod hosts;
 mod orders;
+mod shares;
 mod staging;
 
 pub use channel::{AdminCapsule, Channel, ChannelError, QueueTerms};
@@ -18,7 +20,8 @@ pub use core_end::{Held, MessageFabric, StagedData};
 pub use door::Door;
 pub use hosts::{HostOptions, Hosts, MAX_IO_QUEUES, OpenError, Watch};
 pub use orders::{Answer, CoreCommand, CoreError, HostLink};
-pub use staging::{Area, Buffer, Staging, StagingLayout, StagingMap};
+pub(crate) use shares::Shares;
+pub use staging::{Area, Buffer, KEPT_FOR_CAPSULES, Staging, StagingLayout, StagingMap};
 
 /// How a core's permits tell the carriers apart: see [`Permit::carrier`](super::Permit::carrier).
 pub mod carrier {

@@ -13,6 +13,10 @@ use std::sync::atomic::Ordering;
 use super::buddy::{Block, Buddy, UNIT_BYTES};
 use crate::memory::{DmaSlice, Region};
 
+/// Bytes of buffers that commands which can wait leave to data that comes in capsules over TCP: it is behind it in the stream
+/// that data for other buffers comes in, so it must not wait for those.
+pub const KEPT_FOR_CAPSULES: u32 = 4 << 20;
+
 /// How staging memory is laid out. The same on every core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StagingLayout {
@@ -182,6 +186,30 @@ impl Staging {
         if free < needed + u64::from(leave) { None } else { self.take(bytes) }
     }
 
+    /// Takes buffers of `bytes` bytes each that lie side by side, so that the rest stays in large blocks; in several such
+    /// spans, or fewer of them, if that is all that is free. For what a carrier keeps for good. Not for the hot path.
+    pub fn take_beside(&mut self, count: u32, bytes: u32) -> Vec<Buffer> {
+        let piece = bytes.max(1).next_power_of_two().max(UNIT_BYTES);
+        let mut taken = Vec::with_capacity(count as usize);
+        let mut at_once = count;
+        while at_once > 0 && taken.len() < count as usize {
+            let missing = count - taken.len() as u32;
+            let span = piece.checked_mul(at_once.min(missing)).and_then(|bytes| self.buddy.take(bytes));
+            let Some(span) = span else {
+                at_once /= 2;
+                continue;
+            };
+            for (index, block) in (0..).zip(span.cut(piece)) {
+                if index < missing {
+                    taken.push(Buffer { block });
+                } else {
+                    self.buddy.give_back(block);
+                }
+            }
+        }
+        taken
+    }
+
     /// Gives a buffer back. Neither device nor network names it any more.
     pub fn give_back(&mut self, buffer: Buffer) {
         self.buddy.give_back(buffer.block);
@@ -289,6 +317,23 @@ impl Staging {
 mod tests {
     use super::*;
     use crate::memory::RegionSlot;
+
+    #[test]
+    fn buffers_lie_side_by_side_as_far_as_there_is_room() {
+        let layout = StagingLayout { areas: 1, area_bytes: 4096, buffer_bytes: 64 << 10 };
+        let region = Arc::new(Region::anonymous(layout.bytes() as usize, RegionSlot(1)).unwrap());
+        let mut staging = Staging::new(0, StagingMap::new(layout, vec![region]).unwrap()).unwrap();
+        let units = |buffers: &[Buffer]| buffers.iter().map(Buffer::unit).collect::<Vec<_>>();
+        let three = staging.take_beside(3, 8192);
+        assert_eq!((units(&three), staging.free_bytes()), (vec![0, 2, 4], 40 << 10));
+        // Beside what others have, in as many spans as it takes, and no more than there is.
+        let more = staging.take_beside(9, 8192);
+        let mut all = units(&more);
+        all.sort_unstable();
+        assert_eq!((all, staging.free_bytes()), (vec![6, 8, 10, 12, 14], 0));
+        three.into_iter().chain(more).for_each(|buffer| staging.give_back(buffer));
+        assert!(staging.take(64 << 10).is_some());
+    }
 
     #[test]
     fn buffers_that_come_back_are_counted() {

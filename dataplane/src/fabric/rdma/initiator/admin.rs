@@ -110,16 +110,19 @@ fn carry_out(queue: &mut InitiatorQueue, sqe: Sqe, timeout: std::time::Duration)
     queue.ring();
     let deadline = Instant::now() + timeout;
     loop {
+        // Asked first: what the target sent before it closed the connection is found yet.
+        let alive = queue.is_alive();
         let mut done = Burst::new();
         queue.poll(&mut done);
-        // A completion of an earlier command that was given up is skipped.
         if let Some(cqe) = done.iter().find(|cqe| cqe.cid == cid) {
             return Ok(*cqe);
         }
-        if !queue.is_alive() {
+        if !alive && done.is_empty() {
             return Err(ConnectError::Closed);
         }
         if Instant::now() > deadline {
+            // Or the answer might come yet, into the memory of the next command.
+            queue.link().lose();
             return Err(ConnectError::TimedOut { what: "complete a command", waited: timeout });
         }
         if queue.link().completions.wait(LOOK_MS).is_err() {

@@ -25,6 +25,9 @@ use crate::nvme::spec::fabrics::ConnectData;
 use crate::nvme::spec::{DataPointer, SglDescriptor, SglKind, Sqe, Status};
 use admin::AdminQueue;
 
+/// I/O queues of one controller at most, whatever it offers.
+const MAX_IO_QUEUES: u32 = 256;
+
 /// How to connect.
 #[derive(Clone, Debug)]
 pub struct ConnectOptions {
@@ -132,8 +135,8 @@ impl Initiator {
             }
         };
         let mut identity = host::identify_controller(&mut admin)?;
-        identity.max_queue_entries = enabled.max_queue_entries;
-        identity.io_queues = host::number_of_queues(&mut admin)?.min(u32::from(u16::MAX)) as u16;
+        identity.max_queue_entries = entries_of(enabled.max_queue_entries, identity.max_commands);
+        identity.io_queues = host::number_of_queues(&mut admin)?.min(MAX_IO_QUEUES) as u16;
         let most = identity.max_transfer_bytes.unwrap_or(MAX_KEYED_BYTES).min(MAX_KEYED_BYTES);
         identity.max_transfer_bytes = Some(most);
         let queues = vec![false; usize::from(identity.io_queues)];
@@ -251,6 +254,12 @@ impl Initiator {
             *used = false;
         }
     }
+}
+
+/// Entries of a queue: what it may have, and no more than hold the commands that may be outstanding (MAXCMD). A queue of n
+/// entries holds n - 1.
+fn entries_of(max_queue_entries: u32, max_commands: Option<u16>) -> u32 {
+    max_queue_entries.min(max_commands.map_or(u32::MAX, |most| u32::from(most) + 1))
 }
 
 /// Whether a data pointer is an unkeyed data block.

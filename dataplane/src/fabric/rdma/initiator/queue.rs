@@ -18,6 +18,30 @@ const BURST: usize = 32;
 /// Marks the identifier of a receive.
 const RECEIVE: u64 = 1 << 63;
 
+/// What was found among a device's completions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Taken {
+    Nothing,
+    /// Only of what was sent.
+    NoResponse,
+    Responses,
+}
+
+/// Takes until there is a response, or there is nothing and a notice was asked for before that was seen: whoever then waits for
+/// the notice misses none. `arm` says whether there is one to be had.
+fn until_armed<Q>(queue: &mut Q, mut take: impl FnMut(&mut Q) -> Taken, mut arm: impl FnMut(&mut Q) -> bool) {
+    let mut armed = false;
+    loop {
+        match take(queue) {
+            Taken::Responses => return,
+            // It may have used up the notice.
+            Taken::NoResponse => armed = false,
+            Taken::Nothing if armed || !arm(queue) => return,
+            Taken::Nothing => armed = true,
+        }
+    }
+}
+
 /// Commands and completions over one connection. Belongs to one thread at a time.
 ///
 /// Commands are pushed, then sent together with [`ring`](Self::ring), and complete in any order through
@@ -187,14 +211,26 @@ impl InitiatorQueue {
     /// Takes completions until `done` is full or there are none. Never waits.
     #[inline]
     pub fn poll(&mut self, done: &mut Burst<Cqe>) {
-        if self.take(done) == 0 && self.notices && !self.link.is_lost() {
-            // Nothing more may come without a notice from here on.
-            self.link.completions.take_notices();
-            if self.link.completions.arm().is_err() {
-                self.link.lose();
-            }
-            self.take(done);
+        let wants = done.len();
+        until_armed(
+            self,
+            |queue| match queue.take(done) {
+                0 => Taken::Nothing,
+                _ if done.len() == wants => Taken::NoResponse,
+                _ => Taken::Responses,
+            },
+            |queue| queue.notices && !queue.link.is_lost() && queue.arm(),
+        );
+    }
+
+    /// From here on nothing more comes without a notice. False if that cannot be.
+    fn arm(&mut self) -> bool {
+        self.link.completions.take_notices();
+        let armed = self.link.completions.arm().is_ok();
+        if !armed {
+            self.link.lose();
         }
+        armed
     }
 
     fn take(&mut self, done: &mut Burst<Cqe>) -> usize {
@@ -283,5 +319,48 @@ impl InitiatorQueue {
     #[must_use]
     pub fn stray_completions(&self) -> u64 {
         self.strays
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a queue finds, and whether a notice was asked for when nothing was found last.
+    fn polled(found: &[Taken]) -> (usize, usize) {
+        let mut counts = (0, 0);
+        until_armed(
+            &mut counts,
+            |counts| {
+                counts.0 += 1;
+                found.get(counts.0 - 1).copied().unwrap_or(Taken::Nothing)
+            },
+            |counts| {
+                counts.1 += 1;
+                true
+            },
+        );
+        counts
+    }
+
+    #[test]
+    fn who_finds_no_response_has_asked_for_a_notice() {
+        use Taken::{NoResponse, Nothing, Responses};
+        assert_eq!(polled(&[]), (2, 1));
+        assert_eq!(polled(&[Responses]), (1, 0));
+        // The end of a send is no response, and may be all that comes before the caller waits.
+        assert_eq!(polled(&[NoResponse]), (3, 1));
+        assert_eq!(polled(&[Nothing, NoResponse]), (4, 2));
+        assert_eq!(polled(&[Nothing, NoResponse, Responses]), (3, 1));
+        let mut takes = 0;
+        until_armed(
+            &mut takes,
+            |takes| {
+                *takes += 1;
+                Nothing
+            },
+            |_| false,
+        );
+        assert_eq!(takes, 1, "without notices");
     }
 }

@@ -128,3 +128,10 @@ fn linux_refuses_what_it_does_not_have() {
     let error = Initiator::connect(nowhere, known).unwrap_err();
     assert!(error.to_string().contains("nobody listens there"), "{error}");
 }
+
+#[test]
+fn a_queue_holds_no_more_commands_than_may_be_outstanding() {
+    assert_eq!(entries_of(1024, None), 1024);
+    assert_eq!(entries_of(1024, Some(127)), 128);
+    assert_eq!(entries_of(128, Some(u16::MAX)), 128);
+}

@@ -3,16 +3,21 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crossbeam_queue::ArrayQueue;
 
-use super::core_end::Remains;
+use super::core_end::{Remain, Remains};
 use super::orders::RdmaOrder;
 use super::port::PortParts;
 use crate::fabric::message::{CoreCommand, Hosts};
 use crate::fabric::rdma::verbs::{Device, Endpoint, EndpointId, VerbsError};
 use crate::memory::Region;
 
+/// How long a connection that is over stays before it is destroyed. A message that was coming in when its queue pair failed has
+/// taken one of the receives that all share, and its completion may come after that of the drain; once the queue pair is
+/// destroyed, it never comes (mlx5 takes what is left out of the completion queue).
+const GRACE: Duration = Duration::from_millis(200);
 /// Connections that may wait to be destroyed.
 const REMAINS: usize = 4096;
 
@@ -30,6 +35,13 @@ struct Shared {
     devices: Mutex<Vec<(Device, Ports)>>,
     connections: Mutex<HashMap<EndpointId, Connection>>,
     remains: Remains,
+    dying: Mutex<Vec<Dying>>,
+}
+
+/// A connection that is to be destroyed.
+struct Dying {
+    since: Instant,
+    remain: Remain,
 }
 
 /// A connection that was accepted.
@@ -63,8 +75,13 @@ impl RdmaDevices {
             devices: Mutex::default(),
             connections: Mutex::default(),
             remains: Arc::new(ArrayQueue::new(REMAINS)),
+            dying: Mutex::default(),
         };
-        Self { shared: Arc::new(shared) }
+        let devices = Self { shared: Arc::new(shared) };
+        // What is left when the last listener has ended.
+        let later = Arc::downgrade(&devices.shared);
+        hosts.at_each_sweep(move || later.upgrade().map(|shared| Self { shared }.bury()).is_some());
+        devices
     }
 
     /// The hosts.
@@ -133,9 +150,25 @@ impl RdmaDevices {
 
     /// Destroys the connections that cores are done with.
     pub(super) fn bury(&self) {
-        while let Some(endpoint) = self.shared.remains.pop() {
-            endpoint.disconnect();
-            self.remove(endpoint.id());
+        let mut dying = self.shared.dying.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(remain) = self.shared.remains.pop() {
+            remain.endpoint.disconnect();
+            self.remove(remain.endpoint.id());
+            dying.push(Dying { since: Instant::now(), remain });
+        }
+        for Dying { since, remain: Remain { endpoint, waiting } } in std::mem::take(&mut *dying) {
+            let (id, due) = (endpoint.id(), since.elapsed() >= GRACE);
+            // Others may still have it, such as the thread that waits for Connect.
+            match if due { Arc::try_unwrap(endpoint) } else { Err(endpoint) } {
+                Ok(endpoint) => {
+                    // Returns when the device has let go of whatever the queue pair touched.
+                    drop(endpoint);
+                    if let Some(core) = waiting {
+                        self.hosts().tell(core, CoreCommand::Rdma(RdmaOrder::Gone(id)));
+                    }
+                }
+                Err(endpoint) => dying.push(Dying { since, remain: Remain { endpoint, waiting } }),
+            }
         }
     }
 }

@@ -28,12 +28,17 @@ pub(super) enum Phase {
 pub(super) struct Exchange {
     /// The queue on which it came.
     pub queue: SlotId,
-    pub session: SessionId,
+    /// Whose it is; `None` of a first command, which is never yielded.
+    pub session: Option<SessionId>,
     /// The host's command identifier.
     pub cid: u16,
     pub sqe: Sqe,
     pub route: Route,
     pub buffer: Option<Buffer>,
+    /// Whose the buffer is, if the data came along: port and receive.
+    pub receive: Option<(usize, u16)>,
+    /// What the buffer counts for among those of the session.
+    pub held: u32,
     pub phase: Phase,
 }
 

@@ -59,6 +59,8 @@ impl Channel for IoChannel {
 impl Drop for IoChannel {
     fn drop(&mut self) {
         if !self.settled {
+            // Here and not on the core, because it takes long.
+            self.endpoint.disconnect();
             self.hosts.tell(self.core, CoreCommand::Rdma(RdmaOrder::Lose(self.endpoint.id())));
         }
     }

@@ -1,9 +1,9 @@
 //! Accepts connections of NVMe over RDMA, and hears of their ends.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -13,18 +13,17 @@ use super::admin_channel::{AdminChannel, AdminParts};
 use super::devices::{Connection, Kind, RdmaDevices};
 use super::io_channel::IoChannel;
 use super::orders::{ExpectedQueue, RdmaOrder};
+use crate::fabric::message::callers::{Callers, Crowded};
 use crate::fabric::message::{Channel, CoreCommand, Door, MAX_IO_QUEUES, OpenError};
 use crate::fabric::rdma::verbs::{
     ConnectRequest, Endpoint, EndpointId, Event, EventChannel, EventKind, QueuePairParts, Reads, VerbsError,
 };
 use crate::fabric::rdma::wire::{ADMIN_ENTRIES, ConnectAnswer, ConnectQuery, RESPONSE_BYTES, RejectReason, Rejection};
-use crate::fabric::refusals::Refusals;
+use crate::fabric::refusals::{Refusals, may_log};
 use crate::nvme::spec::fabrics::ConnectData;
 
 /// Connections that are asked for at once.
 const BACKLOG: u32 = 128;
-/// Threads at once: of admin queues, and of I/O queues that have not sent Connect.
-const MAX_THREADS: usize = 512;
 /// How long a target that ends waits for its connections.
 const FAREWELL: Duration = Duration::from_secs(30);
 /// How long to wait for events before looking after the rest.
@@ -91,9 +90,10 @@ impl RdmaTarget {
             channel,
             id: listener.id(),
             listener: Some(listener),
+            address,
             devices: devices.clone(),
             stop: Arc::clone(&stop),
-            threads: Mutex::default(),
+            callers: Mutex::default(),
             refusals: Arc::new(Mutex::new(Refusals::new(Instant::now()))),
         };
         let thread = std::thread::Builder::new().name("nvme-rdma-cm".into()).spawn(move || desk.run());
@@ -121,11 +121,15 @@ impl Drop for RdmaTarget {
 /// What the thread that hears events needs.
 struct Reception {
     channel: Arc<EventChannel>,
+    /// The name of the listener that there was first, by which its connections are found.
     id: EndpointId,
+    /// `None` while it is to listen again, or ends.
     listener: Option<Endpoint>,
+    address: SocketAddr,
     devices: RdmaDevices,
     stop: Arc<AtomicBool>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Admin queues, and I/O queues that have not sent Connect.
+    callers: Mutex<Callers>,
     /// What refusals may still log.
     refusals: Arc<Mutex<Refusals>>,
 }
@@ -134,6 +138,9 @@ impl Reception {
     fn run(mut self) {
         while !self.stop.load(Ordering::Acquire) {
             self.turn(LOOK);
+            if self.listener.is_none() {
+                self.listen_again();
+            }
         }
         self.listener = None;
         for id in self.devices.of(self.id) {
@@ -149,7 +156,7 @@ impl Reception {
         }
     }
 
-    fn turn(&self, wait: Duration) {
+    fn turn(&mut self, wait: Duration) {
         match self.channel.next(wait) {
             Ok(Some(event)) => self.hear(event),
             Ok(None) => {}
@@ -164,17 +171,35 @@ impl Reception {
 
     /// Joins the threads that have ended; whether none is left.
     fn join_ended(&self) -> bool {
-        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        for ended in threads.extract_if(.., |thread| thread.is_finished()) {
-            let _ = ended.join();
-        }
-        threads.is_empty()
+        let mut callers = self.callers();
+        callers.join_ended();
+        callers.is_empty()
     }
 
-    fn hear(&self, event: Event) {
+    fn callers(&self) -> MutexGuard<'_, Callers> {
+        self.callers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The device was removed on which it listened: listens again as soon as there is one with its address.
+    fn listen_again(&mut self) {
+        let made = Endpoint::new(&self.channel).and_then(|mut listener| {
+            listener.listen(self.address, BACKLOG)?;
+            Ok(listener)
+        });
+        if let Ok(listener) = made {
+            info!(address = %self.address, "NVMe/RDMA target listens again");
+            self.listener = Some(listener);
+        }
+    }
+
+    fn hear(&mut self, event: Event) {
         match event.kind {
             EventKind::ConnectRequest(request) if self.listener.is_some() => {
                 self.request(request, &event.private_data);
+            }
+            EventKind::DeviceGone if self.listener.as_ref().is_some_and(|listener| listener.id() == event.endpoint) => {
+                warn!(address = %self.address, "the RDMA device of a target was removed; listening again when it is back");
+                self.listener = None;
             }
             EventKind::Disconnected | EventKind::DeviceGone | EventKind::Failed | EventKind::Rejected => {
                 self.devices.lose(event.endpoint);
@@ -186,46 +211,38 @@ impl Reception {
     /// A host wants a queue.
     fn request(&self, mut request: ConnectRequest, private_data: &[u8]) {
         let peer = request.endpoint.peer_address();
-        let prepared = ConnectQuery::decode(private_data).and_then(|query| self.prepare(&mut request, query));
+        let prepared = ConnectQuery::decode(private_data).map_err(Refusal::from);
+        let prepared = prepared.and_then(|query| self.prepare(&mut request, query));
         let accepted = match prepared {
             Ok(prepared) => self.accept(request, prepared),
-            Err(reason) => {
-                info!(?peer, %reason, "an NVMe/RDMA connection was refused");
+            Err(Refusal { reason, cause }) => {
+                if let Some(unlogged) = may_log(&self.refusals) {
+                    info!(?peer, %reason, cause, unlogged, "an NVMe/RDMA connection was refused");
+                }
                 request.endpoint.reject(&Rejection { reason }.encode())
             }
         };
-        if let Err(error) = accepted {
-            warn!(?peer, %error, "an NVMe/RDMA connection came to nothing");
+        if let Err(error) = accepted
+            && let Some(unlogged) = may_log(&self.refusals)
+        {
+            warn!(?peer, %error, unlogged, "an NVMe/RDMA connection came to nothing");
         }
     }
 
     /// Makes the queue pair of a request.
-    fn prepare(&self, request: &mut ConnectRequest, query: ConnectQuery) -> Result<Prepared, RejectReason> {
-        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).len();
-        if threads >= MAX_THREADS || query.qid > MAX_IO_QUEUES {
-            return Err(if query.qid > MAX_IO_QUEUES {
-                RejectReason::INVALID_QUEUE
-            } else {
-                RejectReason::NO_RESOURCES
-            });
-        }
+    fn prepare(&self, request: &mut ConnectRequest, query: ConnectQuery) -> Result<Prepared, Refusal> {
+        self.callers().check_room(address_of(&request.endpoint))?;
         let entries = u32::from(query.host_sends) + 1;
-        if query.qid > 0 && entries > self.devices.hosts().options().max_queue_entries {
-            return Err(RejectReason::INVALID_SENDS);
-        }
+        check_query(&query, request.reads, self.devices.hosts().options().max_queue_entries)?;
         let made = if query.qid == 0 {
-            AdminParts::make(&mut request.endpoint, entries).map(Prepared::Admin)
+            AdminParts::make(&mut request.endpoint, entries.min(u32::from(ADMIN_ENTRIES))).map(Prepared::Admin)
         } else {
             self.prepare_io(&mut request.endpoint, query.qid, entries).map(Prepared::Io)
         };
-        let made = made.map_err(|error| {
-            warn!(%error, "there is nothing to serve an NVMe/RDMA connection with");
-            RejectReason::NO_RESOURCES
-        })?;
+        let made = made?;
         // Completions are sent inline: they need no memory that would have to live until they were sent.
         if request.endpoint.inline_bytes() < RESPONSE_BYTES {
-            warn!("the RDMA device cannot send 16 bytes along with a work request");
-            return Err(RejectReason::NO_RESOURCES);
+            return Err(VerbsError::Unsupported("the device cannot send 16 bytes along with a work request").into());
         }
         Ok(made)
     }
@@ -306,18 +323,60 @@ impl Reception {
         endpoint.accept(reads, &ConnectAnswer { controller_receives }.encode())?;
         // The address that the host reached: with one of none in particular the listener has many.
         let listener = endpoint.local_address().map(|address| address.to_string()).unwrap_or_default();
+        let admitted = Arc::default();
         let door = Door {
             hosts: self.devices.hosts().clone(),
             listener,
             stop: Arc::clone(&self.stop),
-            admitted: Arc::default(),
+            admitted: Arc::clone(&admitted),
             refusals: Arc::clone(&self.refusals),
         };
         let thread = std::thread::Builder::new().name("nvme-rdma-host".into()).spawn(move || door.serve(channel));
         let thread = thread.map_err(|cause| VerbsError::Call { what: "start a thread for a host", cause })?;
-        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        self.callers().add(address_of(endpoint), admitted, thread, ());
         Ok(())
     }
+}
+
+/// Why a connection is refused: what its host is told, and what the log is told besides.
+struct Refusal {
+    reason: RejectReason,
+    cause: Option<String>,
+}
+
+impl From<RejectReason> for Refusal {
+    fn from(reason: RejectReason) -> Self {
+        Self { reason, cause: None }
+    }
+}
+
+impl From<VerbsError> for Refusal {
+    fn from(error: VerbsError) -> Self {
+        Self { reason: RejectReason::NO_RESOURCES, cause: Some(error.to_string()) }
+    }
+}
+
+impl From<Crowded> for Refusal {
+    fn from(crowded: Crowded) -> Self {
+        Self { reason: RejectReason::NO_RESOURCES, cause: Some(crowded.to_string()) }
+    }
+}
+
+/// Whom an address counts for. Who has none counts with all others that have none.
+fn address_of(endpoint: &Endpoint) -> IpAddr {
+    endpoint.peer_address().map_or(Ipv4Addr::UNSPECIFIED.into(), |address| address.ip())
+}
+
+/// Whether a queue can be as its host asks for, of which so many READs are answered at once.
+fn check_query(query: &ConnectQuery, reads: u8, max_queue_entries: u32) -> Result<(), RejectReason> {
+    if query.qid > MAX_IO_QUEUES {
+        return Err(RejectReason::INVALID_QUEUE);
+    }
+    if query.qid > 0 && u32::from(query.host_sends) + 1 > max_queue_entries {
+        return Err(RejectReason::INVALID_SENDS);
+    }
+    // Data of Connect, and of whatever does not come along, is read.
+    if reads == 0 { Err(RejectReason::INVALID_READS) } else { Ok(()) }
 }
 
 /// What a request needs to be accepted.
@@ -332,4 +391,19 @@ struct IoParts {
     port: usize,
     entries: u32,
     send_entries: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_answers_no_reads_or_wants_too_much_is_refused() {
+        let query = |qid, host_sends| ConnectQuery { qid, host_receives: 32, host_sends, controller_id: 1 };
+        assert_eq!(check_query(&query(1, 127), 1, 128), Ok(()));
+        assert_eq!(check_query(&query(1, 127), 0, 128), Err(RejectReason::INVALID_READS));
+        assert_eq!(check_query(&query(0, 31), 0, 128), Err(RejectReason::INVALID_READS));
+        assert_eq!(check_query(&query(1, 128), 1, 128), Err(RejectReason::INVALID_SENDS));
+        assert_eq!(check_query(&query(MAX_IO_QUEUES + 1, 31), 1, 128), Err(RejectReason::INVALID_QUEUE));
+    }
 }

@@ -17,12 +17,16 @@ mod exchange;
 pub mod fuzzing;
 mod io_channel;
 mod listener;
+mod nic;
 mod orders;
 mod port;
 mod queue;
+#[cfg(test)]
+mod tests;
 
-pub use core_end::{RdmaEnd, Remains};
+pub use core_end::{RdmaEnd, Remain, Remains};
 pub use devices::RdmaDevices;
 pub use listener::{ListenError, MAX_TRANSFER_BYTES, RdmaTarget};
+pub use nic::{PortDevice, QueuePair};
 pub use orders::{ExpectedQueue, RdmaOrder};
 pub use port::PortParts;

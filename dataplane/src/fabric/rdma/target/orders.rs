@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
+use super::nic::PortDevice;
 use super::port::PortParts;
 use crate::fabric::message::{AdminCapsule, Answer, QueueTerms};
 use crate::fabric::rdma::verbs::{Endpoint, EndpointId};
@@ -10,24 +11,26 @@ use crate::nvme::spec::Cqe;
 
 /// What is asked of a core's end of NVMe over RDMA.
 #[derive(Debug)]
-pub enum RdmaOrder {
+pub enum RdmaOrder<P: PortDevice = PortParts> {
     /// Serve queues on a device. The number of the device is its place among those that the core was given.
-    Open(Arc<PortParts>, Answer),
+    Open(Arc<P>, Answer),
     /// A queue pair on the core's completion queue is about to be connected: hand its first command over.
-    Expect(Box<ExpectedQueue>, Answer),
+    Expect(Box<ExpectedQueue<P::Pair>>, Answer),
     /// What came of the first command: serve the queue.
     Take(EndpointId, Box<QueueTerms>, Answer),
     /// Send a completion, the one of the first command. After one that says that it failed, the queue ends.
     Respond(EndpointId, Cqe),
-    /// The connection is at its end.
+    /// The connection is at its end, and its queue pair was made to fail.
     Lose(EndpointId),
+    /// A queue pair that could not be drained was destroyed: nothing that it touched is in use any more.
+    Gone(EndpointId),
 }
 
 /// A queue pair whose first command is to come.
 #[derive(Debug)]
-pub struct ExpectedQueue {
+pub struct ExpectedQueue<Q = Endpoint> {
     /// The connection.
-    pub endpoint: Arc<Endpoint>,
+    pub endpoint: Arc<Q>,
     /// The device.
     pub port: usize,
     /// Entries, as the request for the connection told.

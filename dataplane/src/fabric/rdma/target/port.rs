@@ -5,12 +5,14 @@ use std::sync::Arc;
 use zerocopy::transmute;
 
 use super::core_end::Remains;
+use super::nic::PortDevice;
 use crate::fabric::message::{Buffer, Staging};
 use crate::fabric::rdma::verbs::{
-    Access, CompletionQueue, Device, Domain, ReceiveList, RegisteredMemory, SharedReceiveQueue, VerbsError,
+    Access, CompletionQueue, Device, DeviceLimits, Domain, Endpoint, Piece, ReceiveList, RegisteredMemory,
+    SharedReceiveQueue, VerbsError, WorkDone,
 };
 use crate::fabric::rdma::wire::COMMAND_BYTES;
-use crate::memory::{Region, RegionSlot};
+use crate::memory::{DmaSlice, Region, RegionSlot};
 use crate::nvme::spec::Sqe;
 
 /// Receives that are posted at once.
@@ -54,8 +56,9 @@ impl PortParts {
         in_capsule_bytes: u32,
         remains: Remains,
     ) -> Result<Self, VerbsError> {
+        check_limits(&device.limits())?;
         let domain = Domain::new(device)?;
-        // An eighth of the buffers at most lie ready for data that comes along.
+        // An eighth of the buffers at most is for data that comes along.
         let share = buffer_bytes / 8 / in_capsule_bytes.next_power_of_two().max(4096);
         let receives = share.clamp(16, MAX_RECEIVES).min(device.limits().shared_receives.max(1));
         let bytes = receives as usize * COMMAND_BYTES as usize;
@@ -73,32 +76,85 @@ impl PortParts {
             remains,
         })
     }
+}
 
-    /// Receives that its queues share.
-    #[must_use]
-    pub fn receives(&self) -> u32 {
+impl PortDevice for PortParts {
+    type Pair = Endpoint;
+
+    #[inline]
+    fn poll(&self, into: &mut [WorkDone]) -> Result<usize, VerbsError> {
+        self.completions.poll(into)
+    }
+
+    #[inline]
+    fn post_receives(&self, list: &mut ReceiveList) -> Result<(), VerbsError> {
+        self.shared.post(list)
+    }
+
+    fn receives(&self) -> u32 {
         self.receives
+    }
+
+    #[inline]
+    fn in_capsule_bytes(&self) -> u32 {
+        self.in_capsule_bytes
+    }
+
+    #[inline]
+    fn command_piece(&self, index: u16) -> Option<Piece> {
+        self.commands.piece(u64::from(index) * u64::from(COMMAND_BYTES), COMMAND_BYTES)
+    }
+
+    #[inline]
+    fn command(&self, index: u16) -> Option<Sqe> {
+        let mut words = [0u64; 8];
+        self.commands_region.read_words(u64::from(index) * u64::from(COMMAND_BYTES), &mut words)?;
+        Some(transmute!(words))
+    }
+
+    #[inline]
+    fn staging_piece(&self, slice: DmaSlice) -> Option<Piece> {
+        self.staging.piece_of(slice)
+    }
+
+    fn remains(&self) -> &Remains {
+        &self.remains
     }
 }
 
-/// The core's end of them.
-pub(super) struct Port {
-    pub parts: Arc<PortParts>,
-    /// By receive: the buffer for data that comes along.
-    buffers: Box<[Option<Buffer>]>,
-    /// Receives that are not posted, for lack of a buffer.
-    bare: Vec<u16>,
-    list: ReceiveList,
-    /// Whether the device failed.
-    pub failed: bool,
+/// Whether a device has what a port takes. Beyond the entries of a completion queue it would fail with all its queues.
+fn check_limits(limits: &DeviceLimits) -> Result<(), VerbsError> {
+    if limits.completion_entries < MAX_COMPLETIONS {
+        return Err(VerbsError::Unsupported("the RDMA device has no completion queue of 16,384 entries"));
+    }
+    if limits.pieces < 2 {
+        return Err(VerbsError::Unsupported("the RDMA device cannot scatter a message to two pieces of memory"));
+    }
+    Ok(())
 }
 
-impl Port {
-    pub fn new(parts: Arc<PortParts>, staging: &mut Staging) -> Self {
-        let receives = parts.receives;
+/// The core's end of them.
+///
+/// Each receive has one place for data that comes along, for good; all of a port's lie side by side, so that what others take of
+/// the staging memory stays in large blocks. While a command uses it, the receive is not posted.
+pub(super) struct Port<P> {
+    pub parts: Arc<P>,
+    /// By receive: the buffer for data that comes along, unless a command has it.
+    buffers: Box<[Option<Buffer>]>,
+    /// Receives for which there has been no buffer yet.
+    bare: Vec<u16>,
+    list: ReceiveList,
+    /// Whether the device failed; and whether what follows from that was done.
+    pub failed: bool,
+    pub ended: bool,
+}
+
+impl<P: PortDevice> Port<P> {
+    pub fn new(parts: Arc<P>, staging: &mut Staging) -> Self {
+        let receives = parts.receives();
         let buffers = (0..receives).map(|_| None).collect();
         let bare = (0..receives as u16).rev().collect();
-        let mut port = Self { parts, buffers, bare, list: ReceiveList::new(BURST), failed: false };
+        let mut port = Self { parts, buffers, bare, list: ReceiveList::new(BURST), failed: false, ended: false };
         port.refill(staging);
         port
     }
@@ -108,54 +164,57 @@ impl Port {
         !self.bare.is_empty()
     }
 
-    /// Posts receives that waited for a buffer, as far as there are buffers now.
+    /// Finds buffers for the receives that have none yet, as far as there are any, and posts them.
     pub fn refill(&mut self, staging: &mut Staging) {
-        while let Some(index) = self.bare.pop() {
-            if !self.give(index, staging) {
-                self.bare.push(index);
-                break;
+        let bytes = self.parts.in_capsule_bytes();
+        if bytes > 0 {
+            for buffer in staging.take_beside(self.bare.len() as u32, bytes) {
+                if let Some(index) = self.bare.pop() {
+                    self.put_back(index, buffer, staging);
+                }
+            }
+        } else {
+            while let Some(index) = self.bare.pop() {
+                self.reuse(index, staging);
             }
         }
         self.post();
     }
 
-    /// Makes ready to post a receive whose message was looked at. It is posted with the others by [`post`](Self::post).
-    pub fn reuse(&mut self, index: u16, staging: &mut Staging) {
-        if !self.give(index, staging) {
-            self.bare.push(index);
+    /// The command that had the buffer of a receive is done with it. Posted by [`post`](Self::post).
+    pub fn put_back(&mut self, index: u16, buffer: Buffer, staging: &Staging) {
+        if let Some(place) = self.buffers.get_mut(usize::from(index)) {
+            *place = Some(buffer);
+            self.reuse(index, staging);
         }
     }
 
-    fn give(&mut self, index: u16, staging: &mut Staging) -> bool {
-        let Some(held) = self.buffers.get_mut(usize::from(index)) else { return true };
-        let bytes = self.parts.in_capsule_bytes;
+    /// Makes ready to post a receive whose message was looked at, unless a command has its buffer. It is posted with the
+    /// others by [`post`](Self::post).
+    pub fn reuse(&mut self, index: u16, staging: &Staging) {
+        let Some(held) = self.buffers.get(usize::from(index)) else { return };
+        let bytes = self.parts.in_capsule_bytes();
         if held.is_none() && bytes > 0 {
-            *held = staging.take(bytes);
+            return;
         }
         let slice = held.as_ref().and_then(|buffer| staging.slice(buffer, 0, bytes));
-        let data = slice.and_then(|slice| self.parts.staging.piece_of(slice));
-        let command = self.parts.commands.piece(u64::from(index) * u64::from(COMMAND_BYTES), COMMAND_BYTES);
-        let (Some(command), true) = (command, data.is_some() || bytes == 0) else { return false };
+        let data = slice.and_then(|slice| self.parts.staging_piece(slice));
+        let command = self.parts.command_piece(index);
+        let Some(command) = command else { return };
         let pieces = [command, data.unwrap_or_default()];
         let pieces = if data.is_some() { &pieces[..] } else { &pieces[..1] };
         if self.list.is_full() {
             self.post();
         }
-        self.list.push(RECEIVE | u64::from(index), pieces)
+        let added = self.list.push(RECEIVE | u64::from(index), pieces);
+        debug_assert!(added, "room was made");
     }
 
     /// Posts the receives that are ready.
     pub fn post(&mut self) {
-        if !self.list.is_empty() && self.parts.shared.post(&mut self.list).is_err() {
+        if !self.list.is_empty() && self.parts.post_receives(&mut self.list).is_err() {
             self.failed = true;
         }
-    }
-
-    /// A private copy of the command that came in.
-    pub fn command(&self, index: u16) -> Option<Sqe> {
-        let mut words = [0u64; 8];
-        self.parts.commands_region.read_words(u64::from(index) * u64::from(COMMAND_BYTES), &mut words)?;
-        Some(transmute!(words))
     }
 
     /// Takes the buffer with the data that came along.
@@ -169,7 +228,20 @@ impl Port {
     }
 
     /// Bytes of a staging buffer, as work requests name them.
-    pub fn piece(&self, staging: &Staging, buffer: &Buffer, bytes: u32) -> Option<crate::fabric::rdma::verbs::Piece> {
-        self.parts.staging.piece_of(staging.slice(buffer, 0, bytes)?)
+    pub fn piece(&self, staging: &Staging, buffer: &Buffer, bytes: u32) -> Option<Piece> {
+        self.parts.staging_piece(staging.slice(buffer, 0, bytes)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_that_have_too_little_are_refused() {
+        let enough = DeviceLimits { completion_entries: MAX_COMPLETIONS, pieces: 2, ..DeviceLimits::default() };
+        assert!(check_limits(&enough).is_ok());
+        assert!(check_limits(&DeviceLimits { completion_entries: MAX_COMPLETIONS - 1, ..enough }).is_err());
+        assert!(check_limits(&DeviceLimits { pieces: 1, ..enough }).is_err());
     }
 }

@@ -9,9 +9,10 @@ use std::sync::mpsc::SyncSender;
 
 use super::desk::Desk;
 use super::exchange::Phase;
+use super::nic::{PortDevice, QueuePair};
 use super::port::Port;
 use crate::fabric::message::{AdminCapsule, QueueTerms, Staging};
-use crate::fabric::rdma::verbs::{Endpoint, EndpointId, SendList, Work};
+use crate::fabric::rdma::verbs::{EndpointId, SendList, Work};
 use crate::fabric::rdma::wire::RESPONSE_BYTES;
 use crate::fabric::{Completion, QueuePairInfo, SessionId};
 use crate::memory::SlotId;
@@ -34,12 +35,19 @@ pub(super) const fn of_work_id(id: u64) -> (SlotId, u32) {
     (SlotId::from_bits(id), (id >> SlotId::BITS) as u32 & DRAINED)
 }
 
+/// Whether a number says that the queue pair is drained.
+pub(super) const fn says_drained(sequence: u32) -> bool {
+    sequence == DRAINED
+}
+
 /// Whose a queue is.
 pub(super) enum Party {
     /// Nobody's yet: its first command goes to the control side.
     Expected {
         connect: Option<SyncSender<AdminCapsule>>,
         room: Vec<u8>,
+        /// Whether the first command came.
+        came: bool,
     },
     Host(Box<QueueTerms>),
 }
@@ -88,14 +96,18 @@ pub(super) enum Ended {
 }
 
 /// One I/O queue.
-pub(super) struct Queue {
+pub(super) struct Queue<Q> {
     id: SlotId,
-    pub endpoint: Arc<Endpoint>,
+    name: EndpointId,
+    /// `None` once the control side is to destroy it.
+    endpoint: Option<Arc<Q>>,
     pub port: usize,
     pub party: Party,
     state: State,
-    /// Entries that the request for the connection told.
+    /// Entries that the request for the connection told; then those of Connect.
     pub entries: u32,
+    /// Commands that it counts for among those of its core.
+    pub charged: u32,
     sq_head: u16,
     reads: VecDeque<SlotId>,
     reads_under_way: u8,
@@ -119,36 +131,48 @@ pub(super) struct Queue {
     unanswered: u32,
     /// Whether it stands in the line of those to be looked after.
     pub due: bool,
+    /// Whether it counts among those that are moving.
+    pub counted: bool,
+    /// Whether its queue pair cannot be drained, and must be destroyed instead.
+    doomed: bool,
+    /// Purposes that were served; and how many they were at the last sweep, if something was outstanding then.
+    served: u64,
+    swept: Option<u64>,
     commands: u64,
     completions: u64,
 }
 
-impl Queue {
-    pub fn new(expected: super::ExpectedQueue) -> Self {
-        let line = 2 * expected.entries as usize + 4;
+impl<Q: QueuePair> Queue<Q> {
+    pub fn new(expected: super::ExpectedQueue<Q>) -> Self {
         Self {
             id: SlotId::from_bits(0),
             port: expected.port,
-            party: Party::Expected { connect: Some(expected.connect), room: expected.room },
+            party: Party::Expected { connect: Some(expected.connect), room: expected.room, came: false },
             state: State::Running,
             entries: expected.entries,
+            charged: 1,
             // Connect is the first entry, and is counted as any other.
             sq_head: 0,
-            reads: VecDeque::with_capacity(line),
+            reads: VecDeque::with_capacity(4),
             reads_under_way: 0,
             reads_most: expected.reads.max(1),
-            outgoing: VecDeque::with_capacity(line),
-            posted: VecDeque::with_capacity(line),
+            outgoing: VecDeque::with_capacity(4),
+            posted: VecDeque::with_capacity(4),
             work: 0,
             // One is kept for the last, which tells that the queue pair is drained.
             work_most: expected.send_entries.saturating_sub(1),
-            endpoint: expected.endpoint,
+            name: expected.endpoint.id(),
+            endpoint: Some(expected.endpoint),
             sequence: 0,
             alone: false,
             reported: false,
             in_use: 0,
             unanswered: 0,
             due: false,
+            counted: false,
+            doomed: false,
+            served: 0,
+            swept: None,
             commands: 0,
             completions: 0,
         }
@@ -159,7 +183,12 @@ impl Queue {
     }
 
     pub fn endpoint_id(&self) -> EndpointId {
-        self.endpoint.id()
+        self.name
+    }
+
+    /// The number of its queue pair, for the log.
+    pub fn number(&self) -> Option<u32> {
+        self.endpoint.as_ref()?.number()
     }
 
     pub fn session(&self) -> Option<SessionId> {
@@ -167,6 +196,16 @@ impl Queue {
             Party::Expected { .. } => None,
             Party::Host(terms) => Some(terms.session),
         }
+    }
+
+    /// Its host is known.
+    pub fn serve(&mut self, terms: Box<QueueTerms>) {
+        self.entries = terms.entries;
+        self.party = Party::Host(terms);
+        let line = 2 * self.entries as usize + 4;
+        self.reads.reserve_exact(line);
+        self.outgoing.reserve_exact(line);
+        self.posted.reserve_exact(line);
     }
 
     pub fn is_running(&self) -> bool {
@@ -215,11 +254,7 @@ impl Queue {
         self.in_use += 1;
         self.unanswered += 1;
         self.commands += 1;
-        let entries = match &self.party {
-            Party::Host(terms) => terms.entries,
-            Party::Expected { .. } => self.entries,
-        };
-        self.sq_head = ((u32::from(self.sq_head) + 1) % entries.max(1)) as u16;
+        self.sq_head = ((u32::from(self.sq_head) + 1) % self.entries.max(1)) as u16;
     }
 
     /// The command that came last is not one of those in use after all.
@@ -268,7 +303,7 @@ impl Queue {
     }
 
     /// Posts what there is to post.
-    pub fn send(&mut self, list: &mut SendList, desk: &mut Desk, port: &Port, staging: &Staging) {
+    pub fn send(&mut self, list: &mut SendList, desk: &mut Desk, port: &Port<impl PortDevice>, staging: &Staging) {
         if self.is_closed() {
             return;
         }
@@ -281,7 +316,7 @@ impl Queue {
             return;
         }
         list.signal_last();
-        if self.endpoint.post(list).is_err() {
+        if self.endpoint.as_ref().is_none_or(|endpoint| endpoint.post(list).is_err()) {
             self.close_alone(list);
         }
     }
@@ -295,7 +330,7 @@ impl Queue {
         list.room() >= ANSWER_WORK as usize && self.work + ANSWER_WORK <= self.work_most
     }
 
-    fn fill_reads(&mut self, list: &mut SendList, desk: &mut Desk, port: &Port, staging: &Staging) {
+    fn fill_reads(&mut self, list: &mut SendList, desk: &mut Desk, port: &Port<impl PortDevice>, staging: &Staging) {
         while self.reads_under_way < self.reads_most
             && self.has_room(list)
             && let Some(id) = self.reads.pop_front()
@@ -311,7 +346,7 @@ impl Queue {
         }
     }
 
-    fn fill_answers(&mut self, list: &mut SendList, desk: &mut Desk, port: &Port, staging: &Staging) {
+    fn fill_answers(&mut self, list: &mut SendList, desk: &mut Desk, port: &Port<impl PortDevice>, staging: &Staging) {
         while self.has_room(list)
             && let Some(next) = self.outgoing.pop_front()
         {
@@ -359,6 +394,7 @@ impl Queue {
         let first = *first;
         self.posted.pop_front();
         self.work -= first.work;
+        self.served += 1;
         Some(match first.what {
             What::Read(id) => {
                 self.reads_under_way -= 1;
@@ -376,45 +412,98 @@ impl Queue {
         })
     }
 
-    /// Whether a number says that the queue pair is drained.
-    pub const fn says_drained(sequence: u32) -> bool {
-        sequence == DRAINED
-    }
-
     /// Ends the queue at once: makes its queue pair fail, and asks to be told when nothing is left that it touches.
     pub fn close(&mut self, list: &mut SendList) {
         if self.is_closed() {
             return;
         }
-        self.state = State::Closed;
-        self.endpoint.fail();
-        list.clear();
-        let added = list.push(work_id(self.id, DRAINED), Work::Send, &[], true);
-        if !added || self.endpoint.post(list).is_err() {
-            // Without this word nothing says when its buffers are free, so they never are.
-            tracing::error!(
-                queue_pair = self.endpoint.number(),
-                "an RDMA queue pair cannot be drained; its buffers are lost"
-            );
+        if let Some(endpoint) = &self.endpoint {
+            endpoint.fail();
         }
+        self.drain(list);
     }
 
     /// As [`close`](Self::close), and the controller lives on.
     pub fn close_alone(&mut self, list: &mut SendList) {
+        self.end_alone();
+        self.close(list);
+    }
+
+    /// As [`close_alone`](Self::close_alone) for a queue pair that has failed already: making it fail takes long.
+    pub fn close_failed(&mut self, list: &mut SendList) {
+        if !self.is_closed() {
+            self.end_alone();
+            self.drain(list);
+        }
+    }
+
+    fn end_alone(&mut self) {
         // Who broke the protocol, and then the connection, has broken the protocol.
         self.alone |= self.state == State::Running;
-        self.close(list);
+    }
+
+    fn drain(&mut self, list: &mut SendList) {
+        self.state = State::Closed;
+        self.swept = None;
+        list.clear();
+        let added = list.push(work_id(self.id, DRAINED), Work::Send, &[], true);
+        let posted = added && self.endpoint.as_ref().is_some_and(|endpoint| endpoint.post(list).is_ok());
+        // Some devices take nothing for a queue pair that failed (iWARP's, for one).
+        self.doomed |= !posted;
+    }
+
+    /// No completion will say that its queue pair is drained.
+    pub fn doom(&mut self) {
+        self.doomed = true;
+    }
+
+    /// The connection of a queue pair that is to be destroyed before it can be over, once.
+    pub fn take_doomed(&mut self) -> Option<Arc<Q>> {
+        if self.doomed && self.state == State::Closed { self.endpoint.take() } else { None }
+    }
+
+    /// The connection of a queue that is over, unless it was destroyed before.
+    pub fn into_endpoint(self) -> Option<Arc<Q>> {
+        self.endpoint
+    }
+
+    /// Whether something was outstanding since before the last sweep, of which nothing ended since.
+    pub fn sweep(&mut self) -> bool {
+        let outstanding = self.work > 0 || self.state == State::Closed;
+        let now = outstanding.then_some(self.served);
+        let stuck = now.is_some() && now == self.swept;
+        self.swept = now;
+        stuck
     }
 
     /// Nothing that was posted is left. Forgets the commands that nobody works on.
     pub fn drained(&mut self, desk: &mut Desk, staging: &mut Staging) {
+        if self.state != State::Closed {
+            return;
+        }
         self.state = State::Drained;
-        let words = self.outgoing.drain(..).filter(|out| matches!(out, Outgoing::Word(_))).count()
-            + self.posted.drain(..).filter(|posted| matches!(posted.what, What::Word)).count();
-        self.reads.clear();
         self.work = 0;
-        self.in_use = self.in_use.saturating_sub(words as u32);
-        self.in_use -= desk.abandon(self.id, staging);
+        let mut over = 0;
+        for outgoing in self.outgoing.drain(..) {
+            over += match outgoing {
+                Outgoing::Word(_) => 1,
+                Outgoing::Answer(exchange) => u32::from(desk.close(exchange, staging)),
+            };
+        }
+        for posted in self.posted.drain(..) {
+            over += match posted.what {
+                What::Word => 1,
+                What::Read(exchange) | What::Answer(exchange) => u32::from(desk.close(exchange, staging)),
+            };
+        }
+        for exchange in self.reads.drain(..) {
+            over += u32::from(desk.close(exchange, staging));
+        }
+        self.in_use = self.in_use.saturating_sub(over);
+        // The others wait at the desk, or are being worked on.
+        if self.in_use > 0 {
+            self.in_use -= desk.abandon(self.id, staging).min(self.in_use);
+        }
     }
 
     /// Tells the control thread of the end, once.

@@ -325,6 +325,8 @@ pub const RDMA_PS_TCP: u32 = 0x0106;
 /// `RDMA_OPTION_ID` and `RDMA_OPTION_ID_REUSEADDR`.
 pub const OPTION_ID: c_int = 0;
 pub const OPTION_ID_REUSEADDR: c_int = 1;
+/// `RDMA_OPTION_ID_ACK_TIMEOUT`.
+pub const OPTION_ID_ACK_TIMEOUT: c_int = 3;
 
 /// `enum rdma_cm_event_type`.
 pub mod cm_event {
@@ -421,6 +423,7 @@ mod tests {
             ("RDMA_PS_TCP", RDMA_PS_TCP),
             ("RDMA_OPTION_ID", OPTION_ID as u32),
             ("RDMA_OPTION_ID_REUSEADDR", OPTION_ID_REUSEADDR as u32),
+            ("RDMA_OPTION_ID_ACK_TIMEOUT", OPTION_ID_ACK_TIMEOUT as u32),
             ("RDMA_CM_EVENT_ADDR_RESOLVED", cm_event::ADDR_RESOLVED),
             ("RDMA_CM_EVENT_ADDR_ERROR", cm_event::ADDR_ERROR),
             ("RDMA_CM_EVENT_ROUTE_RESOLVED", cm_event::ROUTE_RESOLVED),

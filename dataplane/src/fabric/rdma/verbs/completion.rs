@@ -39,11 +39,26 @@ impl WorkDone {
         self.0.qp_num
     }
 
-    /// Whether something was received, and how many bytes. Of failures this is not known: tell receives by their id.
+    /// Whether a message was received, and how many bytes. Of failures this is not known: tell receives by their id.
     #[inline]
     #[must_use]
     pub fn received(&self) -> Option<u32> {
-        (self.0.opcode & abi::WC_RECV != 0).then_some(self.0.byte_len)
+        (self.0.opcode == abi::WC_RECV).then_some(self.0.byte_len)
+    }
+}
+
+#[cfg(test)]
+impl WorkDone {
+    /// What a device in a test says of a work request: how it ended, and the bytes if it was a receive.
+    pub(crate) fn told(id: u64, queue_pair: u32, status: u32, received: Option<u32>) -> Self {
+        Self(abi::Wc {
+            wr_id: id,
+            status,
+            opcode: received.map_or(0, |_| abi::WC_RECV),
+            byte_len: received.unwrap_or(0),
+            qp_num: queue_pair,
+            ..abi::Wc::default()
+        })
     }
 }
 

@@ -15,6 +15,10 @@ use super::{CompletionQueue, Device, Domain, ReceiveList, SendList, SharedReceiv
 /// Sends that met a peer without a receive are tried again so often: 7 means without end (IBTA, "RNR Retry Count").
 const WITHOUT_END: u8 = 7;
 
+/// How long a packet waits for its acknowledgement before it is sent again: 4.096 us times 2 to this power, 0.27 s. Tried seven
+/// times (some devices wait up to four times as long), a path that broke is given up within seconds.
+const ACK_TIMEOUT: u8 = 16;
+
 /// One end of a connection, or of one that is to be. Any thread may use it; dropping it ends everything it has.
 pub struct Endpoint {
     channel: Arc<EventChannel>,
@@ -283,6 +287,13 @@ impl Endpoint {
         if self.pair.is_none() {
             return Err(VerbsError::Unsupported("the endpoint has no queue pair"));
         }
+        let mut timeout = ACK_TIMEOUT;
+        // SAFETY: a live endpoint and an option of one byte. It may fail on old kernels: then the path's own time holds, for the
+        // end that accepts what its peer asked for.
+        unsafe {
+            let option = (&raw mut timeout).cast();
+            (self.library().rdma_set_option)(self.raw.as_ptr(), abi::OPTION_ID, abi::OPTION_ID_ACK_TIMEOUT, option, 1)
+        };
         let mut parameters = ConnParam {
             private_data: private_data.as_ptr().cast(),
             private_data_len,

@@ -110,11 +110,12 @@ fn limits(library: &Library, context: NonNull<Context>) -> Result<DeviceLimits, 
     let attr = unsafe { attr.assume_init() };
     let count = |number: i32| u32::try_from(number).unwrap_or(0);
     let reads = |number: i32| count(number).min(u32::from(u8::MAX)) as u8;
+    let shared = attr.max_srq > 0;
     Ok(DeviceLimits {
         queue_entries: count(attr.max_qp_wr),
         completion_entries: count(attr.max_cqe),
-        shared_receives: if attr.max_srq > 0 { count(attr.max_srq_wr) } else { 0 },
-        pieces: count(attr.max_sge),
+        shared_receives: if shared { count(attr.max_srq_wr) } else { 0 },
+        pieces: count(if shared { attr.max_sge.min(attr.max_srq_sge) } else { attr.max_sge }),
         reads_answered: reads(attr.max_qp_rd_atom),
         reads_under_way: reads(attr.max_qp_init_rd_atom),
     })

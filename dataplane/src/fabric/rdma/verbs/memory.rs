@@ -31,6 +31,14 @@ impl Piece {
     }
 }
 
+#[cfg(test)]
+impl Piece {
+    /// Bytes that a device in a test reaches.
+    pub(crate) fn at(address: u64, bytes: u32) -> Self {
+        Self(abi::Sge { addr: address, length: bytes, lkey: 0 })
+    }
+}
+
 /// A registration of memory with a protection domain. The memory stays mapped until it is dropped.
 ///
 /// This is what makes posting work requests safe: a device reaches registered memory only, and that is kept alive.

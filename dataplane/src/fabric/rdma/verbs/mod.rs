@@ -30,6 +30,8 @@ pub use event::{ConnectRequest, EndpointId, Event, EventChannel, EventKind, PRIV
 pub use library::NoLibrary;
 pub use memory::{Access, Piece, RegisteredMemory};
 pub use receive::{ReceiveList, SharedReceiveQueue};
+#[cfg(test)]
+pub(crate) use send::Seen;
 pub use send::{INLINE_BYTES, RemotePlace, SendList, Work};
 
 use std::io;

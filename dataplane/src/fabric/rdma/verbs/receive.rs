@@ -141,3 +141,15 @@ impl Drop for SharedReceiveQueue {
         debug_assert_eq!(code, 0, "no queue pair is left that refers to it");
     }
 }
+
+#[cfg(test)]
+impl ReceiveList {
+    /// Empties the list into a device that a test scripts: the identifiers, and where each one's bytes go.
+    pub(crate) fn take_seen(&mut self) -> Vec<(u64, Vec<(u64, u32)>)> {
+        let seen = |receive: Receive| {
+            let pieces = receive.pieces[..receive.count as usize].iter();
+            (receive.id, pieces.map(|piece| (piece.addr, piece.length)).collect())
+        };
+        self.requests.drain(..).map(seen).collect()
+    }
+}

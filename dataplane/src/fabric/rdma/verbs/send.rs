@@ -178,3 +178,43 @@ impl Entry {
         }
     }
 }
+
+/// A work request that was posted, as a device in a test sees it.
+#[cfg(test)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub id: u64,
+    pub work: Work,
+    /// Where its bytes lie, and how many.
+    pub pieces: Vec<(u64, u32)>,
+    pub inline: Vec<u8>,
+    pub signaled: bool,
+}
+
+#[cfg(test)]
+impl SendList {
+    /// Empties the list into a device that a test scripts.
+    pub(crate) fn take_seen(&mut self) -> Vec<Seen> {
+        let used = std::mem::take(&mut self.used);
+        self.entries[..used].iter().map(Entry::seen).collect()
+    }
+}
+
+#[cfg(test)]
+impl Entry {
+    fn seen(&self) -> Seen {
+        let raw = &self.raw;
+        let place = RemotePlace { address: raw.remote_addr, key: raw.rkey };
+        let work = match raw.opcode {
+            wr_opcode::RDMA_WRITE => Work::Write(place),
+            wr_opcode::RDMA_READ => Work::Read(place),
+            wr_opcode::SEND => Work::Send,
+            _ => Work::SendAndInvalidate(raw.invalidate_rkey),
+        };
+        let pieces = &self.pieces[..raw.num_sge as usize];
+        let is_inline = raw.send_flags & send_flags::INLINE != 0;
+        let inline = if is_inline { self.inline[..pieces[0].length as usize].to_vec() } else { Vec::new() };
+        let pieces = pieces.iter().filter(|_| !is_inline).map(|piece| (piece.addr, piece.length)).collect();
+        Seen { id: raw.wr_id, work, pieces, inline, signaled: raw.send_flags & send_flags::SIGNALED != 0 }
+    }
+}

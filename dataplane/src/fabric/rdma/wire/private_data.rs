@@ -128,6 +128,8 @@ impl RejectReason {
     pub const INVALID_RECEIVES: Self = Self(5);
     /// No resources.
     pub const NO_RESOURCES: Self = Self(6);
+    /// The host answers no READs (IRD).
+    pub const INVALID_READS: Self = Self(7);
 }
 
 impl fmt::Display for RejectReason {

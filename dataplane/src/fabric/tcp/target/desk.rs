@@ -4,14 +4,10 @@ use std::collections::VecDeque;
 
 use super::exchange::{Exchange, Phase, Route};
 use super::lines::{AccountId, Lines};
-use crate::fabric::message::{Buffer, StagedData, Staging};
+use crate::fabric::message::{Buffer, KEPT_FOR_CAPSULES, StagedData, Staging};
 use crate::fabric::{Completion, SessionId};
 use crate::memory::{SlotId, SlotPool};
 use crate::nvme::spec::Sqe;
-
-/// Bytes of staging memory that are kept for data that comes in capsules: it is behind it in the stream that data for
-/// other buffers comes in, so it must not wait for those.
-pub(super) const KEPT_FOR_CAPSULES: u32 = 4 << 20;
 
 /// Why a command gets no buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Accepts NVMe/TCP connections, each on a thread of its own until it has found its place.
 
 use std::io;
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
@@ -12,14 +12,10 @@ use tracing::{info, warn};
 use super::super::socket::shut_down;
 use super::channel::TcpChannel;
 use crate::core::raise_descriptor_limit;
+use crate::fabric::message::callers::Callers;
 use crate::fabric::message::{Door, Hosts, OpenError};
 use crate::fabric::refusals::{Refusals, may_log};
 
-/// Admin queues at once.
-const MAX_ADMIN: usize = 512;
-/// Connections at once that have not been let in yet: of all peers, and of one address, so that a stranger leaves the door
-/// open for others.
-const MAX_STRANGERS: (usize, usize) = (512, 64);
 /// How long a target that ends waits for its connections' threads.
 const FAREWELL: Duration = Duration::from_secs(30);
 
@@ -39,23 +35,8 @@ pub enum ListenError {
     Open(#[from] OpenError),
 }
 
-/// A connection and the thread that has it.
-struct Live {
-    /// Gone when the thread is done with it, or a core has it.
-    stream: Weak<TcpStream>,
-    peer: IpAddr,
-    /// Whether Connect let it in.
-    admitted: Arc<AtomicBool>,
-    thread: JoinHandle<()>,
-}
-
-impl Live {
-    fn hang_up(&self) {
-        if let Some(stream) = self.stream.upgrade() {
-            let _ = stream.shutdown(Shutdown::Both);
-        }
-    }
-}
+/// Connections by their streams, which are gone when the thread is done with one, or a core has it.
+type Live = Callers<Weak<TcpStream>>;
 
 /// Listens for hosts until it is dropped. Their admin queues end with it, and so do their I/O queues. The cores must still
 /// run then.
@@ -65,7 +46,7 @@ pub struct TcpTarget {
     listener: TcpListener,
     stop: Arc<AtomicBool>,
     accepting: Option<JoinHandle<()>>,
-    live: Arc<Mutex<Vec<Live>>>,
+    live: Arc<Mutex<Live>>,
 }
 
 impl std::fmt::Debug for TcpTarget {
@@ -74,7 +55,7 @@ impl std::fmt::Debug for TcpTarget {
     }
 }
 
-fn lock(live: &Mutex<Vec<Live>>) -> MutexGuard<'_, Vec<Live>> {
+fn lock(live: &Mutex<Live>) -> MutexGuard<'_, Live> {
     live.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -92,7 +73,7 @@ impl TcpTarget {
             warn!(%error, "the limit on open files stays where it is");
         }
         let to_stop = listener.try_clone().map_err(failed)?;
-        let (stop, live) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
+        let (stop, live) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Live::default())));
         let refusals = Arc::new(Mutex::new(Refusals::new(Instant::now())));
         let accept =
             Accept { listener, hosts: hosts.clone(), stop: Arc::clone(&stop), live: Arc::clone(&live), refusals };
@@ -117,8 +98,10 @@ impl Drop for TcpTarget {
         if let Some(thread) = self.accepting.take() {
             let _ = thread.join();
         }
-        let live = std::mem::take(&mut *lock(&self.live));
-        live.iter().for_each(Live::hang_up);
+        let live = lock(&self.live).take();
+        for stream in live.iter().filter_map(|connection| connection.held.upgrade()) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
         let deadline = Instant::now() + FAREWELL;
         for connection in live {
             while !connection.thread.is_finished() && Instant::now() < deadline {
@@ -138,7 +121,7 @@ struct Accept {
     listener: TcpListener,
     hosts: Hosts,
     stop: Arc<AtomicBool>,
-    live: Arc<Mutex<Vec<Live>>>,
+    live: Arc<Mutex<Live>>,
     refusals: Arc<Mutex<Refusals>>,
 }
 
@@ -168,19 +151,8 @@ impl Accept {
 
     fn admit(&self, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
         let mut live = lock(&self.live);
-        for done in live.extract_if(.., |live| live.thread.is_finished()) {
-            let _ = done.thread.join();
-        }
-        let strangers = || live.iter().filter(|live| !live.admitted.load(Ordering::Acquire));
-        let (all, of_peer) = (strangers().count(), strangers().filter(|live| live.peer == peer.ip()).count());
-        if all >= MAX_STRANGERS.0 || of_peer >= MAX_STRANGERS.1 {
-            return Err(io::Error::other(format!(
-                "{all} connections have not been let in yet, {of_peer} of its address"
-            )));
-        }
-        if live.len() - all >= MAX_ADMIN {
-            return Err(io::Error::other(format!("{MAX_ADMIN} hosts are connected, as many as may be")));
-        }
+        live.join_ended();
+        live.check_room(peer.ip()).map_err(io::Error::other)?;
         // The address that the host reached: with a wildcard the listener has many.
         let listener = stream.local_addr()?.to_string();
         let held = Arc::new(stream.try_clone()?);
@@ -199,7 +171,7 @@ impl Accept {
             drop(held);
         };
         let thread = std::thread::Builder::new().name("nvme-tcp-host".into()).spawn(serve)?;
-        live.push(Live { stream: to_end, peer: peer.ip(), admitted, thread });
+        live.add(peer.ip(), admitted, thread, to_end);
         Ok(())
     }
 }

@@ -1,0 +1,186 @@
+//! What comes in over a device: commands, and the ends of work requests.
+
+use super::super::exchange::{Phase, Route};
+use super::super::nic::PortDevice;
+use super::super::port::RECEIVE;
+use super::super::queue::{Ended, Party, of_work_id, says_drained};
+use super::{BURST, BURSTS_A_TURN, RdmaEnd};
+use crate::fabric::message::Staging;
+use crate::fabric::rdma::verbs::WorkDone;
+use crate::fabric::rdma::wire::COMMAND_BYTES;
+use crate::memory::SlotId;
+use crate::nvme::spec::fabrics::{FABRICS_OPCODE, FabricsCommand};
+use crate::nvme::spec::{Sqe, Status};
+
+impl<P: PortDevice> RdmaEnd<P> {
+    pub(super) fn poll_port(&mut self, port: usize, staging: &mut Staging) {
+        if self.ports[port].failed {
+            return self.fail_port(port);
+        }
+        for _ in 0..BURSTS_A_TURN {
+            let mut done = [WorkDone::default(); BURST];
+            let taken = self.ports[port].parts.poll(&mut done);
+            let Ok(count) = taken else { return self.fail_port(port) };
+            if count == 0 {
+                return;
+            }
+            for done in &done[..count] {
+                if done.id() & RECEIVE == 0 {
+                    self.worked(done, staging);
+                } else {
+                    self.received(port, done, staging);
+                }
+            }
+            self.ports[port].post();
+            if self.ports[port].failed {
+                return self.fail_port(port);
+            }
+            if count < BURST {
+                return;
+            }
+        }
+    }
+
+    /// The device is of no use any more: its queues end.
+    fn fail_port(&mut self, port: usize) {
+        self.ports[port].failed = true;
+        if std::mem::replace(&mut self.ports[port].ended, true) {
+            return;
+        }
+        tracing::error!(core = self.core, "an RDMA device failed; its queues end");
+        let ids: Vec<SlotId> = self.by_number.iter().filter(|(of, ..)| *of == port).map(|(.., id)| *id).collect();
+        for id in ids {
+            self.close(id);
+            // Nothing will say that it is drained.
+            if let Some(queue) = self.queues.get_mut(id) {
+                queue.doom();
+            }
+        }
+    }
+
+    /// A work request of ours ended.
+    fn worked(&mut self, done: &WorkDone, staging: &mut Staging) {
+        let (id, sequence) = of_work_id(done.id());
+        let Some(queue) = self.queues.get_mut(id) else { return };
+        if says_drained(sequence) {
+            return self.drained(id, staging);
+        }
+        if let Some(fault) = done.failed() {
+            if !queue.is_closed() {
+                tracing::debug!(queue_pair = done.queue_pair(), %fault, "an RDMA queue pair failed");
+                self.close_failed(id);
+            }
+            return;
+        }
+        while let Some(queue) = self.queues.get_mut(id)
+            && let Some(ended) = queue.next_ended(sequence)
+        {
+            match ended {
+                Some(Ended::Read(exchange)) if self.desk.is_first(exchange) => self.connect_read(id, exchange, staging),
+                Some(Ended::Read(exchange)) => self.desk.make_ready(exchange),
+                Some(Ended::Answer(exchange)) => {
+                    queue.in_use -= 1;
+                    self.desk.close(exchange, staging);
+                }
+                None => {}
+            }
+        }
+        // There is room again, for READs at least.
+        self.make_due(id);
+    }
+
+    /// A message came in, or the place for it came back.
+    fn received(&mut self, port: usize, done: &WorkDone, staging: &mut Staging) {
+        let index = (done.id() & !RECEIVE) as u16;
+        if let Some(id) = self.by_number(port, done.queue_pair()) {
+            match done.received().filter(|_| done.failed().is_none()) {
+                Some(bytes) if bytes >= COMMAND_BYTES => self.capsule(id, port, index, bytes - COMMAND_BYTES, staging),
+                // Too short for a command.
+                Some(_) => self.close(id),
+                None => self.close_failed(id),
+            }
+        }
+        self.ports[port].reuse(index, staging);
+    }
+
+    fn capsule(&mut self, id: SlotId, port: usize, index: u16, data: u32, staging: &mut Staging) {
+        let Some(sqe) = self.ports[port].parts.command(index) else { return };
+        let Some(queue) = self.queues.get_mut(id).filter(|queue| queue.is_running()) else { return };
+        if queue.is_full() {
+            tracing::debug!(queue_pair = queue.number(), "an RDMA host sent more commands than its queue has room for");
+            return self.close(id);
+        }
+        queue.count();
+        let Party::Host(terms) = &queue.party else { return self.connect(id, port, index, &sqe, data, staging) };
+        if sqe.opcode() == FABRICS_OPCODE {
+            return self.fabrics(id, &sqe);
+        }
+        let session = terms.session;
+        let route = match Route::of(&sqe, data, terms.max_transfer_bytes) {
+            Ok(route) => route,
+            Err(status) => return self.refuse(id, sqe.cid(), status),
+        };
+        let along = route.bytes > 0 && route.place.is_none();
+        let Some(exchange) = self.desk.open(id, Some(session), sqe, route) else {
+            return self.refuse(id, sqe.cid(), Status::INTERNAL_ERROR);
+        };
+        let buffer = if along { self.ports[port].take_data(index) } else { None };
+        if let Some(buffer) = buffer {
+            self.desk.lend(exchange, buffer, (port, index));
+        }
+        if route.bytes == 0 || along {
+            self.desk.make_ready(exchange);
+        } else if self.desk.seek_buffer(exchange, staging) {
+            self.fed(exchange);
+        }
+    }
+
+    fn refuse(&mut self, id: SlotId, cid: u16, status: Status) {
+        if let Some(queue) = self.queues.get_mut(id) {
+            queue.refuse(cid, status);
+            self.make_due(id);
+        }
+    }
+
+    /// A Fabrics command on a queue that is connected.
+    fn fabrics(&mut self, id: SlotId, sqe: &Sqe) {
+        let status = match FabricsCommand::decode(sqe) {
+            Ok(FabricsCommand::Disconnect) => {
+                if let Some(queue) = self.queues.get_mut(id) {
+                    queue.leave();
+                }
+                Status::SUCCESS
+            }
+            Ok(FabricsCommand::Connect(_)) => Status::COMMAND_SEQUENCE_ERROR,
+            Ok(_) => Status::INVALID_FIELD,
+            Err(status) => status,
+        };
+        self.refuse(id, sqe.cid(), status);
+    }
+
+    /// A command has its buffer: on with it.
+    pub(super) fn fed(&mut self, exchange: SlotId) {
+        let Some(found) = self.desk.exchanges.get_mut(exchange) else { return };
+        let queue = found.queue;
+        if !found.route.from_host {
+            return self.desk.make_ready(exchange);
+        }
+        found.phase = Phase::Reading;
+        if let Some(queue) = self.queues.get_mut(queue) {
+            queue.read(exchange);
+        }
+        self.make_due(queue);
+    }
+
+    /// Gives buffers that came free to those that wait for them.
+    pub(super) fn feed(&mut self, staging: &mut Staging) {
+        while let Some(exchange) = self.desk.next_fed(staging) {
+            self.fed(exchange);
+        }
+        if self.desk.is_fed() {
+            for port in self.ports.iter_mut().filter(|port| port.is_bare()) {
+                port.refill(staging);
+            }
+        }
+    }
+}

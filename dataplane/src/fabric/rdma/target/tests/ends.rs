@@ -1,0 +1,164 @@
+//! How queues end: hosts that go silent, devices that fail.
+
+use std::sync::Arc;
+
+use super::super::orders::RdmaOrder;
+use super::world::{ENTRIES, World, keyed};
+use crate::fabric::SessionId;
+use crate::fabric::message::CoreError;
+use crate::nvme::spec::{SglDescriptor, Status};
+
+#[test]
+fn a_host_that_takes_or_answers_nothing_is_ended_by_the_second_sweep() {
+    for opcode in [1, 2] {
+        let mut world = World::new();
+        let (host, other) = (world.connect(3), world.connect(4));
+        world.hosts[host].pair.silent.set(true);
+        // A Store whose data it does not let us read; a Retrieve of which it does not take the answer.
+        assert!(world.send(host, &keyed(opcode, 1, 1 << 20), &[]));
+        world.settle();
+        world.complete_all();
+        world.settle();
+        assert!(world.end.is_moving(&world.staging));
+        world.end.sweep(&mut world.staging);
+        world.settle();
+        assert!(world.end.serves(SessionId(3)), "it may have begun just now");
+        assert!(!world.hosts[host].link.is_lost());
+        world.end.sweep(&mut world.staging);
+        world.settle();
+        assert!(!world.end.serves(SessionId(3)) && world.hosts[host].link.is_lost());
+        assert_eq!((world.buried(), world.staging.free_bytes()), (1, world.idle_bytes));
+        // Those that have nothing to do are let be.
+        assert!(world.end.serves(SessionId(4)));
+        world.lose(other);
+        world.settle();
+        world.assert_empty();
+    }
+}
+
+#[test]
+fn a_host_that_goes_on_is_let_be() {
+    let mut world = World::new();
+    let host = world.connect(3);
+    for round in 0..4 {
+        for cid in 0..2 {
+            assert!(world.send(host, &keyed(1, round * 2 + cid, 4096), &[]));
+        }
+        world.hosts[host].pair.silent.set(true);
+        world.settle();
+        world.end.sweep(&mut world.staging);
+        world.hosts[host].pair.silent.set(false);
+        world.settle();
+        world.complete_all();
+    }
+    world.settle();
+    assert_eq!(world.responses(host).len(), 8);
+    world.lose(host);
+    world.settle();
+    world.assert_empty();
+}
+
+#[test]
+fn a_stranger_that_answers_no_read_gives_its_buffer_back() {
+    let mut world = World::new();
+    let host = world.expect(64).unwrap();
+    world.hosts[host].pair.silent.set(true);
+    let connect = super::world::connect_command(SglDescriptor::keyed(0, 1024, 1, false));
+    assert!(world.send(host, &connect, &[]));
+    world.settle();
+    assert_eq!(world.staging.free_bytes(), world.idle_bytes - 4096);
+    world.end.sweep(&mut world.staging);
+    world.end.sweep(&mut world.staging);
+    world.settle();
+    assert!(world.hosts[host].connect.try_recv().is_err());
+    world.assert_empty();
+}
+
+/// The control side destroys the connections that it was handed, and says so.
+fn destroy(world: &mut World) {
+    while let Some(remain) = super::super::nic::PortDevice::remains(&*world.port).pop() {
+        let name = super::super::nic::QueuePair::id(&*remain.endpoint);
+        assert_eq!(remain.waiting, Some(0), "a core waits for it");
+        assert_eq!(Arc::strong_count(&remain.endpoint), 2, "the test's, and the one to be destroyed");
+        world.order(RdmaOrder::Gone(name));
+    }
+    world.settle();
+}
+
+#[test]
+fn a_queue_pair_that_takes_nothing_once_it_failed_is_destroyed_instead_of_drained() {
+    let mut world = World::new();
+    let host = world.connect(3);
+    world.hosts[host].pair.silent.set(true);
+    assert!(world.send(host, &keyed(1, 1, 65536), &[]));
+    assert!(world.send(host, &keyed(2, 2, 65536), &[]));
+    world.settle();
+    world.hosts[host].pair.refuses.set(true);
+    world.end.close_session(SessionId(3));
+    world.turn();
+    world.turn();
+    assert!(world.end.serves(SessionId(3)), "the device may still write to its buffers");
+    assert!(world.staging.free_bytes() < world.idle_bytes);
+    destroy(&mut world);
+    world.complete_all();
+    world.settle();
+    assert!(!world.end.serves(SessionId(3)));
+    world.assert_empty();
+    assert_eq!(world.buried(), 0, "it is not handed back twice");
+}
+
+#[test]
+fn the_queues_of_a_device_that_fails_end_and_no_more_come() {
+    let mut world = World::new();
+    let (host, other) = (world.connect(3), world.connect(4));
+    world.hosts[host].pair.silent.set(true);
+    assert!(world.send(host, &keyed(1, 1, 65536), &[]));
+    world.settle();
+    world.wires.broken.set(true);
+    world.settle();
+    assert!(world.hosts[host].link.is_lost() && world.hosts[other].link.is_lost());
+    let polls = world.wires.polls.get();
+    world.settle();
+    assert_eq!(world.wires.polls.get(), polls, "a failed device is not polled");
+    assert_eq!(world.hosts[host].pair.fails.get(), 1);
+    assert_eq!(world.expect(ENTRIES), Err(CoreError::NotOpen));
+    destroy(&mut world);
+    assert!(!world.end.serves(SessionId(3)) && !world.end.serves(SessionId(4)));
+    world.assert_empty();
+}
+
+#[test]
+fn a_drain_that_never_ends_is_given_up() {
+    let mut world = World::new();
+    let host = world.connect(3);
+    world.end.close_session(SessionId(3));
+    world.end.flush(&mut world.staging);
+    // The device forgets what was posted.
+    world.hosts[host].pair.posted.take();
+    world.end.sweep(&mut world.staging);
+    world.settle();
+    assert_eq!(world.buried(), 0);
+    world.end.sweep(&mut world.staging);
+    world.end.settle();
+    assert_eq!(world.buried(), 1);
+    destroy(&mut world);
+    world.assert_empty();
+}
+
+#[test]
+fn a_queue_pair_that_failed_by_itself_is_not_made_to_fail_by_the_core() {
+    let mut world = World::new();
+    let host = world.connect(3);
+    world.lose(host);
+    world.settle();
+    assert_eq!(world.hosts[host].pair.fails.get(), 1, "by the control side");
+    // One whose work fails is no different.
+    let other = world.connect(4);
+    world.hosts[other].pair.failed.set(true);
+    world.wires.done.borrow_mut().push_back(crate::fabric::rdma::verbs::WorkDone::told(0, 0, 5, None));
+    world.respond(other, Status::SUCCESS);
+    world.settle();
+    assert_eq!(world.hosts[other].pair.fails.get(), 0);
+    assert!(!world.end.serves(SessionId(4)));
+    world.assert_empty();
+}

@@ -1,0 +1,5 @@
+mod admission;
+mod device;
+mod ends;
+mod memory;
+mod world;
