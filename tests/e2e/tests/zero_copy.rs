@@ -1,7 +1,9 @@
 //! The CPU copies no value that is aligned: counted, not believed.
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests have no better way to fail")]
 
+use e2e::carrier::{self, Carrier};
 use e2e::rpc::sum_of;
+use e2e::skip::skipped;
 use e2e::{Daemon, Setup, key, value};
 use kvplane::{Burst, Client, Outcome, Request, StoreOptions};
 use serde_json::json;
@@ -25,6 +27,12 @@ fn run(client: &mut Client, request: Request<'_>) -> Outcome {
 
 #[test]
 fn aligned_values_are_never_copied_and_others_are_counted() {
+    if carrier::chosen() == Carrier::Tcp {
+        return skipped(
+            "aligned_values_are_never_copied_and_others_are_counted",
+            "over TCP values are copied: by the kernel, and by the daemon what came along with a header",
+        );
+    }
     let daemon = Daemon::start(Setup::default());
     let mut client = daemon.client();
     let memory = client.register(8 << 20).unwrap();
@@ -56,6 +64,11 @@ fn aligned_values_are_never_copied_and_others_are_counted() {
     let read = run(&mut client, Request::Retrieve { key, buffer });
     assert!(matches!(read, Outcome::Retrieved { bytes: 10_001, .. }), "{read:?}");
     let after = copied(&daemon);
+    if matches!(carrier::chosen(), Carrier::Rdma(_)) {
+        // The NIC reaches any byte of the client's memory, and values lie aligned at the daemon's end.
+        assert_eq!(after, before, "the CPU copied a value that is not aligned");
+        return;
+    }
     assert!(
         after.0 + after.1 >= before.0 + before.1 + 2 * 10_001,
         "values that are not aligned were not counted: {before:?}, then {after:?}"
