@@ -57,6 +57,8 @@ while [ $# -gt 0 ]; do
     shift
 done
 seeds=${seeds:-$((200 * soak))}
+# What incremental compilation keeps for the next edit costs a run of everything minutes.
+if [ "$quick" = no ] && [ "${#only[@]}" -eq 0 ]; then export CARGO_INCREMENTAL=0; fi
 for name in "${only[@]}"; do
     grep -q "^$name " <<<"$STEPS" || die 2 "--only $name: no such step (see --list)"
 done

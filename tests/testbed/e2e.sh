@@ -67,17 +67,17 @@ over_network() {
     use_first_drive
     KVPLANE_E2E_DEVICE+=vfio:$B=64M
     export KVPLANE_E2E_CARRIER=$1
-    run_test contents || code=1
-    run_test restart || code=1
+    [[ $1 != rdma:* ]] || run_test zero_copy || code=1
     run_test two_cores a_client_spreads lookups_and_leases || code=1
-    run_test crash || code=1
-    run_test nvme_resets --ignored || code=1
-    run_test media_errors --ignored || code=1
     run_test policy --skip cannot_be_seen_or_used || code=1
     run_test backends || code=1
     # What is inspected is a file.
     run_test cli --skip a_store_is_inspected || code=1
-    [[ $1 != rdma:* ]] || run_test zero_copy || code=1
+    run_test media_errors --ignored || code=1
+    run_test crash || code=1
+    run_test nvme_resets --ignored || code=1
+    run_test restart || code=1
+    run_test contents || code=1
     exit "$code"
 }
 
