@@ -33,12 +33,14 @@ fn aligned_values_are_never_copied_and_others_are_counted() {
             "over TCP values are copied: by the kernel, and by the daemon what came along with a header",
         );
     }
+    // A NIC in software moves a few MiB a second in the guest.
+    let values = if carrier::chosen() == Carrier::VfioUser { 128 } else { 32 };
     let daemon = Daemon::start(Setup::default());
     let mut client = daemon.client();
     let memory = client.register(8 << 20).unwrap();
     let before = copied(&daemon);
     let mut moved = 0;
-    for number in 0..128 {
+    for number in 0..values {
         let key = key(number);
         let place = (number % 4) << 20;
         memory.write(place, &value(&key, 1, VALUE as usize)).unwrap();
@@ -53,7 +55,7 @@ fn aligned_values_are_never_copied_and_others_are_counted() {
         assert_eq!(e2e::values::version_of(&key, &found), Ok(1));
         moved += 2 * u64::from(VALUE);
     }
-    assert_eq!(moved, 256 << 20);
+    assert_eq!(moved, values << 21);
     assert_eq!(copied(&daemon), before, "the CPU copied aligned values");
 
     let key = key(1000);
