@@ -67,8 +67,9 @@ fn aligned_values_are_never_copied_and_others_are_counted() {
     assert!(matches!(read, Outcome::Retrieved { bytes: 10_001, .. }), "{read:?}");
     let after = copied(&daemon);
     if matches!(carrier::chosen(), Carrier::Rdma(_)) {
-        // The NIC reaches any byte of the client's memory, and values lie aligned at the daemon's end.
-        assert_eq!(after, before, "the CPU copied a value that is not aligned");
+        // The NIC reaches any byte of the client's memory. The device does not: what is beyond the last whole block is copied.
+        let tails = 2 * 4096;
+        assert!(after.0 - before.0 < tails, "more than tails was copied: {before:?}, then {after:?}");
         return;
     }
     assert!(
