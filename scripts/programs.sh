@@ -12,7 +12,7 @@ build_programs() {
     require_cargo
     export KVPLANE_PROGRAMS=$PROGRAMS KVPLANE_BIN_DIR=${KVPLANE_BIN_DIR:-$CARGO_TARGET/debug}
     mkdir -p "$CARGO_TARGET"
-    cargo build -q --locked --workspace --bins --tests --examples --message-format json | python3 -c '
+    cargo build -q --locked --workspace --bins --tests --examples --message-format json-render-diagnostics | python3 -c '
 import json, os, sys
 for line in map(json.loads, sys.stdin):
     if line["reason"] == "compiler-artifact" and line["profile"]["test"] and line["executable"]:

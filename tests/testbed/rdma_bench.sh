@@ -21,7 +21,7 @@ if [ "${KVPLANE_GUEST:-}" != 1 ]; then
         require_cargo
         cargo build -q --release --locked --workspace --bins
     fi
-    KVPLANE_BIN_DIR=${KVPLANE_BIN_DIR:-$BIN} exec tests/testbed/run.sh --time-limit $((rounds * (4 * seconds + 50) + 60)) --memory 3072 \
+    KVPLANE_BIN_DIR=${KVPLANE_BIN_DIR:-$BIN} exec tests/testbed/run.sh --time-limit $((rounds * (4 * seconds + 120) + 120)) --memory 3072 \
         --nvme none --iommu off -- tests/testbed/rdma_bench.sh "$rounds" "$seconds"
 fi
 
