@@ -154,7 +154,7 @@ options_of() {
         one_drive) say --iommu on --time-limit 600 --nvme "$first" ;;
         two_drives) say --iommu strict --time-limit 300 --nvme "size=64M/256M,block=4096,$bad" --nvme size=256M,block=4096,cmb=16 ;;
         one_group) say --iommu on --time-limit 200 --nvme size=512M,multifunction=on --nvme size=512M,addr=10.1 ;;
-        tcp | rdma) say --iommu on --memory 2048 --time-limit 900 --nvme "$first" --nvme "size=64M,block=4096,$bad" ;;
+        tcp | rdma) say --iommu on --memory 2048 --time-limit 1500 --nvme "$first" --nvme "size=64M,block=4096,$bad" ;;
         *) die 2 "there is no part $1 (see --help)" ;;
     esac
 }
