@@ -95,8 +95,10 @@ export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64-static -L /us
 
 # ---------------------------------------------------------------- build and run
 
-# The dev profile optimizes dependencies more than these few runs repay: half of the step would be their compilation.
-options=(--locked --target "$TARGET" --config 'profile.dev.package."*".opt-level=1')
+# The dev profile optimizes dependencies more than these few runs repay: half of the step would be their compilation. Nor is
+# anything compiled here for a debugger, or for the next edit.
+options=(--locked --target "$TARGET" --config 'profile.dev.package."*".opt-level=1' --config profile.dev.debug=0)
+export CARGO_INCREMENTAL=0
 
 step "Checking the workspace"
 RUSTFLAGS="${RUSTFLAGS:-} -D warnings" cargo check --workspace --all-targets "${options[@]}"

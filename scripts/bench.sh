@@ -86,7 +86,7 @@ done <<<"$ROWS"
 require_cargo
 cd "$ROOT"
 step "Building (release)"
-cargo build --release --locked -p pipelines -p kvplane-cli -p kvperf --bins
+cargo build --release --locked --workspace --bins
 
 out=$ROOT/target/bench
 store=$out/store

@@ -20,6 +20,7 @@
 # Exit codes: 0 nothing failed; 1 a step failed; 2 wrong options.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+. "$(dirname "${BASH_SOURCE[0]}")/programs.sh"
 cd "$ROOT"
 
 # Step and what it proves, in the order in which they run: quick ones first.
@@ -31,7 +32,7 @@ unit       unit, property and documentation tests of every crate
 docs       rustdoc builds, warnings denied
 simulate   seeds of workload, schedule and faults keep every invariant
 canary     the simulator finds bugs that were built in
-e2e        the real daemon, from outside, by its clients
+e2e        the real daemon, from outside, by its clients, on this machine and over loopback TCP
 kill9      kill -9 under load loses no acknowledged durable value
 callgrind  instructions per command stay within their budget
 vm         in a guest with emulated SSDs behind an IOMMU: the test bed itself, setup.sh, the NVMe driver, the daemon on it, Linux as its host
@@ -56,6 +57,8 @@ while [ $# -gt 0 ]; do
     shift
 done
 seeds=${seeds:-$((200 * soak))}
+# What incremental compilation keeps for the next edit costs a run of everything minutes.
+if [ "$quick" = no ] && [ "${#only[@]}" -eq 0 ]; then export CARGO_INCREMENTAL=0; fi
 for name in "${only[@]}"; do
     grep -q "^$name " <<<"$STEPS" || die 2 "--only $name: no such step (see --list)"
 done
@@ -116,15 +119,41 @@ step_lints() { cargo clippy --workspace --all-targets --locked -- -D warnings; }
 step_unit() { cargo test --workspace --exclude e2e --locked --no-fail-fast; }
 step_docs() { RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked --document-private-items; }
 
-step_simulate() { cargo run -p simulator --release --locked -- --seeds "$seeds"; }
+# In one command with what scripts/bench.sh runs, so that neither builds the crates below anew.
+step_simulate() {
+    cargo build --release --workspace --bins --locked
+    "$BIN/simulator" --seeds "$seeds"
+}
 step_canary() {
     cargo run -p simulator --release --locked --features canary -- --expect-failure
     cargo run -p simulator --release --locked --features canary-tcp -- --expect-failure
 }
 
-# These tests build the programs that they start, in their own profile.
-step_e2e() { cargo test -p e2e --locked --no-fail-fast -- --skip kill_9; }
-step_kill9() { KVPLANE_KILL_ROUNDS=$((20 * soak)) cargo test -p e2e --locked --test crash; }
+# Of the end-to-end tests, those that have a meaning over a network.
+NETWORK='contents backends restart two_cores policy limit cli bad_store nvme_device zero_copy crash'
+
+# e2e_tests NAME [OPTION...]: one of the end-to-end test programs.
+e2e_tests() {
+    say "-- $1${KVPLANE_E2E_CARRIER:+ over $KVPLANE_E2E_CARRIER}"
+    (cd tests/e2e && "$(test_program e2e "$1")" "${@:2}")
+}
+
+step_e2e() {
+    local file name code=0
+    build_programs
+    e2e_tests e2e || code=1
+    for file in tests/e2e/tests/*.rs; do
+        e2e_tests "$(basename "$file" .rs)" --skip kill_9 || code=1
+    done
+    export KVPLANE_E2E_CARRIER=tcp KVPLANE_KILL_ROUNDS=$((4 * soak))
+    for name in $NETWORK; do e2e_tests "$name" || code=1; done
+    return "$code"
+}
+
+step_kill9() {
+    build_programs
+    KVPLANE_KILL_ROUNDS=$((20 * soak)) e2e_tests crash
+}
 
 step_callgrind() {
     have valgrind || skip "valgrind is not installed" || return
@@ -159,7 +188,8 @@ step_fuzz() {
     have c++ || skip "no C++ compiler, which libFuzzer needs" || return
     host=$(rustc -vV | awk '/^host:/ { print $2 }')
     folder=$ROOT/target/fuzz
-    cargo run -p e2e --locked --example fuzz_seeds -- "$folder/corpus"
+    build_programs
+    "$KVPLANE_BIN_DIR/examples/fuzz_seeds" "$folder/corpus"
     export CARGO_TARGET_DIR=$folder RUSTFLAGS=$FUZZ_FLAGS ASAN_OPTIONS=detect_odr_violation=0
     (cd tests/fuzz && cargo +nightly build --release --target "$host" --bins)
     for target in $(fuzz_targets); do

@@ -9,6 +9,7 @@
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$HERE/../../scripts/lib.sh"
+. "$HERE/../../scripts/programs.sh"
 . "$HERE/../checks.sh"
 . "$HERE/disks.sh"
 cd "$ROOT"
@@ -22,7 +23,7 @@ drive() {
     local code=0 out
     say "-- $1: ${*:2}"
     out=$(KVPLANE_TEST_NVME=$1 KVPLANE_TEST_NVME_BAD_READ=$BAD_READ KVPLANE_TEST_NVME_BAD_WRITE=$BAD_WRITE \
-        "$KVPLANE_DRIVER_TESTS" --ignored --nocapture --test-threads=1 --exact "${@:2}" 2>&1) || code=$?
+        "$(test_program dataplane dataplane)" --ignored --nocapture --test-threads=1 --exact "${@:2}" 2>&1) || code=$?
     say "$out"
     check "as many tests as were asked for" "$(sed -n 's/^running \([0-9]*\) tests\?$/\1/p' <<<"$out")" $(($# - 1))
     [ "$code" -eq 0 ]
@@ -88,11 +89,7 @@ in_guest() {
     check "the driver in the guest: $name" "$code" 0
 }
 
-require_cargo
-KVPLANE_DRIVER_TESTS=$(cargo test -q --locked -p dataplane --lib --no-run --message-format json | python3 -c '
-import json, sys
-print(*{m["executable"] for m in map(json.loads, sys.stdin) if m["reason"] == "compiler-artifact" and m["executable"]})')
-export KVPLANE_DRIVER_TESTS
+build_programs
 
 bad=fail-read=$BAD_READ,fail-write=$BAD_WRITE
 in_guest layouts --iommu on --nvme size=64M,block=512/4096 --nvme size=64M,block=4096,cmb=16,$bad

@@ -1,19 +1,21 @@
 #!/usr/bin/env bash
 # Runs end-to-end tests in the guest, with the daemon driving emulated drives behind an IOMMU instead of a file: contents,
 # eviction, restart, kill -9, two cores, no copies, resets; then media errors, a store over two drives, and drives that share
-# an IOMMU group. Needs tests/testbed/setup.sh once; takes about four minutes.
+# an IOMMU group; then the same suite over NVMe/TCP and over RDMA (soft-RoCE). Needs tests/testbed/setup.sh once; takes about
+# ten minutes.
 #
-#   tests/testbed/e2e.sh
+#   tests/testbed/e2e.sh [PART...]      [default: one_drive two_drives one_group tcp rdma]
 #
 # A refused DMA anywhere makes a part fail (see run.sh). Exit codes: 0 all passed; 1 some failed.
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$HERE/../../scripts/lib.sh"
+. "$HERE/../../scripts/programs.sh"
 . "$HERE/../checks.sh"
 . "$HERE/disks.sh"
+. "$HERE/soft_roce.sh"
 cd "$ROOT"
 
-TESTS=(contents restart zero_copy two_cores crash media_errors nvme_resets)
 # As many rounds of kill -9 as the largest namespace has room for (tests/e2e/tests/crash.rs).
 ROUNDS=6
 SIZES=(512M 192M 128M $((96 * ROUNDS + 128))M)
@@ -22,21 +24,25 @@ SIZES=(512M 192M 128M $((96 * ROUNDS + 128))M)
 A=0000:00:10.0 B=0000:00:11.0 SIBLING=0000:00:10.1
 SKIPS=$CARGO_TARGET/test-skips.txt
 
-# run_test NAME [FILTER...]: one of the test programs, whose paths are in KVPLANE_E2E_TESTS.
+# run_test NAME [FILTER...]: one of the test programs.
 run_test() {
-    local program
-    program=$(tr ' ' '\n' <<<"$KVPLANE_E2E_TESTS" | sed -n "s/^$1=//p")
     say "-- $*"
-    "$program" --test-threads=1 "${@:2}"
+    "$(test_program e2e "$1")" --test-threads=1 "${@:2}"
 }
 
-guest_one_drive() {
-    local number code=0
-    scripts/setup.sh bind $A >/dev/null
+# Names the namespaces of the first drive by their sizes.
+use_first_drive() {
+    local number
     for number in "${!SIZES[@]}"; do
         KVPLANE_E2E_DEVICE+="vfio:$A/$((number + 1))=${SIZES[number]} "
     done
     export KVPLANE_E2E_DEVICE
+}
+
+guest_one_drive() {
+    local code=0
+    scripts/setup.sh bind $A >/dev/null
+    use_first_drive
     # What is left out of `restart` is done with two drives.
     run_test contents || code=1
     run_test restart a_store_of_the_cache_class_is_warm a_second_restart_is_as_warm_as_the_first || code=1
@@ -52,6 +58,33 @@ guest_two_drives() {
     run_test media_errors --ignored
     run_test restart a_store_of_the_durable_class_is_warm a_store_of_two_shards_opens_on_fewer_cores
     run_test zero_copy
+}
+
+# over_network CARRIER: what has a meaning over a network. The second drive has the bad blocks.
+over_network() {
+    local code=0
+    scripts/setup.sh bind $A $B >/dev/null
+    use_first_drive
+    KVPLANE_E2E_DEVICE+=vfio:$B=64M
+    export KVPLANE_E2E_CARRIER=$1
+    [[ $1 != rdma:* ]] || run_test zero_copy || code=1
+    run_test two_cores a_client_spreads lookups_and_leases || code=1
+    run_test policy --skip cannot_be_seen_or_used || code=1
+    run_test backends || code=1
+    # What is inspected is a file.
+    run_test cli --skip a_store_is_inspected || code=1
+    run_test media_errors --ignored || code=1
+    run_test crash || code=1
+    run_test nvme_resets --ignored || code=1
+    run_test restart || code=1
+    run_test contents || code=1
+    exit "$code"
+}
+
+guest_tcp() { over_network tcp; }
+guest_rdma() {
+    soft_roce_up
+    over_network "rdma:$ROCE_B"
 }
 
 # Two controllers as functions of one device, which could write to each other behind the IOMMU's back: one group.
@@ -84,8 +117,7 @@ kvplaned_on() {
     say "$(tail -n 1 <<<"$out") code $code"
 }
 
-if [ $# -gt 0 ]; then
-    [ "${KVPLANE_GUEST:-}" = 1 ] || die 2 "the parts run in the guest only"
+if [ "${KVPLANE_GUEST:-}" = 1 ]; then
     rm -f "$SKIPS"
     code=0
     ("guest_$1") || code=$?
@@ -110,19 +142,26 @@ in_guest() {
     check "end-to-end tests in the guest: $name" "$code" 0
 }
 
-require_cargo
-cargo build -q --locked -p pipelines -p kvplane-cli --bins
-mapfile -t options < <(printf -- '--test=%s\n' "${TESTS[@]}")
-KVPLANE_E2E_TESTS=$(cargo test -q --locked -p e2e --no-run --message-format json "${options[@]}" | python3 -c '
-import json, sys
-built = (m for m in map(json.loads, sys.stdin) if m["reason"] == "compiler-artifact" and m["profile"]["test"])
-print(*{m["target"]["name"] + "=" + m["executable"] for m in built if m["executable"]})')
-export KVPLANE_E2E_TESTS KVPLANE_BIN_DIR=$CARGO_TARGET/debug KVPLANE_KILL_ROUNDS=$ROUNDS
+build_programs
+export KVPLANE_KILL_ROUNDS=$ROUNDS
 
 sizes=${SIZES[*]}
 # In the middle of segments, where values lie: 30 and 22 MiB, in blocks of 4 KiB.
 bad=fail-read=$((30 * 256)),fail-write=$((22 * 256))
-in_guest one_drive --iommu on --time-limit 400 --nvme "size=${sizes// //},block=512/4096/512/4096"
-in_guest two_drives --iommu strict --time-limit 200 --nvme "size=64M/256M,block=4096,$bad" --nvme size=256M,block=4096,cmb=16
-in_guest one_group --iommu on --time-limit 200 --nvme size=512M,multifunction=on --nvme size=512M,addr=10.1
+first="size=${sizes// //},block=512/4096/512/4096"
+options_of() {
+    case $1 in
+        one_drive) say --iommu on --time-limit 600 --nvme "$first" ;;
+        two_drives) say --iommu strict --time-limit 300 --nvme "size=64M/256M,block=4096,$bad" --nvme size=256M,block=4096,cmb=16 ;;
+        one_group) say --iommu on --time-limit 200 --nvme size=512M,multifunction=on --nvme size=512M,addr=10.1 ;;
+        tcp | rdma) say --iommu on --memory 2048 --time-limit 1500 --nvme "$first" --nvme "size=64M,block=4096,$bad" ;;
+        *) die 2 "there is no part $1 (see --help)" ;;
+    esac
+}
+[ $# -gt 0 ] || set -- one_drive two_drives one_group tcp rdma
+for part; do
+    text=$(options_of "$part")
+    read -ra words <<<"$text"
+    in_guest "$part" "${words[@]}"
+done
 checks_end

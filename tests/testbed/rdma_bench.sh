@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Compares values over NVMe/RDMA with perftest's ib_write_bw on the same two soft-RoCE devices in the guest, in turns, at 64 KiB and
 # 1 MiB. Emulated processors rank no devices: what counts is the ratio, and that only on an otherwise idle machine. Builds with
-# --release first. Needs tests/testbed/setup.sh once.
+# --release first, or takes the programs in KVPLANE_BIN_DIR. Needs tests/testbed/setup.sh once.
 #
-#   tests/testbed/rdma_bench.sh [ROUNDS]      [default: 3]
+#   tests/testbed/rdma_bench.sh [ROUNDS [SECONDS]]      [default: 3 rounds, 10 s for each figure]
 #
 # Prints a line a round and size: bytes, MB/s of Retrieves, MB/s of ib_write_bw, and their ratio.
 set -euo pipefail
@@ -11,24 +11,29 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$HERE/../../scripts/lib.sh"
 . "$HERE/soft_roce.sh"
 cd "$ROOT"
-rounds=${1:-3}
+[[ ${1:-} != -* ]] || { usage; exit 0; }
+rounds=${1:-3} seconds=${2:-10}
+whole_number ROUNDS "$rounds"
+whole_number SECONDS "$seconds"
 
 if [ "${KVPLANE_GUEST:-}" != 1 ]; then
-    require_cargo
-    cargo build -q --release --locked -p pipelines -p kvplane-cli -p kvperf --bins
-    KVPLANE_BIN=$BIN exec tests/testbed/run.sh --time-limit $((rounds * 90 + 60)) --memory 3072 --nvme none --iommu off -- \
-        tests/testbed/rdma_bench.sh "$rounds"
+    if [ -z "${KVPLANE_BIN_DIR:-}" ]; then
+        require_cargo
+        cargo build -q --release --locked --workspace --bins
+    fi
+    KVPLANE_BIN_DIR=${KVPLANE_BIN_DIR:-$BIN} exec tests/testbed/run.sh --time-limit $((rounds * (4 * seconds + 120) + 120)) --memory 3072 \
+        --nvme none --iommu off -- tests/testbed/rdma_bench.sh "$rounds" "$seconds"
 fi
 
 soft_roce_up
-"$KVPLANE_BIN/kvplaned" --no-huge -m 0x1 --store null:1G -r /run/kvplane.sock --listen "rdma://$ROCE_B:4420" --namespace tier \
+"$KVPLANE_BIN_DIR/kvplaned" --no-huge -m 0x1 --store null:1G -r /run/kvplane.sock --listen "rdma://$ROCE_B:4420" --namespace tier \
     --allow-any-host >/run/kvplaned.log 2>&1 &
-until "$KVPLANE_BIN/kvplane" rpc -s /run/kvplane.sock framework_wait_init >/dev/null 2>&1; do sleep 0.2; done
+BIN=$KVPLANE_BIN_DIR wait_ready $! /run/kvplane.sock /run/kvplaned.log 60
 
 # MB/s of Retrieves of so many bytes.
 retrieves() {
-    "$KVPLANE_BIN/kvperf" run --connect "rdma://$ROCE_B:4420" --op retrieve --value-bytes "$1" --keys 64 --depth 16 \
-        --duration 10s --warm-up 1s --no-verify --json /run/result.json >/dev/null
+    "$KVPLANE_BIN_DIR/kvperf" run --connect "rdma://$ROCE_B:4420" --op retrieve --value-bytes "$1" --keys 64 --depth 16 \
+        --duration "${seconds}s" --warm-up 1s --no-verify --json /run/result.json >/dev/null
     python3 -c 'import json
 def find(node):
     if isinstance(node, dict):
@@ -42,10 +47,13 @@ print(round(1000 * max(find(json.load(open("/run/result.json")))), 1))'
 }
 # MB/s of WRITEs of so many bytes from the daemon's device to the host's, as a Retrieve moves them.
 writes() {
-    local common=(-F -x 1 -s "$1" -t 16 -D 10 --report_gbits -m 4096)
+    local common=(-F -x 1 -s "$1" -t 16 -D "$seconds" --report_gbits -m 4096)
     ib_write_bw -d roce1 "${common[@]}" >/dev/null 2>&1 &
     local server=$!
-    sleep 1
+    until ss -Hltn 'sport = :18515' | grep -q .; do
+        alive "$server" || die 1 "ib_write_bw does not serve"
+        sleep 0.05
+    done
     ib_write_bw -d roce2 "${common[@]}" $ROCE_A 2>/dev/null | awk -v size="$1" '$1 == size { print $4 * 125 }'
     wait $server || true
 }

@@ -12,8 +12,9 @@ use kvplane::{Address, Client, ConnectOptions};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::carrier::Place;
 use crate::rpc::{Rpc, RpcError};
-use crate::{PATIENCE, binaries, device};
+use crate::{PATIENCE, binaries, carrier, device};
 
 /// NQN of the subsystem that `--listen` and `--namespace` make.
 pub const DEFAULT_NQN: &str = "nqn.2026-01.io.kvplane:tier";
@@ -85,6 +86,7 @@ pub struct Ended {
 pub struct Home {
     sockets: TempDir,
     data: TempDir,
+    place: Place,
     /// Whether no daemon has been started on it yet.
     fresh: AtomicBool,
 }
@@ -102,8 +104,10 @@ impl Home {
     pub fn new() -> Self {
         let data = binaries::target().join("e2e");
         std::fs::create_dir_all(&data).unwrap();
+        let sockets = tempfile::Builder::new().prefix("kvp").tempdir().unwrap();
         Self {
-            sockets: tempfile::Builder::new().prefix("kvp").tempdir().unwrap(),
+            place: Place::new(sockets.path().join("v")),
+            sockets,
             data: tempfile::Builder::new().prefix("store").tempdir_in(data).unwrap(),
             fresh: AtomicBool::new(true),
         }
@@ -115,7 +119,7 @@ impl Home {
         self.sockets.path().join("rpc.sock")
     }
 
-    /// The folder of the vfio-user socket.
+    /// The folder of the vfio-user socket, where that is the carrier.
     #[must_use]
     pub fn listen(&self) -> PathBuf {
         self.sockets.path().join("v")
@@ -139,8 +143,13 @@ impl Home {
         self.data.path().join(name)
     }
 
+    /// Another place to listen at, by the same carrier.
+    #[must_use]
+    pub fn another_place(&self, name: &str) -> Place {
+        Place::new(self.sockets.path().join(name))
+    }
+
     fn command(&self, setup: &Setup) -> Command {
-        std::fs::create_dir_all(self.listen()).unwrap();
         let mut command = Command::new(binaries::kvplaned());
         command.args(["--no-huge", "--idle", "adaptive", "--disable-cpumask-locks", "-m", &setup.cpumask]);
         command.arg("-r").arg(self.rpc_socket());
@@ -151,7 +160,7 @@ impl Home {
             };
         }
         if !setup.namespaces.is_empty() {
-            command.arg("--listen").arg(format!("vfio-user:{}", self.listen().display()));
+            command.args(self.place.options());
         }
         for namespace in &setup.namespaces {
             command.arg("--namespace").arg(namespace);
@@ -285,13 +294,13 @@ impl Daemon {
     /// # Errors
     /// Why it cannot.
     pub fn try_client(&self, options: ConnectOptions) -> Result<Client, kvplane::Error> {
-        Client::connect(&self.address(), options)
+        Client::connect(&self.address(), carrier::introduce(options))
     }
 
     /// Where it listens.
     #[must_use]
     pub fn address(&self) -> Address {
-        Address::parse(&format!("vfio-user:{}", self.home.listen().display())).unwrap()
+        self.home.place.address(DEFAULT_NQN)
     }
 
     /// Process id.

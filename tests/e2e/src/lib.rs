@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test has no better way to fail")]
 
 pub mod binaries;
+pub mod carrier;
 pub mod daemon;
 pub mod device;
 pub mod lone_core;

@@ -11,11 +11,10 @@ use dataplane::nvme::spec::fabrics::{ConnectData, ConnectFields, DYNAMIC_CONTROL
 use dataplane::nvme::spec::{Cqe, SglDescriptor, Sqe};
 use kvplane::{Address, Client, ConnectOptions, NetworkOptions};
 
+pub use crate::carrier::HOST_NQN;
 use crate::daemon::DEFAULT_NQN;
 use crate::{PATIENCE, Setup};
 
-/// The NQN of the host that [`setup`] lets in.
-pub const HOST_NQN: &str = "nqn.2026-01.io.kvplane:host-of-tests";
 const HOST_ID: [u8; 16] = *b"e2e tests' host!";
 
 /// A free port of loopback.

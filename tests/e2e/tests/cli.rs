@@ -4,11 +4,13 @@
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
+use e2e::carrier::HOST_NQN;
 use e2e::{Daemon, Setup, key, value};
 
 fn kvplane(daemon: &Daemon) -> Command {
     let mut command = Command::new(e2e::binaries::kvplane());
-    command.env("KVPLANE_CONNECT", daemon.address().to_string()).env("KVPLANE_RPC_SOCKET", daemon.home.rpc_socket());
+    command.env("KVPLANE_CONNECT", daemon.address().to_string()).env("KVPLANE_HOST_NQN", HOST_NQN);
+    command.env("KVPLANE_RPC_SOCKET", daemon.home.rpc_socket());
     command
 }
 

@@ -1,6 +1,7 @@
 //! Who may see what, and how much of it.
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests have no better way to fail")]
 
+use e2e::carrier::{self, Carrier, HOST_NQN};
 use e2e::nvme::{Command, Controller, kv};
 use e2e::{Daemon, Setup, key};
 use kvplane::{Address, Client, ConnectOptions, Error, Status};
@@ -11,47 +12,70 @@ const HOST: &str = "nqn.2026-01.io.kvplane:somebody";
 
 /// A second subsystem with a listener of its own, to which nobody is attached yet.
 fn other_subsystem(daemon: &Daemon) -> Address {
-    let folder = daemon.home.listen().with_file_name("other");
-    std::fs::create_dir_all(&folder).unwrap();
+    let place = daemon.home.another_place("other");
     daemon.rpc("nvmf_create_subsystem", json!({ "nqn": OTHER }));
     daemon.rpc("namespace_create", json!({ "name": "others", "nqn": OTHER, "auto_visible": true }));
-    let address = json!({ "trtype": "VFIOUSER", "traddr": folder.to_str().unwrap() });
-    daemon.rpc("nvmf_subsystem_add_listener", json!({ "nqn": OTHER, "listen_address": address }));
-    Address::parse(&format!("vfio-user:{}", folder.display())).unwrap()
+    daemon.rpc("nvmf_subsystem_add_listener", json!({ "nqn": OTHER, "listen_address": place.listen_address() }));
+    place.address(OTHER)
 }
 
-fn own_uid() -> Value {
+fn own_uid() -> u32 {
     use std::os::unix::fs::MetadataExt;
-    std::fs::metadata("/proc/self").unwrap().uid().into()
+    std::fs::metadata("/proc/self").unwrap().uid()
+}
+
+/// Somebody else and this process, as a subsystem names its hosts: on this machine by user, over a network by NQN.
+fn hosts() -> [Value; 2] {
+    match carrier::chosen() {
+        Carrier::VfioUser => [own_uid() + 1, own_uid()].map(|uid| json!({ "nqn": OTHER, "host": HOST, "uid": uid })),
+        _ => [HOST, HOST_NQN].map(|host| json!({ "nqn": OTHER, "host": host })),
+    }
 }
 
 #[test]
 fn a_host_that_is_not_attached_is_refused() {
     let daemon = Daemon::start(Setup::default());
     let address = other_subsystem(&daemon);
-    let options = ConnectOptions::default();
+    let options = carrier::introduce(ConnectOptions::default());
+    let [stranger, own] = hosts();
     let refused = Client::connect(&address, options.clone()).expect_err("default is to deny");
     assert!(matches!(refused, Error::Connect { .. }), "{refused}");
-    // A host of another user does not open the door for this one.
-    let host = json!({ "nqn": OTHER, "host": HOST, "uid": own_uid().as_u64().unwrap() + 1 });
-    daemon.rpc("nvmf_subsystem_add_host", host);
-    Client::connect(&address, options.clone()).expect_err("the host is another user's");
+    // Another host does not open the door for this one.
+    daemon.rpc("nvmf_subsystem_add_host", stranger);
+    Client::connect(&address, options.clone()).expect_err("it is another host that is attached");
     daemon.rpc("nvmf_subsystem_remove_host", json!({ "nqn": OTHER, "host": HOST }));
-    daemon.rpc("nvmf_subsystem_add_host", json!({ "nqn": OTHER, "host": HOST, "uid": own_uid() }));
+    daemon.rpc("nvmf_subsystem_add_host", own);
     let mut client = Client::connect(&address, options).expect("this host is attached now");
     client.put(key(1), b"mine").unwrap();
     // The same key of the other tenant's namespace is another key.
     assert_eq!(daemon.client().get(key(1)).unwrap(), None);
 }
 
-#[test]
-fn a_namespace_that_is_not_attached_cannot_be_seen_or_used() {
+/// A daemon with a second namespace that no host may see.
+fn with_a_secret() -> Daemon {
     let daemon = Daemon::start(Setup::default());
-    daemon.rpc("nvmf_create_subsystem", json!({ "nqn": OTHER }));
     daemon.rpc(
         "namespace_create",
         json!({ "name": "secret", "nqn": e2e::daemon::DEFAULT_NQN, "auto_visible": false, "hosts": [] }),
     );
+    daemon
+}
+
+#[test]
+fn a_client_is_not_shown_a_namespace_that_is_not_attached() {
+    let daemon = with_a_secret();
+    let mut client = daemon.client();
+    assert_eq!(client.namespaces().unwrap().len(), 1);
+    let options = ConnectOptions { namespace: 2, ..ConnectOptions::default() };
+    assert!(matches!(daemon.try_client(options), Err(Error::Namespace { .. })));
+}
+
+#[test]
+fn a_namespace_that_is_not_attached_cannot_be_seen_or_used() {
+    if !carrier::is_vfio_user("a_namespace_that_is_not_attached_cannot_be_seen_or_used") {
+        return;
+    }
+    let daemon = with_a_secret();
     let mut controller = Controller::open(&daemon.home.controller_socket(), 16 << 20);
     let mut queue = controller.create_queue(1, 16);
     let active = controller.identify(0x02, 0, 0);
@@ -63,8 +87,6 @@ fn a_namespace_that_is_not_attached_cannot_be_seen_or_used() {
         let command = command.dword(10, 16).prp(place, 0);
         assert_eq!(controller.run(&mut queue, command).status, 0x0B, "opcode {opcode:#x}");
     }
-    let options = ConnectOptions { namespace: 2, ..ConnectOptions::default() };
-    assert!(matches!(daemon.try_client(options), Err(Error::Namespace { .. })));
 }
 
 #[test]

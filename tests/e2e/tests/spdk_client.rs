@@ -1,9 +1,11 @@
 //! SPDK's own Python client drives the control socket.
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests have no better way to fail")]
 
+use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 use e2e::skip::skipped;
 use e2e::{Daemon, Setup};
@@ -33,7 +35,15 @@ print(json.dumps(answers))
 
 /// A virtual environment with the package `spdk`, made once; why not, if that fails.
 fn python() -> Result<PathBuf, String> {
+    static MADE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    MADE.get_or_init(make_python).clone()
+}
+
+fn make_python() -> Result<PathBuf, String> {
     let folder = e2e::binaries::target().join("e2e-python");
+    // Another run of these tests may be making the same one.
+    let lock = File::create(folder.with_extension("lock")).map_err(|error| error.to_string())?;
+    lock.lock().map_err(|error| error.to_string())?;
     let python = folder.join("bin/python");
     let has_spdk = |python: &PathBuf| {
         Command::new(python).args(["-c", "import spdk.rpc.client"]).output().is_ok_and(|ended| ended.status.success())

@@ -1,7 +1,9 @@
 //! The CPU copies no value that is aligned: counted, not believed.
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests have no better way to fail")]
 
+use e2e::carrier::{self, Carrier};
 use e2e::rpc::sum_of;
+use e2e::skip::skipped;
 use e2e::{Daemon, Setup, key, value};
 use kvplane::{Burst, Client, Outcome, Request, StoreOptions};
 use serde_json::json;
@@ -25,12 +27,20 @@ fn run(client: &mut Client, request: Request<'_>) -> Outcome {
 
 #[test]
 fn aligned_values_are_never_copied_and_others_are_counted() {
+    if carrier::chosen() == Carrier::Tcp {
+        return skipped(
+            "aligned_values_are_never_copied_and_others_are_counted",
+            "over TCP values are copied: by the kernel, and by the daemon what came along with a header",
+        );
+    }
+    // A NIC in software moves a few MiB a second in the guest.
+    let values = if carrier::chosen() == Carrier::VfioUser { 128 } else { 32 };
     let daemon = Daemon::start(Setup::default());
     let mut client = daemon.client();
     let memory = client.register(8 << 20).unwrap();
     let before = copied(&daemon);
     let mut moved = 0;
-    for number in 0..128 {
+    for number in 0..values {
         let key = key(number);
         let place = (number % 4) << 20;
         memory.write(place, &value(&key, 1, VALUE as usize)).unwrap();
@@ -45,7 +55,7 @@ fn aligned_values_are_never_copied_and_others_are_counted() {
         assert_eq!(e2e::values::version_of(&key, &found), Ok(1));
         moved += 2 * u64::from(VALUE);
     }
-    assert_eq!(moved, 256 << 20);
+    assert_eq!(moved, values << 21);
     assert_eq!(copied(&daemon), before, "the CPU copied aligned values");
 
     let key = key(1000);
@@ -56,6 +66,12 @@ fn aligned_values_are_never_copied_and_others_are_counted() {
     let read = run(&mut client, Request::Retrieve { key, buffer });
     assert!(matches!(read, Outcome::Retrieved { bytes: 10_001, .. }), "{read:?}");
     let after = copied(&daemon);
+    if matches!(carrier::chosen(), Carrier::Rdma(_)) {
+        // The NIC reaches any byte of the client's memory. The device does not: what is beyond the last whole block is copied.
+        let tails = 2 * 4096;
+        assert!(after.0 - before.0 < tails, "more than tails was copied: {before:?}, then {after:?}");
+        return;
+    }
     assert!(
         after.0 + after.1 >= before.0 + before.1 + 2 * 10_001,
         "values that are not aligned were not counted: {before:?}, then {after:?}"
