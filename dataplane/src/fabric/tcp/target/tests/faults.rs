@@ -219,7 +219,7 @@ fn what_comes_after_the_last_word_is_read_until_the_host_closes() {
 #[test]
 fn a_trickle_of_answers_does_not_keep_owed_data_alive() {
     let mut world = World::new(17, 32 << 20);
-    (world.connect(Digests::NONE, 8), world.connect(Digests::NONE, 8));
+    assert_eq!((world.connect(Digests::NONE, 8), world.connect(Digests::NONE, 8)), (0, 1));
     world.with_host(0, |host, pipe, _| {
         host.keeps_data = true;
         host.store(pipe, 1, vec![1; 1 << 20], false);

@@ -25,7 +25,7 @@ fn a_buffer_that_another_carrier_gives_back_feeds_those_in_line() {
 #[test]
 fn hosts_that_wait_are_served_in_turns() {
     let mut world = World::new(12, 8 << 20);
-    (world.connect(Digests::NONE, 32), world.connect(Digests::NONE, 32));
+    assert_eq!((world.connect(Digests::NONE, 32), world.connect(Digests::NONE, 32)), (0, 1));
     world.frozen = true;
     // All but what is kept for data in capsules.
     let mut elsewhere: Vec<_> = (0..4).map(|_| world.staging.take(1 << 20).unwrap()).collect();
@@ -55,7 +55,7 @@ fn hosts_that_wait_are_served_in_turns() {
 #[test]
 fn sessions_of_one_host_have_one_share() {
     let mut world = World::new(13, 8 << 20);
-    (world.connect_as("nqn.2026-01.test:a", 32), world.connect_as("nqn.2026-01.test:a", 32));
+    (0..2).for_each(|host| assert_eq!(world.connect_as("nqn.2026-01.test:a", 32), host));
     world.connect_as("nqn.2026-01.test:b", 32);
     world.frozen = true;
     for host in 0..2 {
@@ -73,7 +73,7 @@ fn sessions_of_one_host_have_one_share() {
 #[test]
 fn data_in_capsules_counts_for_its_host() {
     let mut world = World::new(14, 8 << 20);
-    (world.connect(Digests::NONE, 400), world.connect(Digests::NONE, 400));
+    assert_eq!((world.connect(Digests::NONE, 400), world.connect(Digests::NONE, 400)), (0, 1));
     world.frozen = true;
     world.with_host(0, |host, pipe, _| (0..300).for_each(|_| host.store(pipe, 1, vec![7; 8192], true)));
     // A share is 2 MiB.
