@@ -290,8 +290,11 @@ impl Hosts {
     pub fn watch(&self) -> io::Result<Watch> {
         let hosts = self.clone();
         let thread = std::thread::Builder::new().name("nvmf-sweep".into()).spawn(move || {
-            while !hosts.shared.stop.load(Ordering::Acquire) {
+            // The last round comes after the end was asked for, however early that was.
+            let mut last = false;
+            while !last {
                 std::thread::park_timeout(SWEEP);
+                last = hosts.shared.stop.load(Ordering::Acquire);
                 for core in 0..hosts.cores() {
                     // One that is behind is swept the next time; the others must not wait for it.
                     let _ = hosts.shared.cores.offer(core, CoreCommand::Sweep);
