@@ -234,15 +234,14 @@ impl<P> Shard<P> {
 
     /// Looks a block up. During recovery nothing is found, and nothing on a device that is gone for good.
     #[must_use]
-    #[inline]
+    #[inline(always)]
     pub fn find(&self, hash: u64, id: &BlockId) -> Option<Found> {
         if !self.is_ready() || self.purges.covers(id.space.namespace()) {
             return None;
         }
         let at = self.index.find(hash, id)?;
         let entry = self.index.get(at)?;
-        let segment = self.layout.segment_of(entry.unit);
-        if self.table.is_gone(segment) {
+        if self.table.any_gone && self.is_on_gone(entry.unit) {
             return None;
         }
         Some(Found {
@@ -253,9 +252,15 @@ impl<P> Shard<P> {
             tier: Tier::Flash,
             leased: entry.leased(),
             lba_shift: self.layout.lba_shift(),
-            segment,
+            segment: self.layout.segment_of(entry.unit),
             entry: at,
         })
+    }
+
+    /// Whether a unit lies on a device that is gone for good.
+    #[cold]
+    fn is_on_gone(&self, unit: u32) -> bool {
+        self.table.is_gone(self.layout.segment_of(unit))
     }
 
     /// Counts a retrieve hit, which eviction looks at.
