@@ -247,8 +247,9 @@ run_step() {
     if [ "$result" = FAILED ]; then
         say "---- the end of $log"
         tail -n 60 "$log"
-        # A test that failed early is long gone from the end of a log.
-        grep -E '^test .* FAILED$|^thread .* panicked at' "$log" | head -n 20 || true
+        # A test that failed early is long gone from the end of a log. What it said follows the line that names it.
+        grep -E '^test .* FAILED$' "$log" | head -n 20 || true
+        grep -E -A 12 '^thread .* panicked at' "$log" | cut -c 1-400 | head -n 100 || true
         say "----"
     fi
 }
