@@ -11,8 +11,8 @@ use super::desk::Desk;
 use super::exchange::Phase;
 use super::nic::{PortDevice, QueuePair};
 use super::orders::{ExpectedQueue, RdmaOrder};
-use super::port::{MAX_COMPLETIONS, Port, PortParts};
-use super::queue::Queue;
+use super::port::{MAX_COMPLETIONS, MAX_RECEIVES, Port, PortParts};
+use super::queue::{Queue, WORK_OF_ENTRY};
 use crate::Burst;
 use crate::fabric::message::{CoreError, QueueTerms, Staging, carrier};
 use crate::fabric::rdma::verbs::{Endpoint, EndpointId, SendList};
@@ -23,10 +23,18 @@ use crate::memory::{SlotId, SlotPool};
 const MAX_QUEUES: u16 = 256;
 /// Queues at once whose first command was not answered yet: as many as a listener lets wait at its door.
 const MAX_EXPECTED: u16 = 512;
-/// Commands that all queues of a core together may have open. Their completions must fit a port's completion queue: two
-/// work requests a command, one more a queue and for its end, and the receives.
+/// Commands that all queues of a core together may count for. What these may have outstanding must fit a port's completion
+/// queue, as one that overruns fails with all of its queues: the work requests of each command, one for the end of each
+/// queue, and the receives.
 const MAX_COMMANDS: u32 = 6144;
-const _: () = assert!(2 * MAX_COMMANDS + 4 * (MAX_QUEUES + MAX_EXPECTED) as u32 + 1024 <= MAX_COMPLETIONS);
+const _: () = assert!(
+    WORK_OF_ENTRY * MAX_COMMANDS + (MAX_QUEUES + MAX_EXPECTED) as u32 + MAX_RECEIVES <= MAX_COMPLETIONS,
+    "completions of a port"
+);
+/// Commands of a queue that are not answered, and answers that its device is not done with, one work request each at least;
+/// and the first commands.
+const MAX_EXCHANGES: u32 = (1 + WORK_OF_ENTRY) * MAX_COMMANDS + MAX_EXPECTED as u32;
+const _: () = assert!(MAX_EXCHANGES <= u16::MAX as u32);
 /// Queues, and commands of them, that one session may have on one core, so that one host leaves room for others.
 const MAX_OF_SESSION: (u32, u32) = (64, MAX_COMMANDS / 2);
 /// Completions that are taken at once, and how often in a turn.
@@ -81,9 +89,7 @@ impl<P: PortDevice> RdmaEnd<P> {
             by_number: Vec::with_capacity(places),
             entries: 0,
             expected: 0,
-            // Besides those that are open: answers that the device is not done with, two work requests an entry, and the
-            // first commands.
-            desk: Desk::new(3 * MAX_COMMANDS as u16 + MAX_EXPECTED, buffer_bytes),
+            desk: Desk::new(MAX_EXCHANGES as u16, buffer_bytes),
             due: Vec::with_capacity(places),
             sends: SendList::new(POST),
             outstanding: 0,
@@ -142,13 +148,15 @@ impl<P: PortDevice> RdmaEnd<P> {
         if self.expected == MAX_EXPECTED || self.entries == MAX_COMMANDS {
             return Err(CoreError::NoRoom);
         }
-        let id = self.queues.insert(Queue::new(expected)).map_err(|_| CoreError::NoRoom)?;
+        let queue = Queue::new(expected);
+        let charged = queue.charged;
+        let id = self.queues.insert(queue).map_err(|_| CoreError::NoRoom)?;
         if let Some(queue) = self.queues.get_mut(id) {
             queue.set_id(id);
         }
         let at = self.by_number.partition_point(|(p, n, _)| (*p, *n) < (port, number));
         self.by_number.insert(at, (port, number, id));
-        self.entries += 1;
+        self.entries += charged;
         self.expected += 1;
         Ok(())
     }
@@ -166,7 +174,7 @@ impl<P: PortDevice> RdmaEnd<P> {
             return Err(CoreError::NoRoom);
         }
         let session = terms.session;
-        let before = std::mem::replace(&mut queue.charged, entries);
+        let before = queue.charged;
         queue.serve(terms);
         self.entries = all - before + entries;
         self.expected -= 1;

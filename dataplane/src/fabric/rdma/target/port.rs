@@ -20,8 +20,8 @@ const BURST: usize = 64;
 /// Marks the identifier of a receive.
 pub(super) const RECEIVE: u64 = 1 << 63;
 /// The most receives of a port.
-const MAX_RECEIVES: u32 = 1024;
-/// Completions that all queues of a port may have: two work requests and one more a command, and the receives.
+pub(super) const MAX_RECEIVES: u32 = 1024;
+/// Completions that all queues of a port may have at a time, before the core has taken them.
 pub(super) const MAX_COMPLETIONS: u32 = 16_384;
 
 /// What the control side makes of a device for one core. Sharing it with the core is what its orders are for.

@@ -179,6 +179,11 @@ pub fn connect_command(sgl: SglDescriptor) -> Sqe {
     sqe
 }
 
+/// Exist: moves nothing.
+pub fn exist(cid: u16) -> Sqe {
+    Sqe::new(0x14, cid)
+}
+
 /// Store of bytes that come along.
 pub fn store_along(cid: u16, bytes: u32) -> Sqe {
     command(1, cid, bytes, SglDescriptor::in_capsule(0, bytes))
