@@ -60,7 +60,8 @@ pub struct RdmaEnd<P: PortDevice = PortParts> {
     core: u16,
     ports: Vec<Port<P>>,
     queues: SlotPool<Queue<P::Pair>>,
-    /// By port and number of the queue pair, sorted.
+    /// By port and number of the queue pair, sorted: those whose queue pair was not handed out to be destroyed, after which
+    /// another may have its number.
     by_number: Vec<(usize, u32, SlotId)>,
     /// Sum of what the queues count for.
     entries: u32,
@@ -189,8 +190,8 @@ impl<P: PortDevice> RdmaEnd<P> {
     }
 
     fn find(&mut self, endpoint: EndpointId) -> Option<(SlotId, &mut Queue<P::Pair>)> {
-        let id = self.by_number.iter().map(|(.., id)| *id);
-        let id = id.into_iter().find(|id| self.queues.get(*id).is_some_and(|queue| queue.endpoint_id() == endpoint))?;
+        let named = |id: &SlotId| self.queues.get(*id).is_some_and(|queue| queue.endpoint_id() == endpoint);
+        let id = self.queues.ids().find(named)?;
         self.queues.get_mut(id).map(|queue| (id, queue))
     }
 
@@ -358,6 +359,7 @@ impl<P: PortDevice> RdmaEnd<P> {
             if queue.is_closed() {
                 queue.report_end();
                 if let Some(endpoint) = queue.take_doomed() {
+                    self.by_number.retain(|(.., other)| *other != id);
                     self.remains.push(Remain { endpoint, waiting: Some(self.core) });
                 }
             }

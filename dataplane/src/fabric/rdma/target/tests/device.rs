@@ -49,6 +49,7 @@ pub struct FakePort {
 #[derive(Debug)]
 pub struct FakePair {
     id: u64,
+    number: u32,
     wires: Rc<Wires>,
     pub failed: Cell<bool>,
     /// How often it was made to fail.
@@ -90,7 +91,7 @@ impl FakePort {
 }
 
 impl FakePair {
-    pub fn new(wires: &Rc<Wires>, id: u64) -> Arc<Self> {
+    pub fn new(wires: &Rc<Wires>, id: u64, number: u32) -> Arc<Self> {
         Arc::new(Self {
             id,
             wires: Rc::clone(wires),
@@ -106,6 +107,7 @@ impl FakePair {
 
     fn queue_pair(&self) -> u32 {
         self.id as u32
+            number,
     }
 
     /// The host sends a command, with data along. False if there is no receive for it.
@@ -125,7 +127,7 @@ impl FakePair {
             assert!(data.len() <= *room as usize);
             self.wires.staging.write(address - self.wires.staging.base(), data).unwrap();
         }
-        self.wires.tell(WorkDone::told(id, self.queue_pair(), 0, Some(bytes.len() as u32)));
+        self.wires.tell(WorkDone::told(id, self.number, 0, Some(bytes.len() as u32)));
         true
     }
 
@@ -136,7 +138,7 @@ impl FakePair {
         }
         for seen in self.posted.take() {
             if self.failed.get() {
-                self.wires.tell(WorkDone::told(seen.id, self.queue_pair(), FLUSHED, None));
+                self.wires.tell(WorkDone::told(seen.id, self.number, FLUSHED, None));
                 continue;
             }
             match seen.work {
@@ -154,7 +156,7 @@ impl FakePair {
                 }
             }
             if seen.signaled {
-                self.wires.tell(WorkDone::told(seen.id, self.queue_pair(), 0, None));
+                self.wires.tell(WorkDone::told(seen.id, self.number, 0, None));
             }
         }
     }
@@ -166,7 +168,7 @@ impl QueuePair for FakePair {
     }
 
     fn number(&self) -> Option<u32> {
-        Some(self.queue_pair())
+        Some(self.number)
     }
 
     fn fail(&self) {

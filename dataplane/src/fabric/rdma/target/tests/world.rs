@@ -62,8 +62,13 @@ impl World {
 
     /// A connection that is to become a queue of so many entries.
     pub fn expect(&mut self, entries: u32) -> Result<usize, CoreError> {
+        self.expect_numbered(entries, self.hosts.len() as u32 + 1)
+    }
+
+    /// As [`expect`](Self::expect), with a number that the device gave its queue pair.
+    pub fn expect_numbered(&mut self, entries: u32, number: u32) -> Result<usize, CoreError> {
         let host = self.hosts.len();
-        let pair = FakePair::new(&self.wires, host as u64 + 1);
+        let pair = FakePair::new(&self.wires, host as u64 + 1, number);
         let (connect, delivered) = sync_channel(1);
         let expected = ExpectedQueue {
             endpoint: Arc::clone(&pair),
