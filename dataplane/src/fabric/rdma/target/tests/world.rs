@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use super::super::core_end::RdmaEnd;
 use super::super::nic::{PortDevice, QueuePair};
 use super::super::orders::{ExpectedQueue, RdmaOrder};
-use super::device::{FakePair, FakePort, RECEIVES, Wires};
+use super::device::{Carried, FakePair, FakePort, RECEIVES, Wires};
 use crate::Burst;
 use crate::fabric::message::{
     AdminCapsule, CoreError, HostLink, QueueTerms, Staging, StagingLayout, StagingMap, carrier,
@@ -153,6 +153,18 @@ impl World {
         }
     }
 
+    /// As a device that fills the buffer of a command that was taken, from its beginning on.
+    pub fn fill(&self, running: usize, bytes: &[u8]) {
+        let unit = self.running[running].0.quadword(6) as u32;
+        self.staging.map().write(0, unit, 0, bytes).unwrap();
+        self.staging.map().note_filled(0, unit, bytes.len() as u32);
+    }
+
+    /// What a host's end carried out since the last call.
+    pub fn carried(&self, host: usize) -> Vec<Carried> {
+        self.hosts[host].pair.carried.take()
+    }
+
     /// Completes the commands that were taken.
     pub fn complete_all(&mut self) {
         for (_, permit) in std::mem::take(&mut self.running) {
@@ -199,7 +211,8 @@ pub fn keyed(opcode: u8, cid: u16, bytes: u32) -> Sqe {
     command(opcode, cid, bytes, SglDescriptor::keyed(0, bytes, 1, false))
 }
 
-fn command(opcode: u8, cid: u16, bytes: u32, sgl: SglDescriptor) -> Sqe {
+/// A command of so many bytes.
+pub fn command(opcode: u8, cid: u16, bytes: u32, sgl: SglDescriptor) -> Sqe {
     let mut sqe = Sqe::new(opcode, cid);
     sqe.set_dword(10, bytes);
     sqe.set_sgl(sgl);
