@@ -14,7 +14,7 @@ use super::orders::{ExpectedQueue, RdmaOrder};
 use super::port::{MAX_COMPLETIONS, MAX_RECEIVES, Port, PortParts};
 use super::queue::{Queue, WORK_OF_ENTRY};
 use crate::Burst;
-use crate::fabric::message::{CoreError, QueueTerms, Staging, carrier};
+use crate::fabric::message::{Buffer, CoreError, QueueTerms, Staging, carrier};
 use crate::fabric::rdma::verbs::{Endpoint, EndpointId, SendList};
 use crate::fabric::{Capsule, Completion, Permit, QueuePairInfo, SessionId};
 use crate::memory::{SlotId, SlotPool};
@@ -58,7 +58,10 @@ pub struct Remain<Q = Endpoint> {
 /// One core's I/O queues over RDMA.
 pub struct RdmaEnd<P: PortDevice = PortParts> {
     core: u16,
-    ports: Vec<Port<P>>,
+    /// By number of the device; `None` once it was let go of.
+    ports: Vec<Option<Port<P>>>,
+    /// Buffers of the receives of those, until nothing of the device is left that could write to them.
+    left: Vec<(usize, Vec<Buffer>)>,
     queues: SlotPool<Queue<P::Pair>>,
     /// By port and number of the queue pair, sorted: those whose queue pair was not handed out to be destroyed, after which
     /// another may have its number.
@@ -86,6 +89,7 @@ impl<P: PortDevice> RdmaEnd<P> {
         Self {
             core,
             ports: Vec::new(),
+            left: Vec::new(),
             queues: SlotPool::new(MAX_QUEUES + MAX_EXPECTED),
             by_number: Vec::with_capacity(places),
             entries: 0,
@@ -103,9 +107,17 @@ impl<P: PortDevice> RdmaEnd<P> {
     pub fn order(&mut self, order: RdmaOrder<P>, staging: &mut Staging) {
         // Whoever no longer waits for the answer is no reason to stop.
         match order {
-            RdmaOrder::Open(parts, answer) => {
-                self.open(parts, staging);
+            RdmaOrder::Open(port, parts, answer) => {
+                self.open(port, parts, staging);
                 drop(answer.try_send(Ok(())));
+            }
+            RdmaOrder::Leave(port, answer) => drop(answer.try_send(self.leave(port))),
+            RdmaOrder::Reclaim(port) => {
+                let (gone, left) = std::mem::take(&mut self.left).into_iter().partition(|(of, _)| *of == port);
+                self.left = left;
+                gone.into_iter()
+                    .flat_map(|(_, buffers): (_, Vec<_>)| buffers)
+                    .for_each(|buffer| staging.give_back(buffer));
             }
             RdmaOrder::Expect(expected, answer) => drop(answer.try_send(self.expect(*expected))),
             RdmaOrder::Take(id, terms, answer) => drop(answer.try_send(self.take(id, terms))),
@@ -136,14 +148,36 @@ impl<P: PortDevice> RdmaEnd<P> {
         self.flush(staging);
     }
 
-    fn open(&mut self, parts: Arc<P>, staging: &mut Staging) {
-        self.ports.push(Port::new(parts, staging));
+    fn open(&mut self, port: usize, parts: Arc<P>, staging: &mut Staging) {
+        self.ports.resize_with(self.ports.len().max(port + 1), || None);
+        self.ports[port] = Some(Port::new(parts, staging));
+    }
+
+    /// Lets go of a device that was removed.
+    fn leave(&mut self, port: usize) -> Result<(), CoreError> {
+        let has_queues = self.queues.iter().any(|queue| queue.port == port);
+        // What was its queues' goes the usual way first.
+        if has_queues || !self.remains.is_empty() || !self.desk.returned.is_empty() {
+            return Err(CoreError::InUse);
+        }
+        if let Some(left) = self.ports.get_mut(port).and_then(Option::take) {
+            self.left.push((port, left.into_buffers()));
+        }
+        Ok(())
+    }
+
+    fn port(&self, port: usize) -> Option<&Port<P>> {
+        self.ports.get(port)?.as_ref()
+    }
+
+    fn port_mut(&mut self, port: usize) -> Option<&mut Port<P>> {
+        self.ports.get_mut(port)?.as_mut()
     }
 
     fn expect(&mut self, expected: ExpectedQueue<P::Pair>) -> Result<(), CoreError> {
         let port = expected.port;
         let number = expected.endpoint.number();
-        let usable = self.ports.get(port).is_some_and(|port| !port.failed);
+        let usable = self.port(port).is_some_and(|port| !port.failed);
         let (Some(number), true) = (number, usable) else { return Err(CoreError::NotOpen) };
         // Its commands count when its host is known: until then it has one.
         if self.expected == MAX_EXPECTED || self.entries == MAX_COMMANDS {
@@ -227,7 +261,7 @@ impl<P: PortDevice> RdmaEnd<P> {
     /// Whether anything is on its way, or a buffer is there for those that wait.
     #[must_use]
     pub fn is_moving(&self, staging: &Staging) -> bool {
-        let waits = || !self.desk.is_fed() || self.ports.iter().any(Port::is_bare);
+        let waits = || !self.desk.is_fed() || self.ports.iter().flatten().any(Port::is_bare);
         self.moving > 0
             || !self.due.is_empty()
             || self.queues.in_use() > 0 && self.desk.is_to_be_fed(staging) && waits()
@@ -269,8 +303,12 @@ impl<P: PortDevice> RdmaEnd<P> {
     /// Hands connections that are over to the control side.
     pub fn settle(&mut self) {
         while let Some(remain) = self.remains.pop() {
-            let Some(port) = self.ports.first() else { break };
-            if let Err(remain) = port.parts.remains().push(remain) {
+            // All of them are the same.
+            let handed = match self.ports.iter().flatten().next() {
+                Some(port) => port.parts.remains().push(remain),
+                None => Err(remain),
+            };
+            if let Err(remain) = handed {
                 self.remains.push(remain);
                 break;
             }
@@ -350,10 +388,12 @@ impl<P: PortDevice> RdmaEnd<P> {
             let Some(id) = self.due.pop() else { break };
             let Some(queue) = self.queues.get_mut(id) else { continue };
             queue.due = false;
-            loop {
-                queue.send(&mut self.sends, &mut self.desk, &self.ports[queue.port], staging);
-                if !queue.has_more() {
-                    break;
+            if let Some(Some(port)) = self.ports.get(queue.port) {
+                loop {
+                    queue.send(&mut self.sends, &mut self.desk, port, staging);
+                    if !queue.has_more() {
+                        break;
+                    }
                 }
             }
             if queue.is_closed() {
@@ -380,16 +420,17 @@ impl<P: PortDevice> RdmaEnd<P> {
     }
 
     /// Posts the receives whose buffers came back.
-    fn post_returned(&mut self, staging: &Staging) {
+    fn post_returned(&mut self, staging: &mut Staging) {
         if self.desk.returned.is_empty() {
             return;
         }
         while let Some((port, index, buffer)) = self.desk.returned.pop() {
-            if let Some(port) = self.ports.get_mut(port) {
-                port.put_back(index, buffer, staging);
+            match self.ports.get_mut(port) {
+                Some(Some(port)) => port.put_back(index, buffer, staging),
+                _ => staging.give_back(buffer),
             }
         }
-        self.ports.iter_mut().for_each(Port::post);
+        self.ports.iter_mut().flatten().for_each(Port::post);
     }
 
     fn remove_if_over(&mut self, id: SlotId) {

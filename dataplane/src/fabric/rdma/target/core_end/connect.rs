@@ -32,7 +32,8 @@ impl<P: PortDevice> RdmaEnd<P> {
             return;
         }
         let mut bytes = [0; ConnectData::BYTES];
-        let read = self.ports[port].data(index).and_then(|buffer| staging.read(buffer, 0, &mut bytes));
+        let along = self.port(port).and_then(|port| port.data(index));
+        let read = along.and_then(|buffer| staging.read(buffer, 0, &mut bytes));
         match read {
             Some(()) => self.deliver(id, *sqe, &bytes),
             None => self.refuse_first(id),

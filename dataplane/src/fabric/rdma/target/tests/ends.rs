@@ -1,10 +1,12 @@
 //! How queues end: hosts that go silent, devices that fail.
 
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 
 use super::super::nic::{PortDevice, QueuePair};
 use super::super::orders::RdmaOrder;
-use super::world::{ENTRIES, World, connect_command, keyed};
+use super::device::{FakePort, IN_CAPSULE, RECEIVES};
+use super::world::{BUFFERS, ENTRIES, World, connect_command, keyed, store_along};
 use crate::fabric::SessionId;
 use crate::fabric::message::CoreError;
 use crate::nvme::spec::{SglDescriptor, Status};
@@ -193,5 +195,49 @@ fn the_number_of_a_queue_pair_that_was_destroyed_is_free_for_another() {
     world.complete_all();
     world.settle();
     assert!(!world.end.serves(SessionId(3)));
+    world.assert_empty();
+}
+
+#[test]
+fn a_device_that_was_removed_gives_the_buffers_of_its_receives_back() {
+    let mut world = World::new();
+    let leave = |world: &mut World| {
+        let (answer, answered) = sync_channel(1);
+        world.order(RdmaOrder::Leave(world.device, answer));
+        answered.recv().unwrap()
+    };
+    // More often than there would be staging memory for.
+    for device in 1..BUFFERS / (RECEIVES * IN_CAPSULE) + 2 {
+        let host = world.connect(3);
+        assert!(world.send(host, &store_along(1, 8192), &[1; 8192]));
+        world.settle();
+        assert_eq!(leave(&mut world), Err(CoreError::InUse), "there is a queue on it");
+        world.lose(host);
+        world.settle();
+        assert_eq!(leave(&mut world), Err(CoreError::InUse), "a command has the buffer of a receive");
+        world.complete_all();
+        world.settle();
+        assert_eq!(leave(&mut world), Ok(()));
+        assert_eq!(leave(&mut world), Ok(()), "once more does no harm");
+        assert_eq!(world.expect(ENTRIES), Err(CoreError::NotOpen));
+        let polls = world.wires.polls.get();
+        world.settle();
+        assert_eq!(world.wires.polls.get(), polls, "it is not polled");
+        assert_eq!(world.staging.free_bytes(), world.idle_bytes, "something of it may still write there");
+        world.order(RdmaOrder::Reclaim(world.device));
+        assert_eq!(world.staging.free_bytes(), BUFFERS);
+        world.order(RdmaOrder::Reclaim(world.device));
+        // It comes back as another.
+        world.wires.receives.take();
+        world.port = FakePort::new(&world.wires);
+        world.device = device as usize;
+        let (answer, answered) = sync_channel(1);
+        world.order(RdmaOrder::Open(world.device, Arc::clone(&world.port), answer));
+        answered.recv().unwrap().unwrap();
+        assert_eq!(world.staging.free_bytes(), world.idle_bytes);
+    }
+    let host = world.connect(3);
+    world.lose(host);
+    world.settle();
     world.assert_empty();
 }

@@ -32,6 +32,8 @@ pub struct World {
     pub running: Vec<(Sqe, Permit)>,
     /// Bytes of staging that are free while nobody is connected.
     pub idle_bytes: u32,
+    /// The number of the device.
+    pub device: usize,
 }
 
 pub struct Host {
@@ -50,10 +52,10 @@ impl World {
         let port = FakePort::new(&wires);
         let mut end = RdmaEnd::new(0, BUFFERS);
         let (answer, answered) = sync_channel(1);
-        end.order(RdmaOrder::Open(Arc::clone(&port), answer), &mut staging);
+        end.order(RdmaOrder::Open(0, Arc::clone(&port), answer), &mut staging);
         answered.recv().unwrap().unwrap();
         let idle_bytes = staging.free_bytes();
-        Self { end, staging, port, wires, hosts: Vec::new(), running: Vec::new(), idle_bytes }
+        Self { end, staging, port, wires, hosts: Vec::new(), running: Vec::new(), idle_bytes, device: 0 }
     }
 
     pub fn order(&mut self, order: RdmaOrder<FakePort>) {
@@ -72,7 +74,7 @@ impl World {
         let (connect, delivered) = sync_channel(1);
         let expected = ExpectedQueue {
             endpoint: Arc::clone(&pair),
-            port: 0,
+            port: self.device,
             entries,
             reads: 2,
             send_entries: 2 * entries + 2,
