@@ -94,7 +94,7 @@ impl<P: PortDevice> RdmaEnd<P> {
             by_number: Vec::with_capacity(places),
             entries: 0,
             expected: 0,
-            desk: Desk::new(MAX_EXCHANGES as u16, buffer_bytes),
+            desk: Desk::new(MAX_EXCHANGES as u16, MAX_QUEUES, MAX_EXPECTED, buffer_bytes),
             due: Vec::with_capacity(places),
             sends: SendList::new(POST),
             outstanding: 0,
@@ -183,7 +183,7 @@ impl<P: PortDevice> RdmaEnd<P> {
         if self.expected == MAX_EXPECTED || self.entries == MAX_COMMANDS {
             return Err(CoreError::NoRoom);
         }
-        let queue = Queue::new(expected);
+        let queue = Queue::new(expected, self.desk.strangers);
         let charged = queue.charged;
         let id = self.queues.insert(queue).map_err(|_| CoreError::NoRoom)?;
         if let Some(queue) = self.queues.get_mut(id) {
@@ -199,7 +199,8 @@ impl<P: PortDevice> RdmaEnd<P> {
     fn take(&mut self, id: EndpointId, terms: Box<QueueTerms>) -> Result<(), CoreError> {
         let (all, of_session) = (self.entries, self.of_session(terms.session));
         let full = self.queues.in_use() - usize::from(self.expected) >= usize::from(MAX_QUEUES);
-        let (_, queue) = self.find(id).ok_or(CoreError::NotOpen)?;
+        let (id, _) = self.find(id).ok_or(CoreError::NotOpen)?;
+        let (desk, Some(queue)) = (&mut self.desk, self.queues.get_mut(id)) else { return Err(CoreError::NotOpen) };
         if !queue.is_running() || queue.session().is_some() {
             return Err(CoreError::NotOpen);
         }
@@ -208,12 +209,11 @@ impl<P: PortDevice> RdmaEnd<P> {
         if full || too_many || of_session.0 >= MAX_OF_SESSION.0 || of_session.1 + entries > MAX_OF_SESSION.1 {
             return Err(CoreError::NoRoom);
         }
-        let session = terms.session;
         let before = queue.charged;
-        queue.serve(terms);
+        let account = desk.lines.welcome(terms.link.host(), entries);
+        queue.serve(terms, account);
         self.entries = all - before + entries;
         self.expected -= 1;
-        self.desk.welcome(session);
         Ok(())
     }
 
@@ -439,7 +439,10 @@ impl<P: PortDevice> RdmaEnd<P> {
         }
         let Some(queue) = self.queues.remove(id) else { return };
         self.entries -= queue.charged;
-        self.expected -= u16::from(queue.session().is_none());
+        match queue.session() {
+            Some(_) => self.desk.lines.part(queue.account, queue.entries),
+            None => self.expected -= 1,
+        }
         self.by_number.retain(|(.., other)| *other != id);
         self.moving -= usize::from(queue.counted);
         self.remains.extend(queue.into_endpoint().map(|endpoint| Remain { endpoint, waiting: None }));

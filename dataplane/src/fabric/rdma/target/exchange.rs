@@ -1,6 +1,6 @@
 //! One command of a host, from its capsule to its response.
 
-use crate::fabric::message::Buffer;
+use crate::fabric::message::{AccountId, Buffer};
 use crate::fabric::rdma::verbs::RemotePlace;
 use crate::fabric::{Completion, SessionId};
 use crate::memory::SlotId;
@@ -30,6 +30,8 @@ pub(super) struct Exchange {
     pub queue: SlotId,
     /// Whose it is; `None` of a first command, which is never yielded.
     pub session: Option<SessionId>,
+    /// Whom its buffer counts for.
+    pub account: AccountId,
     /// The host's command identifier.
     pub cid: u16,
     pub sqe: Sqe,
@@ -37,7 +39,7 @@ pub(super) struct Exchange {
     pub buffer: Option<Buffer>,
     /// Whose the buffer is, if the data came along: port and receive.
     pub receive: Option<(usize, u16)>,
-    /// What the buffer counts for among those of the session.
+    /// What the buffer counts for among those of the host.
     pub held: u32,
     pub phase: Phase,
 }

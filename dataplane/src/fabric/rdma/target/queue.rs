@@ -11,7 +11,7 @@ use super::desk::Desk;
 use super::exchange::Phase;
 use super::nic::{PortDevice, QueuePair};
 use super::port::Port;
-use crate::fabric::message::{AdminCapsule, QueueTerms, Staging};
+use crate::fabric::message::{AccountId, AdminCapsule, QueueTerms, Staging};
 use crate::fabric::rdma::verbs::{EndpointId, SendList, Work};
 use crate::fabric::rdma::wire::RESPONSE_BYTES;
 use crate::fabric::{Completion, QueuePairInfo, SessionId};
@@ -105,6 +105,8 @@ pub(super) struct Queue<Q> {
     endpoint: Option<Arc<Q>>,
     pub port: usize,
     pub party: Party,
+    /// Whom the buffers of its commands count for.
+    pub account: AccountId,
     state: State,
     /// Entries that the request for the connection told; then those of Connect.
     pub entries: u32,
@@ -146,11 +148,12 @@ pub(super) struct Queue<Q> {
 }
 
 impl<Q: QueuePair> Queue<Q> {
-    pub fn new(expected: super::ExpectedQueue<Q>) -> Self {
+    pub fn new(expected: super::ExpectedQueue<Q>, strangers: AccountId) -> Self {
         let mut queue = Self {
             id: SlotId::from_bits(0),
             port: expected.port,
             party: Party::Expected { connect: Some(expected.connect), room: expected.room, came: false },
+            account: strangers,
             state: State::Running,
             entries: expected.entries,
             charged: 0,
@@ -213,7 +216,8 @@ impl<Q: QueuePair> Queue<Q> {
     }
 
     /// Its host is known. From here on it counts for all of its entries.
-    pub fn serve(&mut self, terms: Box<QueueTerms>) {
+    pub fn serve(&mut self, terms: Box<QueueTerms>, account: AccountId) {
+        self.account = account;
         self.entries = terms.entries;
         self.charge(terms.entries);
         self.party = Party::Host(terms);
@@ -517,7 +521,7 @@ impl<Q: QueuePair> Queue<Q> {
         self.in_use = self.in_use.saturating_sub(over);
         // The others wait at the desk, or are being worked on.
         if self.in_use > 0 {
-            self.in_use -= desk.abandon(self.id, staging).min(self.in_use);
+            self.in_use -= desk.abandon(self.id, self.account, staging).min(self.in_use);
         }
     }
 

@@ -23,7 +23,7 @@ impl<P: PortDevice> RdmaEnd<P> {
         };
         let (Ok(route), true, true) = (route, is_connect, first) else { return self.refuse_first(id) };
         if route.place.is_some() {
-            let Some(exchange) = self.desk.open(id, None, *sqe, route) else {
+            let Some(exchange) = self.desk.open((id, None, self.desk.strangers), *sqe, route) else {
                 return self.refuse_first(id);
             };
             if self.desk.seek_buffer(exchange, staging) {

@@ -122,13 +122,13 @@ impl<P: PortDevice> RdmaEnd<P> {
         if sqe.opcode() == FABRICS_OPCODE {
             return self.fabrics(id, &sqe);
         }
-        let session = terms.session;
+        let (session, account) = (terms.session, queue.account);
         let route = match Route::of(&sqe, data, terms.max_transfer_bytes) {
             Ok(route) => route,
             Err(status) => return self.refuse(id, sqe.cid(), status),
         };
         let along = route.bytes > 0 && route.place.is_none();
-        let Some(exchange) = self.desk.open(id, Some(session), sqe, route) else {
+        let Some(exchange) = self.desk.open((id, Some(session), account), sqe, route) else {
             return self.refuse(id, sqe.cid(), Status::INTERNAL_ERROR);
         };
         let buffer = if along { self.port_mut(port).and_then(|port| port.take_data(index)) } else { None };

@@ -93,7 +93,9 @@ impl World {
     }
 
     pub fn take(&mut self, host: usize, session: u16, entries: u32) -> Result<(), CoreError> {
-        let link = Arc::clone(&self.hosts[host].link);
+        // Each session is one of another host.
+        let link = Arc::new(HostLink::of(&format!("host of {session}")));
+        self.hosts[host].link = Arc::clone(&link);
         let terms = QueueTerms { session: SessionId(session), qid: 1, entries, max_transfer_bytes: 1 << 20, link };
         let (answer, answered) = sync_channel(1);
         self.order(RdmaOrder::Take(Self::id(host), Box::new(terms), answer));
