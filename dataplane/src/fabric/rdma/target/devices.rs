@@ -11,6 +11,7 @@ use super::core_end::{Remain, Remains};
 use super::device_table::{DeviceTable, Ports};
 use super::orders::RdmaOrder;
 use super::port::{PortParts, check_room};
+use crate::fabric::SessionId;
 use crate::fabric::message::{CoreCommand, Hosts};
 use crate::fabric::rdma::verbs::{Device, Endpoint, EndpointId, VerbsError};
 use crate::memory::Region;
@@ -51,6 +52,8 @@ pub(super) struct Connection {
     /// Which listener accepted it.
     pub listener: EndpointId,
     pub kind: Kind,
+    /// Whose it is, once that is known of an I/O queue.
+    pub session: Option<SessionId>,
 }
 
 #[derive(Clone)]
@@ -82,6 +85,12 @@ impl RdmaDevices {
         // What is left when the last listener has ended, and of devices that were removed.
         let later = Arc::downgrade(&devices.shared);
         hosts.at_each_sweep(move || later.upgrade().map(|shared| Self { shared }.sweep()).is_some());
+        let later = Arc::downgrade(&devices.shared);
+        hosts.before_queues_end(move |session| {
+            if let Some(shared) = later.upgrade() {
+                Self { shared }.lose_all(session);
+            }
+        });
         devices
     }
 
@@ -173,6 +182,23 @@ impl RdmaDevices {
             Kind::Admin(gone) => gone.store(true, Ordering::Release),
             Kind::Io(core) => self.hosts().tell(core, CoreCommand::Rdma(RdmaOrder::Lose(id))),
         }
+    }
+
+    /// A connection is that of a session's queue.
+    pub(super) fn belongs(&self, id: EndpointId, session: SessionId) {
+        if let Some(connection) = self.connections().get_mut(&id) {
+            connection.session = Some(session);
+        }
+    }
+
+    /// The queues of a session are to end: makes them fail here, because that takes a system call each. The core ends what
+    /// it has of them, and what is on its way to it.
+    fn lose_all(&self, session: SessionId) {
+        let connections = self.connections();
+        let of_session = connections.iter().filter(|(_, of)| of.session == Some(session));
+        let ids: Vec<EndpointId> = of_session.map(|(id, _)| *id).collect();
+        drop(connections);
+        ids.into_iter().for_each(|id| self.lose(id));
     }
 
     /// The connections of a listener.

@@ -155,6 +155,13 @@ fn a_queue_pair_that_failed_by_itself_is_not_made_to_fail_by_the_core() {
     world.lose(host);
     world.settle();
     assert_eq!(world.hosts[host].pair.fails.get(), 1, "by the control side");
+    // Which does so before the queues of a session are ended.
+    let ending = world.connect(5);
+    world.hosts[ending].pair.fail();
+    world.order(RdmaOrder::Lose(World::id(ending)));
+    world.end.close_session(SessionId(5));
+    world.settle();
+    assert_eq!((world.hosts[ending].pair.fails.get(), world.end.serves(SessionId(5))), (1, false));
     // One whose work fails is no different.
     let other = world.connect(4);
     world.hosts[other].pair.failed.set(true);
