@@ -30,12 +30,12 @@ format     the code is formatted
 lints      clippy finds nothing, warnings denied
 unit       unit, property and documentation tests of every crate
 docs       rustdoc builds, warnings denied
-simulate   seeds of workload, schedule and faults keep every invariant
-canary     the simulator finds bugs that were built in
 e2e        the real daemon, from outside, by its clients, on this machine and over loopback TCP
 kill9      kill -9 under load loses no acknowledged durable value
-callgrind  instructions per command stay within their budget
 vm         in a guest with emulated SSDs behind an IOMMU: the test bed itself, setup.sh, the NVMe driver, the daemon on it, Linux as its host
+simulate   seeds of workload, schedule and faults keep every invariant
+canary     the simulator finds bugs that were built in
+callgrind  instructions per command stay within their budget
 aarch64    the workspace compiles for aarch64; unit tests and a short simulation run under qemu-user
 fuzz       hostile bytes break nothing, a few seconds for each target
 '
