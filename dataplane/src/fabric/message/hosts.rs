@@ -124,10 +124,14 @@ struct Shared {
     staged: Mutex<Option<Staged>>,
     stop: AtomicBool,
     chores: Mutex<Vec<Chore>>,
+    endings: Mutex<Vec<Arc<Ending>>>,
 }
 
 /// Something to be done now and then; false when it need not be done again.
 type Chore = Box<dyn FnMut() -> bool + Send>;
+
+/// What a carrier does before the cores are asked to end a session's queues.
+type Ending = dyn Fn(SessionId) + Send + Sync;
 
 /// The hosts over message carriers. Clones are the same.
 #[derive(Clone)]
@@ -139,9 +143,9 @@ impl Hosts {
     /// None yet.
     #[must_use]
     pub fn new(admission: Arc<dyn Admission>, cores: Arc<dyn CorePort<CoreCommand>>, options: HostOptions) -> Self {
-        let (hosts, staged, stop, chores) =
-            (Mutex::default(), Mutex::default(), AtomicBool::new(false), Mutex::default());
-        Self { shared: Arc::new(Shared { admission, cores, options, hosts, staged, stop, chores }) }
+        let (hosts, staged, stop) = (Mutex::default(), Mutex::default(), AtomicBool::new(false));
+        let (chores, endings) = (Mutex::default(), Mutex::default());
+        Self { shared: Arc::new(Shared { admission, cores, options, hosts, staged, stop, chores, endings }) }
     }
 
     pub(super) fn admission(&self) -> &dyn Admission {
@@ -232,6 +236,8 @@ impl Hosts {
 
     /// Ends a session's I/O queues on every core, and waits until none is left. Says whether every core did.
     pub(super) fn end_queues(&self, session: SessionId) -> bool {
+        let endings = self.shared.endings.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        endings.iter().for_each(|ending| ending(session));
         let (mut answers, mut full) = (Vec::new(), Vec::new());
         // Every core is told before any is waited for, and those that are behind come last: none holds up another.
         for core in 0..self.cores() {
@@ -276,6 +282,11 @@ impl Hosts {
     /// without anybody who looks after it.
     pub fn at_each_sweep(&self, chore: impl FnMut() -> bool + Send + 'static) {
         self.shared.chores.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(chore));
+    }
+
+    /// Has something done before the cores are asked to end a session's queues: what takes too long for them.
+    pub fn before_queues_end(&self, ending: impl Fn(SessionId) + Send + Sync + 'static) {
+        self.shared.endings.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::new(ending));
     }
 
     fn do_chores(&self) {

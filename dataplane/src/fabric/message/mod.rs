@@ -11,16 +11,16 @@ mod channel;
 mod core_end;
 mod door;
 mod hosts;
+mod lines;
 mod orders;
-mod shares;
 mod staging;
 
 pub use channel::{AdminCapsule, Channel, ChannelError, QueueTerms};
 pub use core_end::{Held, MessageFabric, StagedData};
 pub use door::Door;
 pub use hosts::{HostOptions, Hosts, MAX_IO_QUEUES, OpenError, Watch};
+pub(crate) use lines::{AccountId, Lines};
 pub use orders::{Answer, CoreCommand, CoreError, HostLink};
-pub(crate) use shares::Shares;
 pub use staging::{Area, Buffer, KEPT_FOR_CAPSULES, Staging, StagingLayout, StagingMap};
 
 /// How a core's permits tell the carriers apart: see [`Permit::carrier`](super::Permit::carrier).

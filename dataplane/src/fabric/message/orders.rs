@@ -78,6 +78,9 @@ pub enum CoreError {
     /// The core's tables are full.
     #[error("the core serves as many connections or commands as it can; connect with fewer or shorter queues")]
     NoRoom,
+    /// There are queues on the device.
+    #[error("the core has queues on the device")]
+    InUse,
     /// The device's queue refused the staging memory.
     #[error("the device refused the staging memory: {0}")]
     Attach(String),

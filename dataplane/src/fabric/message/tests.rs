@@ -96,6 +96,18 @@ fn a_core_that_is_behind_holds_up_no_other() {
 }
 
 #[test]
+fn carriers_end_what_takes_long_before_cores_are_asked_to() {
+    let cores = Arc::new(Cores::default());
+    let hosts = hosts(&cores);
+    let ended = Arc::new(Mutex::new(Vec::new()));
+    let (seen, told) = (Arc::clone(&ended), Arc::clone(&cores));
+    hosts.before_queues_end(move |session| seen.lock().unwrap().push((session, told.told.lock().unwrap().len())));
+    assert!(hosts.end_queues(SessionId(7)));
+    assert_eq!(*ended.lock().unwrap(), [(SessionId(7), 0)]);
+    assert_eq!(cores.told.lock().unwrap().len(), 3);
+}
+
+#[test]
 fn a_sweep_waits_for_no_core() {
     let cores = Arc::new(Cores::default());
     let watch = hosts(&cores).watch().unwrap();

@@ -11,10 +11,10 @@ use super::desk::Desk;
 use super::exchange::Phase;
 use super::nic::{PortDevice, QueuePair};
 use super::orders::{ExpectedQueue, RdmaOrder};
-use super::port::{MAX_COMPLETIONS, Port, PortParts};
-use super::queue::Queue;
+use super::port::{MAX_COMPLETIONS, MAX_RECEIVES, Port, PortParts};
+use super::queue::{Queue, WORK_OF_ENTRY};
 use crate::Burst;
-use crate::fabric::message::{CoreError, QueueTerms, Staging, carrier};
+use crate::fabric::message::{Buffer, CoreError, QueueTerms, Staging, carrier};
 use crate::fabric::rdma::verbs::{Endpoint, EndpointId, SendList};
 use crate::fabric::{Capsule, Completion, Permit, QueuePairInfo, SessionId};
 use crate::memory::{SlotId, SlotPool};
@@ -23,10 +23,18 @@ use crate::memory::{SlotId, SlotPool};
 const MAX_QUEUES: u16 = 256;
 /// Queues at once whose first command was not answered yet: as many as a listener lets wait at its door.
 const MAX_EXPECTED: u16 = 512;
-/// Commands that all queues of a core together may have open. Their completions must fit a port's completion queue: two
-/// work requests a command, one more a queue and for its end, and the receives.
+/// Commands that all queues of a core together may count for. What these may have outstanding must fit a port's completion
+/// queue, as one that overruns fails with all of its queues: the work requests of each command, one for the end of each
+/// queue, and the receives.
 const MAX_COMMANDS: u32 = 6144;
-const _: () = assert!(2 * MAX_COMMANDS + 4 * (MAX_QUEUES + MAX_EXPECTED) as u32 + 1024 <= MAX_COMPLETIONS);
+const _: () = assert!(
+    WORK_OF_ENTRY * MAX_COMMANDS + (MAX_QUEUES + MAX_EXPECTED) as u32 + MAX_RECEIVES <= MAX_COMPLETIONS,
+    "completions of a port"
+);
+/// Commands of a queue that are not answered, and answers that its device is not done with, one work request each at least;
+/// and the first commands.
+const MAX_EXCHANGES: u32 = (1 + WORK_OF_ENTRY) * MAX_COMMANDS + MAX_EXPECTED as u32;
+const _: () = assert!(MAX_EXCHANGES <= u16::MAX as u32);
 /// Queues, and commands of them, that one session may have on one core, so that one host leaves room for others.
 const MAX_OF_SESSION: (u32, u32) = (64, MAX_COMMANDS / 2);
 /// Completions that are taken at once, and how often in a turn.
@@ -50,9 +58,13 @@ pub struct Remain<Q = Endpoint> {
 /// One core's I/O queues over RDMA.
 pub struct RdmaEnd<P: PortDevice = PortParts> {
     core: u16,
-    ports: Vec<Port<P>>,
+    /// By number of the device; `None` once it was let go of.
+    ports: Vec<Option<Port<P>>>,
+    /// Buffers of the receives of those, until nothing of the device is left that could write to them.
+    left: Vec<(usize, Vec<Buffer>)>,
     queues: SlotPool<Queue<P::Pair>>,
-    /// By port and number of the queue pair, sorted.
+    /// By port and number of the queue pair, sorted: those whose queue pair was not handed out to be destroyed, after which
+    /// another may have its number.
     by_number: Vec<(usize, u32, SlotId)>,
     /// Sum of what the queues count for.
     entries: u32,
@@ -77,13 +89,12 @@ impl<P: PortDevice> RdmaEnd<P> {
         Self {
             core,
             ports: Vec::new(),
+            left: Vec::new(),
             queues: SlotPool::new(MAX_QUEUES + MAX_EXPECTED),
             by_number: Vec::with_capacity(places),
             entries: 0,
             expected: 0,
-            // Besides those that are open: answers that the device is not done with, two work requests an entry, and the
-            // first commands.
-            desk: Desk::new(3 * MAX_COMMANDS as u16 + MAX_EXPECTED, buffer_bytes),
+            desk: Desk::new(MAX_EXCHANGES as u16, MAX_QUEUES, MAX_EXPECTED, buffer_bytes),
             due: Vec::with_capacity(places),
             sends: SendList::new(POST),
             outstanding: 0,
@@ -96,9 +107,17 @@ impl<P: PortDevice> RdmaEnd<P> {
     pub fn order(&mut self, order: RdmaOrder<P>, staging: &mut Staging) {
         // Whoever no longer waits for the answer is no reason to stop.
         match order {
-            RdmaOrder::Open(parts, answer) => {
-                self.open(parts, staging);
+            RdmaOrder::Open(port, parts, answer) => {
+                self.open(port, parts, staging);
                 drop(answer.try_send(Ok(())));
+            }
+            RdmaOrder::Leave(port, answer) => drop(answer.try_send(self.leave(port))),
+            RdmaOrder::Reclaim(port) => {
+                let (gone, left) = std::mem::take(&mut self.left).into_iter().partition(|(of, _)| *of == port);
+                self.left = left;
+                gone.into_iter()
+                    .flat_map(|(_, buffers): (_, Vec<_>)| buffers)
+                    .for_each(|buffer| staging.give_back(buffer));
             }
             RdmaOrder::Expect(expected, answer) => drop(answer.try_send(self.expect(*expected))),
             RdmaOrder::Take(id, terms, answer) => drop(answer.try_send(self.take(id, terms))),
@@ -129,26 +148,50 @@ impl<P: PortDevice> RdmaEnd<P> {
         self.flush(staging);
     }
 
-    fn open(&mut self, parts: Arc<P>, staging: &mut Staging) {
-        self.ports.push(Port::new(parts, staging));
+    fn open(&mut self, port: usize, parts: Arc<P>, staging: &mut Staging) {
+        self.ports.resize_with(self.ports.len().max(port + 1), || None);
+        self.ports[port] = Some(Port::new(parts, staging));
+    }
+
+    /// Lets go of a device that was removed.
+    fn leave(&mut self, port: usize) -> Result<(), CoreError> {
+        let has_queues = self.queues.iter().any(|queue| queue.port == port);
+        // What was its queues' goes the usual way first.
+        if has_queues || !self.remains.is_empty() || !self.desk.returned.is_empty() {
+            return Err(CoreError::InUse);
+        }
+        if let Some(left) = self.ports.get_mut(port).and_then(Option::take) {
+            self.left.push((port, left.into_buffers()));
+        }
+        Ok(())
+    }
+
+    fn port(&self, port: usize) -> Option<&Port<P>> {
+        self.ports.get(port)?.as_ref()
+    }
+
+    fn port_mut(&mut self, port: usize) -> Option<&mut Port<P>> {
+        self.ports.get_mut(port)?.as_mut()
     }
 
     fn expect(&mut self, expected: ExpectedQueue<P::Pair>) -> Result<(), CoreError> {
         let port = expected.port;
         let number = expected.endpoint.number();
-        let usable = self.ports.get(port).is_some_and(|port| !port.failed);
+        let usable = self.port(port).is_some_and(|port| !port.failed);
         let (Some(number), true) = (number, usable) else { return Err(CoreError::NotOpen) };
         // Its commands count when its host is known: until then it has one.
         if self.expected == MAX_EXPECTED || self.entries == MAX_COMMANDS {
             return Err(CoreError::NoRoom);
         }
-        let id = self.queues.insert(Queue::new(expected)).map_err(|_| CoreError::NoRoom)?;
+        let queue = Queue::new(expected, self.desk.strangers);
+        let charged = queue.charged;
+        let id = self.queues.insert(queue).map_err(|_| CoreError::NoRoom)?;
         if let Some(queue) = self.queues.get_mut(id) {
             queue.set_id(id);
         }
         let at = self.by_number.partition_point(|(p, n, _)| (*p, *n) < (port, number));
         self.by_number.insert(at, (port, number, id));
-        self.entries += 1;
+        self.entries += charged;
         self.expected += 1;
         Ok(())
     }
@@ -156,7 +199,8 @@ impl<P: PortDevice> RdmaEnd<P> {
     fn take(&mut self, id: EndpointId, terms: Box<QueueTerms>) -> Result<(), CoreError> {
         let (all, of_session) = (self.entries, self.of_session(terms.session));
         let full = self.queues.in_use() - usize::from(self.expected) >= usize::from(MAX_QUEUES);
-        let (_, queue) = self.find(id).ok_or(CoreError::NotOpen)?;
+        let (id, _) = self.find(id).ok_or(CoreError::NotOpen)?;
+        let (desk, Some(queue)) = (&mut self.desk, self.queues.get_mut(id)) else { return Err(CoreError::NotOpen) };
         if !queue.is_running() || queue.session().is_some() {
             return Err(CoreError::NotOpen);
         }
@@ -165,12 +209,11 @@ impl<P: PortDevice> RdmaEnd<P> {
         if full || too_many || of_session.0 >= MAX_OF_SESSION.0 || of_session.1 + entries > MAX_OF_SESSION.1 {
             return Err(CoreError::NoRoom);
         }
-        let session = terms.session;
-        let before = std::mem::replace(&mut queue.charged, entries);
-        queue.serve(terms);
+        let before = queue.charged;
+        let account = desk.lines.welcome(terms.link.host(), entries);
+        queue.serve(terms, account);
         self.entries = all - before + entries;
         self.expected -= 1;
-        self.desk.welcome(session);
         Ok(())
     }
 
@@ -181,8 +224,8 @@ impl<P: PortDevice> RdmaEnd<P> {
     }
 
     fn find(&mut self, endpoint: EndpointId) -> Option<(SlotId, &mut Queue<P::Pair>)> {
-        let id = self.by_number.iter().map(|(.., id)| *id);
-        let id = id.into_iter().find(|id| self.queues.get(*id).is_some_and(|queue| queue.endpoint_id() == endpoint))?;
+        let named = |id: &SlotId| self.queues.get(*id).is_some_and(|queue| queue.endpoint_id() == endpoint);
+        let id = self.queues.ids().find(named)?;
         self.queues.get_mut(id).map(|queue| (id, queue))
     }
 
@@ -218,7 +261,7 @@ impl<P: PortDevice> RdmaEnd<P> {
     /// Whether anything is on its way, or a buffer is there for those that wait.
     #[must_use]
     pub fn is_moving(&self, staging: &Staging) -> bool {
-        let waits = || !self.desk.is_fed() || self.ports.iter().any(Port::is_bare);
+        let waits = || !self.desk.is_fed() || self.ports.iter().flatten().any(Port::is_bare);
         self.moving > 0
             || !self.due.is_empty()
             || self.queues.in_use() > 0 && self.desk.is_to_be_fed(staging) && waits()
@@ -260,8 +303,12 @@ impl<P: PortDevice> RdmaEnd<P> {
     /// Hands connections that are over to the control side.
     pub fn settle(&mut self) {
         while let Some(remain) = self.remains.pop() {
-            let Some(port) = self.ports.first() else { break };
-            if let Err(remain) = port.parts.remains().push(remain) {
+            // All of them are the same.
+            let handed = match self.ports.iter().flatten().next() {
+                Some(port) => port.parts.remains().push(remain),
+                None => Err(remain),
+            };
+            if let Err(remain) = handed {
                 self.remains.push(remain);
                 break;
             }
@@ -341,15 +388,18 @@ impl<P: PortDevice> RdmaEnd<P> {
             let Some(id) = self.due.pop() else { break };
             let Some(queue) = self.queues.get_mut(id) else { continue };
             queue.due = false;
-            loop {
-                queue.send(&mut self.sends, &mut self.desk, &self.ports[queue.port], staging);
-                if !queue.has_more() {
-                    break;
+            if let Some(Some(port)) = self.ports.get(queue.port) {
+                loop {
+                    queue.send(&mut self.sends, &mut self.desk, port, staging);
+                    if !queue.has_more() {
+                        break;
+                    }
                 }
             }
             if queue.is_closed() {
                 queue.report_end();
                 if let Some(endpoint) = queue.take_doomed() {
+                    self.by_number.retain(|(.., other)| *other != id);
                     self.remains.push(Remain { endpoint, waiting: Some(self.core) });
                 }
             }
@@ -370,16 +420,17 @@ impl<P: PortDevice> RdmaEnd<P> {
     }
 
     /// Posts the receives whose buffers came back.
-    fn post_returned(&mut self, staging: &Staging) {
+    fn post_returned(&mut self, staging: &mut Staging) {
         if self.desk.returned.is_empty() {
             return;
         }
         while let Some((port, index, buffer)) = self.desk.returned.pop() {
-            if let Some(port) = self.ports.get_mut(port) {
-                port.put_back(index, buffer, staging);
+            match self.ports.get_mut(port) {
+                Some(Some(port)) => port.put_back(index, buffer, staging),
+                _ => staging.give_back(buffer),
             }
         }
-        self.ports.iter_mut().for_each(Port::post);
+        self.ports.iter_mut().flatten().for_each(Port::post);
     }
 
     fn remove_if_over(&mut self, id: SlotId) {
@@ -388,7 +439,10 @@ impl<P: PortDevice> RdmaEnd<P> {
         }
         let Some(queue) = self.queues.remove(id) else { return };
         self.entries -= queue.charged;
-        self.expected -= u16::from(queue.session().is_none());
+        match queue.session() {
+            Some(_) => self.desk.lines.part(queue.account, queue.entries),
+            None => self.expected -= 1,
+        }
         self.by_number.retain(|(.., other)| *other != id);
         self.moving -= usize::from(queue.counted);
         self.remains.extend(queue.into_endpoint().map(|endpoint| Remain { endpoint, waiting: None }));

@@ -1,18 +1,17 @@
 //! What the queues of a core share: the commands, their buffers, and the lines they wait in.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::exchange::{Exchange, Phase, Route};
-use crate::fabric::message::{Buffer, KEPT_FOR_CAPSULES, Shares, StagedData, Staging};
+use crate::fabric::message::{AccountId, Buffer, KEPT_FOR_CAPSULES, Lines, StagedData, Staging};
 use crate::fabric::{Completion, SessionId};
 use crate::memory::{SlotId, SlotPool};
 use crate::nvme::spec::Sqe;
 
 /// Why a command gets no buffer.
 enum Hungry {
-    /// It is no longer there.
-    Gone,
-    /// Its session's commands hold as many bytes as they may.
+    /// Its host's commands hold as many bytes as they may.
     HasItsShare,
     /// Too little is free.
     NothingLeft,
@@ -23,40 +22,44 @@ pub(super) struct Desk {
     pub exchanges: SlotPool<Exchange>,
     /// Commands to be taken, in order.
     ready: VecDeque<SlotId>,
-    /// Commands that wait for a buffer, in order: a large one is not overtaken by small ones.
-    starved: VecDeque<SlotId>,
-    /// Buffers that were given back, by any carrier, when the line was last looked at; and whether somebody joined it
-    /// since who may be let by.
+    /// Commands that wait for a buffer, and what each host holds.
+    pub lines: Lines,
+    /// The account of those who are not let in yet.
+    pub strangers: AccountId,
+    /// Buffers that were given back, by any carrier, when the lines were last looked at.
     seen: u64,
-    joined: bool,
-    shares: Shares,
     /// Buffers of receives that no command needs any more.
     pub returned: Vec<(usize, u16, Buffer)>,
 }
 
 impl Desk {
-    pub fn new(commands: u16, buffer_bytes: u32) -> Self {
-        let line = || VecDeque::with_capacity(usize::from(commands));
+    /// For so many commands of so many queues and of so many strangers, one of each.
+    pub fn new(commands: u16, queues: u16, strangers: u16, buffer_bytes: u32) -> Self {
+        let most_held = buffer_bytes.saturating_sub(KEPT_FOR_CAPSULES) / 2;
+        // What comes along has a place before it comes, so it takes nothing of what is shared.
+        let mut lines = Lines::new(queues + 1, most_held, 0);
+        // No host has an empty name.
+        let strangers = lines.welcome(&Arc::from(""), u32::from(strangers));
         Self {
             exchanges: SlotPool::new(commands),
-            ready: line(),
-            starved: line(),
+            ready: VecDeque::with_capacity(usize::from(commands)),
+            lines,
+            strangers,
             seen: 0,
-            joined: false,
-            shares: Shares::new(buffer_bytes),
             returned: Vec::with_capacity(usize::from(commands)),
         }
     }
 
-    /// Makes room for a session's account.
-    pub fn welcome(&mut self, session: SessionId) {
-        self.shares.welcome(session);
-    }
-
     /// Takes a command in. `None` if there is no place, which the sum of the queues' lengths rules out.
-    pub fn open(&mut self, queue: SlotId, session: Option<SessionId>, sqe: Sqe, route: Route) -> Option<SlotId> {
+    pub fn open(
+        &mut self,
+        (queue, session, account): (SlotId, Option<SessionId>, AccountId),
+        sqe: Sqe,
+        route: Route,
+    ) -> Option<SlotId> {
         let (cid, phase) = (sqe.cid(), Phase::Starved);
-        let exchange = Exchange { queue, session, cid, sqe, route, buffer: None, receive: None, held: 0, phase };
+        let exchange =
+            Exchange { queue, session, account, cid, sqe, route, buffer: None, receive: None, held: 0, phase };
         self.exchanges.insert(exchange).ok()
     }
 
@@ -67,18 +70,17 @@ impl Desk {
         }
     }
 
-    /// Takes a buffer for a command, if its session has not more than its share already.
+    /// Takes a buffer for a command, if its host has not more than its share already.
     fn buffer_for(&mut self, id: SlotId, staging: &mut Staging) -> Result<(), Hungry> {
-        let exchange = self.exchanges.get_mut(id).ok_or(Hungry::Gone)?;
-        let (bytes, size) = (exchange.route.bytes, Shares::size(exchange.route.bytes));
-        if exchange.session.is_some_and(|session| !self.shares.has_room(session, size)) {
+        let Some(exchange) = self.exchanges.get_mut(id) else { return Ok(()) };
+        let (account, bytes) = (exchange.account, exchange.route.bytes);
+        let size = Lines::size_of(bytes);
+        if !self.lines.may_hold(account, size) {
             return Err(Hungry::HasItsShare);
         }
         let buffer = staging.take_leaving(bytes, KEPT_FOR_CAPSULES).ok_or(Hungry::NothingLeft)?;
-        if let Some(session) = exchange.session {
-            self.shares.take(session, size);
-            exchange.held = size;
-        }
+        self.lines.charge(account, size);
+        exchange.held = size;
         exchange.buffer = Some(buffer);
         Ok(())
     }
@@ -111,48 +113,45 @@ impl Desk {
 
     /// Gives a command a buffer, or puts it in line for one. Says whether it has one.
     pub fn seek_buffer(&mut self, id: SlotId, staging: &mut Staging) -> bool {
-        if self.starved.is_empty() && self.buffer_for(id, staging).is_ok() {
+        let Some(exchange) = self.exchanges.get(id) else { return false };
+        let account = exchange.account;
+        if self.lines.is_first(account) && self.buffer_for(id, staging).is_ok() {
             return true;
         }
-        self.starved.push_back(id);
-        // Others in line may be waiting for their own session's buffers only.
-        self.joined = true;
+        self.lines.join(account, id);
         false
     }
 
-    /// Whether the line is worth a look: a buffer came back since the last one.
+    /// Whether the lines are worth a look: a buffer came back since the last one, or somebody else is the first.
     pub fn is_to_be_fed(&self, staging: &Staging) -> bool {
-        self.joined || self.seen != staging.given_back()
+        self.lines.changed() || self.seen != staging.given_back()
     }
 
     /// As [`is_to_be_fed`](Self::is_to_be_fed), for whoever looks now.
     pub fn look(&mut self, staging: &Staging) -> bool {
-        let due = self.is_to_be_fed(staging);
-        (self.joined, self.seen) = (false, staging.given_back());
-        due
+        let came_back = std::mem::replace(&mut self.seen, staging.given_back()) != staging.given_back();
+        self.lines.take_changed() || came_back
     }
 
-    /// The first command in line that gets a buffer now. Commands of sessions that have their share already let others
-    /// by; those for which nothing is left do not.
+    /// The next command in line that gets a buffer now. Hosts that have their share let others by; a command for which
+    /// nothing is left does not. However long the lines, each buffer that came back costs a few steps.
     pub fn next_fed(&mut self, staging: &mut Staging) -> Option<SlotId> {
-        let mut at = 0;
-        while let Some(&id) = self.starved.get(at) {
+        while let Some((_, id)) = self.lines.first() {
             match self.buffer_for(id, staging) {
                 Ok(()) => {
-                    self.starved.remove(at);
+                    self.lines.serve_first();
                     return Some(id);
                 }
-                Err(Hungry::Gone) => drop(self.starved.remove(at)),
-                Err(Hungry::HasItsShare) => at += 1,
+                Err(Hungry::HasItsShare) => self.lines.pass_first(),
                 Err(Hungry::NothingLeft) => return None,
             }
         }
         None
     }
 
-    /// Whether nobody waits for a buffer.
+    /// Whether nobody waits for a buffer, but for those who wait for their own.
     pub fn is_fed(&self) -> bool {
-        self.starved.is_empty()
+        self.lines.first().is_none()
     }
 
     /// Ends a command with an answer that the host is still to be sent.
@@ -162,18 +161,18 @@ impl Desk {
         if !exchange.route.to_host || !completion.status.is_success() {
             // Nothing of it is sent: others may have the buffer.
             let buffer = exchange.buffer.take();
-            let (receive, session) = (exchange.receive.take(), exchange.session);
-            let held = std::mem::take(&mut exchange.held);
-            self.give_back(buffer, receive, session, held, staging);
+            let receive = exchange.receive.take();
+            let charged = (exchange.account, std::mem::take(&mut exchange.held));
+            self.give_back(buffer, receive, charged, staging);
         }
     }
 
+    /// Gives a buffer back that counts for so many bytes on that account.
     fn give_back(
         &mut self,
         buffer: Option<Buffer>,
         receive: Option<(usize, u16)>,
-        session: Option<SessionId>,
-        held: u32,
+        (account, held): (AccountId, u32),
         staging: &mut Staging,
     ) {
         match (buffer, receive) {
@@ -181,33 +180,39 @@ impl Desk {
             (Some(buffer), None) => staging.give_back(buffer),
             (None, _) => {}
         }
-        if let Some(session) = session {
-            self.shares.give_back(session, held);
+        if held > 0 {
+            self.lines.credit(account, held);
         }
     }
 
     /// Forgets a command; false if it is not there. Neither device nor NIC names its buffer any more.
     pub fn close(&mut self, id: SlotId, staging: &mut Staging) -> bool {
         let Some(exchange) = self.exchanges.remove(id) else { return false };
-        self.give_back(exchange.buffer, exchange.receive, exchange.session, exchange.held, staging);
+        self.give_back(exchange.buffer, exchange.receive, (exchange.account, exchange.held), staging);
         true
     }
 
     /// Forgets the commands of a queue that wait here. Returns how many that were. Not the hot path.
-    pub fn abandon(&mut self, queue: SlotId, staging: &mut Staging) -> u32 {
+    pub fn abandon(&mut self, queue: SlotId, account: AccountId, staging: &mut Staging) -> u32 {
         let mut count = 0;
-        type Line = fn(&mut Desk) -> &mut VecDeque<SlotId>;
-        let lines: [Line; 2] = [|desk| &mut desk.ready, |desk| &mut desk.starved];
-        for line in lines {
-            for _ in 0..line(self).len() {
-                let Some(id) = line(self).pop_front() else { break };
-                if self.exchanges.get(id).is_some_and(|exchange| exchange.queue == queue) {
-                    count += u32::from(self.close(id, staging));
-                } else {
-                    line(self).push_back(id);
-                }
+        for _ in 0..self.ready.len() {
+            let Some(id) = self.ready.pop_front() else { break };
+            if self.exchanges.get(id).is_some_and(|exchange| exchange.queue == queue) {
+                count += u32::from(self.close(id, staging));
+            } else {
+                self.ready.push_back(id);
             }
         }
+        let exchanges = &mut self.exchanges;
+        self.lines.forget(account, |id| match exchanges.get(id) {
+            Some(exchange) if exchange.queue != queue => true,
+            Some(_) => {
+                // Whoever waits for a buffer holds nothing.
+                count += u32::from(exchanges.remove(id).is_some());
+                false
+            }
+            None => false,
+        });
         count
     }
 }
@@ -220,16 +225,26 @@ mod tests {
     use crate::fabric::message::{StagingLayout, StagingMap};
     use crate::memory::{Region, RegionSlot};
 
+    /// A desk for two queues and a stranger, over so many bytes beyond those that are kept for capsules.
+    fn desk(bytes: u32) -> (Staging, Desk) {
+        let layout = StagingLayout { areas: 1, area_bytes: 4096, buffer_bytes: KEPT_FOR_CAPSULES + bytes };
+        let region = Arc::new(Region::anonymous(layout.bytes() as usize, RegionSlot(1)).unwrap());
+        let staging = Staging::new(0, StagingMap::new(layout, vec![region]).unwrap()).unwrap();
+        (staging, Desk::new(100, 2, 1, layout.buffer_bytes))
+    }
+
+    fn retrieve(desk: &mut Desk, session: u16, account: AccountId, bytes: u32) -> SlotId {
+        let route = Route { to_host: true, from_host: false, bytes, place: None, invalidate: None };
+        let owner = (SlotId::from_bits(u64::from(session)), Some(SessionId(session)), account);
+        desk.open(owner, Sqe::new(2, 7), route).unwrap()
+    }
+
     #[test]
     fn a_buffer_that_another_carrier_gives_back_feeds_those_in_line() {
-        let layout = StagingLayout { areas: 1, area_bytes: 4096, buffer_bytes: KEPT_FOR_CAPSULES + (64 << 10) };
-        let region = Arc::new(Region::anonymous(layout.bytes() as usize, RegionSlot(1)).unwrap());
-        let mut staging = Staging::new(0, StagingMap::new(layout, vec![region]).unwrap()).unwrap();
-        let mut desk = Desk::new(4, layout.buffer_bytes);
+        let (mut staging, mut desk) = desk(64 << 10);
         let elsewhere = staging.take(64 << 10).unwrap();
-        let route = Route { to_host: true, from_host: false, bytes: 8192, place: None, invalidate: None };
-        let queue = SlotId::from_bits(0);
-        let id = desk.open(queue, Some(SessionId(1)), Sqe::new(2, 7), route).unwrap();
+        let account = desk.lines.welcome(&"a".into(), 4);
+        let id = retrieve(&mut desk, 1, account, 8192);
         assert!(!desk.seek_buffer(id, &mut staging) && !desk.is_fed());
         assert!(desk.look(&staging), "it joined the line");
         assert!(!desk.look(&staging), "nothing came back");
@@ -238,5 +253,30 @@ mod tests {
         assert!(!desk.look(&staging), "once a buffer");
         assert_eq!(desk.next_fed(&mut staging), Some(id));
         assert!(desk.is_fed());
+    }
+
+    #[test]
+    fn who_has_its_share_is_looked_at_again_only_when_it_gave_something_back() {
+        let (mut staging, mut desk) = desk(64 << 10);
+        let (greedy, other) = (desk.lines.welcome(&"a".into(), 64), desk.lines.welcome(&"b".into(), 4));
+        let held: Vec<_> = (0..4).map(|_| retrieve(&mut desk, 1, greedy, 8192)).collect();
+        assert!(held.iter().all(|id| desk.seek_buffer(*id, &mut staging)), "half is its share");
+        let waiting: Vec<_> = (0..60).map(|_| retrieve(&mut desk, 1, greedy, 8192)).collect();
+        assert!(!waiting.iter().any(|id| desk.seek_buffer(*id, &mut staging)));
+        assert!(desk.look(&staging) && desk.next_fed(&mut staging).is_none());
+        for _ in 0..3 {
+            let id = retrieve(&mut desk, 2, other, 4096);
+            assert!(desk.seek_buffer(id, &mut staging), "nobody stands before it");
+            desk.close(id, &mut staging);
+            assert!(desk.look(&staging) && desk.lines.in_turn() == 0, "and nobody is asked for what it gave back");
+            assert_eq!(desk.next_fed(&mut staging), None);
+        }
+        desk.close(held[0], &mut staging);
+        assert_eq!((desk.lines.in_turn(), desk.next_fed(&mut staging)), (1, Some(waiting[0])));
+        assert_eq!(desk.next_fed(&mut staging), None);
+        // What its queue leaves behind is in nobody's way.
+        assert_eq!(desk.abandon(SlotId::from_bits(1), greedy, &mut staging), 59);
+        desk.close(held[1], &mut staging);
+        assert_eq!((desk.lines.in_turn(), desk.next_fed(&mut staging)), (0, None));
     }
 }

@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use crossbeam_queue::ArrayQueue;
 
 use super::core_end::{Remain, Remains};
+use super::device_table::{DeviceTable, Ports};
 use super::orders::RdmaOrder;
-use super::port::PortParts;
+use super::port::{PortParts, check_room};
+use crate::fabric::SessionId;
 use crate::fabric::message::{CoreCommand, Hosts};
 use crate::fabric::rdma::verbs::{Device, Endpoint, EndpointId, VerbsError};
 use crate::memory::Region;
@@ -18,11 +20,11 @@ use crate::memory::Region;
 /// taken one of the receives that all share, and its completion may come after that of the drain; once the queue pair is
 /// destroyed, it never comes (mlx5 takes what is left out of the completion queue).
 const GRACE: Duration = Duration::from_millis(200);
+/// How long the removal of a device may take after it is known of. The kernel takes its calls away first, and then makes it stop;
+/// from then on it answers in the same way, whether it has stopped or not.
+const REMOVAL: Duration = Duration::from_secs(10);
 /// Connections that may wait to be destroyed.
 const REMAINS: usize = 4096;
-
-/// What a device needs on each core, by core.
-type Ports = Arc<[Arc<PortParts>]>;
 
 /// The RDMA devices and connections of a process, over all listeners. Clones are the same.
 #[derive(Clone)]
@@ -32,7 +34,7 @@ pub struct RdmaDevices {
 
 struct Shared {
     hosts: Hosts,
-    devices: Mutex<Vec<(Device, Ports)>>,
+    devices: Mutex<DeviceTable<Device, PortParts>>,
     connections: Mutex<HashMap<EndpointId, Connection>>,
     remains: Remains,
     dying: Mutex<Vec<Dying>>,
@@ -50,6 +52,8 @@ pub(super) struct Connection {
     /// Which listener accepted it.
     pub listener: EndpointId,
     pub kind: Kind,
+    /// Whose it is, once that is known of an I/O queue.
+    pub session: Option<SessionId>,
 }
 
 #[derive(Clone)]
@@ -78,9 +82,15 @@ impl RdmaDevices {
             dying: Mutex::default(),
         };
         let devices = Self { shared: Arc::new(shared) };
-        // What is left when the last listener has ended.
+        // What is left when the last listener has ended, and of devices that were removed.
         let later = Arc::downgrade(&devices.shared);
-        hosts.at_each_sweep(move || later.upgrade().map(|shared| Self { shared }.bury()).is_some());
+        hosts.at_each_sweep(move || later.upgrade().map(|shared| Self { shared }.sweep()).is_some());
+        let later = Arc::downgrade(&devices.shared);
+        hosts.before_queues_end(move |session| {
+            if let Some(shared) = later.upgrade() {
+                Self { shared }.lose_all(session);
+            }
+        });
         devices
     }
 
@@ -94,14 +104,21 @@ impl RdmaDevices {
         self.shared.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn devices(&self) -> MutexGuard<'_, DeviceTable<Device, PortParts>> {
+        self.shared.devices.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A device's number on the cores, and its ports by core. Sets it up if that was not done before, which takes a while.
-    pub(super) fn ports(&self, device: Device) -> Result<(usize, Ports), VerbsError> {
-        let mut devices = self.shared.devices.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(at) = devices.iter().position(|(known, _)| *known == device) {
-            return Ok((at, Arc::clone(&devices[at].1)));
+    pub(super) fn ports(&self, device: Device) -> Result<(usize, Ports<PortParts>), VerbsError> {
+        let mut devices = self.devices();
+        if let Some(found) = devices.find(&device) {
+            return Ok(found);
         }
+        // It may be one that was removed and came back.
+        self.retire(&mut devices);
         let hosts = self.hosts();
         let options = hosts.options();
+        check_room(options, devices.held(PortParts::held_bytes), &device.limits())?;
         let make = |staging: &Arc<Region>| {
             let (layout, remains) = (options.layout, Arc::clone(&self.shared.remains));
             PortParts::new(device, staging, layout.buffer_bytes, options.in_capsule_bytes, remains).map(Arc::new)
@@ -111,13 +128,38 @@ impl RdmaDevices {
             let regions = staging.as_ref().map_or(&[][..], |map| map.regions());
             regions.iter().map(make).collect::<Result<_, _>>()?
         };
-        for (core, parts) in (0..).zip(&ports) {
+        let (number, ports) = (devices.next(), Ports::from(ports));
+        for (core, parts) in (0..).zip(&*ports) {
             // A core that has stopped serves nothing anyway.
-            let _ = hosts.ask(core, |answer| CoreCommand::Rdma(RdmaOrder::Open(Arc::clone(parts), answer)));
+            let _ = hosts.ask(core, |answer| CoreCommand::Rdma(RdmaOrder::Open(number, Arc::clone(parts), answer)));
         }
-        devices.push((device, ports.into()));
-        let last = devices.len() - 1;
-        Ok((last, Arc::clone(&devices[last].1)))
+        devices.enter(device, Arc::clone(&ports));
+        Ok((number, ports))
+    }
+
+    /// Goes on with devices that were removed.
+    fn retire(&self, devices: &mut DeviceTable<Device, PortParts>) {
+        let hosts = self.hosts();
+        let leave = |number| {
+            let left = |core| hosts.ask(core, |answer| CoreCommand::Rdma(RdmaOrder::Leave(number, answer)));
+            // A core that has stopped uses nothing any more.
+            let all = (0..hosts.cores()).all(|core| !matches!(left(core), Some(Err(_))));
+            if all {
+                tracing::info!(device = number, "an RDMA device was removed, and nothing uses it any more");
+            }
+            all
+        };
+        let reclaim = |number| {
+            for core in 0..hosts.cores() {
+                hosts.tell(core, CoreCommand::Rdma(RdmaOrder::Reclaim(number)));
+            }
+        };
+        devices.retire(REMOVAL, Device::is_there, leave, PortParts::is_unused, reclaim);
+    }
+
+    fn sweep(&self) {
+        self.bury();
+        self.retire(&mut self.devices());
     }
 
     pub(super) fn add(&self, connection: Connection) {
@@ -140,6 +182,23 @@ impl RdmaDevices {
             Kind::Admin(gone) => gone.store(true, Ordering::Release),
             Kind::Io(core) => self.hosts().tell(core, CoreCommand::Rdma(RdmaOrder::Lose(id))),
         }
+    }
+
+    /// A connection is that of a session's queue.
+    pub(super) fn belongs(&self, id: EndpointId, session: SessionId) {
+        if let Some(connection) = self.connections().get_mut(&id) {
+            connection.session = Some(session);
+        }
+    }
+
+    /// The queues of a session are to end: makes them fail here, because that takes a system call each. The core ends what
+    /// it has of them, and what is on its way to it.
+    fn lose_all(&self, session: SessionId) {
+        let connections = self.connections();
+        let of_session = connections.iter().filter(|(_, of)| of.session == Some(session));
+        let ids: Vec<EndpointId> = of_session.map(|(id, _)| *id).collect();
+        drop(connections);
+        ids.into_iter().for_each(|id| self.lose(id));
     }
 
     /// The connections of a listener.

@@ -1,6 +1,6 @@
 //! One command of a host, from its capsule to its response.
 
-use crate::fabric::message::Buffer;
+use crate::fabric::message::{AccountId, Buffer};
 use crate::fabric::rdma::verbs::RemotePlace;
 use crate::fabric::{Completion, SessionId};
 use crate::memory::SlotId;
@@ -30,6 +30,8 @@ pub(super) struct Exchange {
     pub queue: SlotId,
     /// Whose it is; `None` of a first command, which is never yielded.
     pub session: Option<SessionId>,
+    /// Whom its buffer counts for.
+    pub account: AccountId,
     /// The host's command identifier.
     pub cid: u16,
     pub sqe: Sqe,
@@ -37,7 +39,7 @@ pub(super) struct Exchange {
     pub buffer: Option<Buffer>,
     /// Whose the buffer is, if the data came along: port and receive.
     pub receive: Option<(usize, u16)>,
-    /// What the buffer counts for among those of the session.
+    /// What the buffer counts for among those of the host.
     pub held: u32,
     pub phase: Phase,
 }
@@ -93,7 +95,8 @@ impl Route {
         }
         match data {
             CapsuleData::Keyed { address, key, .. } => route.place = Some(RemotePlace { address, key }),
-            CapsuleData::InCapsule { .. } if !from_host => return Err(Status::SGL_TYPE_INVALID),
+            // What goes to the host needs a place there, whatever comes along.
+            CapsuleData::InCapsule { .. } if to_host => return Err(Status::SGL_TYPE_INVALID),
             // It lies at the beginning of a buffer of its own, so that nobody has to copy it.
             CapsuleData::InCapsule { offset, .. } if offset != 0 => return Err(Status::SGL_OFFSET_INVALID),
             CapsuleData::InCapsule { .. } if bytes > capsule_bytes => return Err(Status::DATA_SGL_LENGTH_INVALID),
@@ -136,6 +139,9 @@ mod tests {
         assert_eq!(of(&command(1, 100, SglDescriptor::data_block(0x1000, 100)), 0), Err(Status::SGL_TYPE_INVALID));
         // A Retrieve has nothing in its capsule; an Exist moves nothing whatever its data pointer says.
         assert_eq!(of(&command(2, 100, along(0, 100)), 100), Err(Status::SGL_TYPE_INVALID));
+        // What goes both ways comes from a place of the host's, and goes back there.
+        assert_eq!(of(&command(0x83, 100, along(0, 100)), 100), Err(Status::SGL_TYPE_INVALID));
+        assert_eq!(of(&command(0x83, 100, keyed(100)), 0).unwrap().place, place);
         assert_eq!(of(&command(0x14, 100, along(5, 1)), 0).unwrap().bytes, 0);
         let inv = command(2, 100, SglDescriptor::keyed(0x1000, 100, 9, true));
         assert_eq!(of(&inv, 0).unwrap().invalidate, Some(9));

@@ -6,15 +6,16 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
+use super::devices::RdmaDevices;
 use super::orders::RdmaOrder;
 use crate::fabric::CarrierKind;
-use crate::fabric::message::{AdminCapsule, Answer, Channel, ChannelError, CoreCommand, Hosts, QueueTerms};
+use crate::fabric::message::{AdminCapsule, Answer, Channel, ChannelError, CoreCommand, QueueTerms};
 use crate::fabric::rdma::verbs::Endpoint;
 use crate::nvme::spec::{Cqe, Sqe};
 
 /// An I/O queue that its core expects. Dropped before the core served it, the queue ends.
 pub(super) struct IoChannel {
-    pub hosts: Hosts,
+    pub devices: RdmaDevices,
     pub core: u16,
     pub endpoint: Arc<Endpoint>,
     pub connect: Receiver<AdminCapsule>,
@@ -46,12 +47,13 @@ impl Channel for IoChannel {
 
     fn respond(&mut self, _command: &Sqe, _data: &[u8], completion: Cqe) -> Result<(), ChannelError> {
         self.settled |= !completion.status.is_success();
-        self.hosts.tell(self.core, CoreCommand::Rdma(RdmaOrder::Respond(self.endpoint.id(), completion)));
+        self.devices.hosts().tell(self.core, CoreCommand::Rdma(RdmaOrder::Respond(self.endpoint.id(), completion)));
         Ok(())
     }
 
     fn hand_over(&mut self, terms: QueueTerms, answer: Answer) -> io::Result<CoreCommand> {
         self.settled = true;
+        self.devices.belongs(self.endpoint.id(), terms.session);
         Ok(CoreCommand::Rdma(RdmaOrder::Take(self.endpoint.id(), Box::new(terms), answer)))
     }
 }
@@ -61,7 +63,7 @@ impl Drop for IoChannel {
         if !self.settled {
             // Here and not on the core, because it takes long.
             self.endpoint.disconnect();
-            self.hosts.tell(self.core, CoreCommand::Rdma(RdmaOrder::Lose(self.endpoint.id())));
+            self.devices.hosts().tell(self.core, CoreCommand::Rdma(RdmaOrder::Lose(self.endpoint.id())));
         }
     }
 }

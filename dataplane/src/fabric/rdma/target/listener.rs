@@ -297,7 +297,7 @@ impl Reception {
                     return endpoint.reject(&Rejection { reason: RejectReason::NO_RESOURCES }.encode());
                 }
                 let channel = IoChannel {
-                    hosts: hosts.clone(),
+                    devices: self.devices.clone(),
                     core: parts.core,
                     endpoint: Arc::clone(&endpoint),
                     connect,
@@ -319,7 +319,7 @@ impl Reception {
         controller_receives: u16,
         channel: impl Channel + 'static,
     ) -> Result<(), VerbsError> {
-        self.devices.add(Connection { endpoint: Arc::clone(endpoint), listener: self.id, kind });
+        self.devices.add(Connection { endpoint: Arc::clone(endpoint), listener: self.id, kind, session: None });
         endpoint.accept(reads, &ConnectAnswer { controller_receives }.encode())?;
         // The address that the host reached: with one of none in particular the listener has many.
         let listener = endpoint.local_address().map(|address| address.to_string()).unwrap_or_default();

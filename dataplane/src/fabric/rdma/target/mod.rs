@@ -11,6 +11,7 @@
 mod admin_channel;
 mod core_end;
 mod desk;
+mod device_table;
 mod devices;
 mod exchange;
 #[doc(hidden)]

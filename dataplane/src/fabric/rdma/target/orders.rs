@@ -12,8 +12,14 @@ use crate::nvme::spec::Cqe;
 /// What is asked of a core's end of NVMe over RDMA.
 #[derive(Debug)]
 pub enum RdmaOrder<P: PortDevice = PortParts> {
-    /// Serve queues on a device. The number of the device is its place among those that the core was given.
-    Open(Arc<P>, Answer),
+    /// Serve queues on the device of this number, which none had before.
+    Open(usize, Arc<P>, Answer),
+    /// A device is not there any more: let go of it. Refused with [`CoreError::InUse`] as long as there are queues on it.
+    ///
+    /// [`CoreError::InUse`]: crate::fabric::message::CoreError::InUse
+    Leave(usize, Answer),
+    /// Nothing is left of a device that was let go of: take back the buffers of its receives.
+    Reclaim(usize),
     /// A queue pair on the core's completion queue is about to be connected: hand its first command over.
     Expect(Box<ExpectedQueue<P::Pair>>, Answer),
     /// What came of the first command: serve the queue.

@@ -6,7 +6,7 @@ use zerocopy::transmute;
 
 use super::core_end::Remains;
 use super::nic::PortDevice;
-use crate::fabric::message::{Buffer, Staging};
+use crate::fabric::message::{Buffer, HostOptions, KEPT_FOR_CAPSULES, Staging};
 use crate::fabric::rdma::verbs::{
     Access, CompletionQueue, Device, DeviceLimits, Domain, Endpoint, Piece, ReceiveList, RegisteredMemory,
     SharedReceiveQueue, VerbsError, WorkDone,
@@ -20,8 +20,8 @@ const BURST: usize = 64;
 /// Marks the identifier of a receive.
 pub(super) const RECEIVE: u64 = 1 << 63;
 /// The most receives of a port.
-const MAX_RECEIVES: u32 = 1024;
-/// Completions that all queues of a port may have: two work requests and one more a command, and the receives.
+pub(super) const MAX_RECEIVES: u32 = 1024;
+/// Completions that all queues of a port may have at a time, before the core has taken them.
 pub(super) const MAX_COMPLETIONS: u32 = 16_384;
 
 /// What the control side makes of a device for one core. Sharing it with the core is what its orders are for.
@@ -41,7 +41,33 @@ pub struct PortParts {
     receives: u32,
     in_capsule_bytes: u32,
     /// Where connections go that the core is done with.
-    pub(super) remains: Remains,
+    remains: Remains,
+}
+
+/// Receives of a port, for data of so many bytes each. An eighth of the buffers at most is for data that comes along.
+fn receives_of(buffer_bytes: u32, in_capsule_bytes: u32, limits: &DeviceLimits) -> u32 {
+    let share = buffer_bytes / 8 / receive_bytes(in_capsule_bytes).max(4096);
+    share.clamp(16, MAX_RECEIVES).min(limits.shared_receives.max(1))
+}
+
+/// Bytes of the buffer of a receive.
+fn receive_bytes(in_capsule_bytes: u32) -> u32 {
+    if in_capsule_bytes == 0 { 0 } else { in_capsule_bytes.next_power_of_two().max(4096) }
+}
+
+/// Whether another port leaves the buffers that the largest command and data that cannot wait need, of `buffer_bytes` of which
+/// the ports that there are keep `held`. Otherwise such a command would wait for ever, and all that come after it.
+pub(super) fn check_room(options: &HostOptions, held: u64, limits: &DeviceLimits) -> Result<(), VerbsError> {
+    let (all, along) = (options.layout.buffer_bytes, options.in_capsule_bytes);
+    let port = u64::from(receives_of(all, along, limits)) * u64::from(receive_bytes(along));
+    let largest = u64::from(options.max_transfer_bytes.next_power_of_two());
+    if held + port + largest + u64::from(KEPT_FOR_CAPSULES) <= u64::from(all) {
+        return Ok(());
+    }
+    Err(VerbsError::Unsupported(
+        "the RDMA devices that are served already leave too little staging memory for another; listen on fewer devices, or with \
+         a smaller largest command",
+    ))
 }
 
 impl PortParts {
@@ -58,9 +84,7 @@ impl PortParts {
     ) -> Result<Self, VerbsError> {
         check_limits(&device.limits())?;
         let domain = Domain::new(device)?;
-        // An eighth of the buffers at most is for data that comes along.
-        let share = buffer_bytes / 8 / in_capsule_bytes.next_power_of_two().max(4096);
-        let receives = share.clamp(16, MAX_RECEIVES).min(device.limits().shared_receives.max(1));
+        let receives = receives_of(buffer_bytes, in_capsule_bytes, &device.limits());
         let bytes = receives as usize * COMMAND_BYTES as usize;
         let no_memory = |cause| VerbsError::Call { what: "make room for commands", cause };
         let commands_region = Arc::new(Region::anonymous(bytes, RegionSlot(0)).map_err(no_memory)?);
@@ -75,6 +99,16 @@ impl PortParts {
             in_capsule_bytes,
             remains,
         })
+    }
+
+    /// Bytes of staging buffers that its receives keep.
+    pub(super) fn held_bytes(&self) -> u64 {
+        u64::from(self.receives) * u64::from(receive_bytes(self.in_capsule_bytes))
+    }
+
+    /// Whether no connection has any of it, so that all of it goes when it is dropped.
+    pub(super) fn is_unused(&self) -> bool {
+        Arc::strong_count(&self.shared) == 1 && Arc::strong_count(&self.completions) == 1
     }
 }
 
@@ -159,6 +193,11 @@ impl<P: PortDevice> Port<P> {
         port
     }
 
+    /// The buffers of its receives. Nothing may be left of the device that could write to them when they are used again.
+    pub fn into_buffers(self) -> Vec<Buffer> {
+        self.buffers.into_iter().flatten().collect()
+    }
+
     /// Whether receives wait for a buffer.
     pub fn is_bare(&self) -> bool {
         !self.bare.is_empty()
@@ -236,6 +275,7 @@ impl<P: PortDevice> Port<P> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fabric::message::StagingLayout;
 
     #[test]
     fn devices_that_have_too_little_are_refused() {
@@ -243,5 +283,22 @@ mod tests {
         assert!(check_limits(&enough).is_ok());
         assert!(check_limits(&DeviceLimits { completion_entries: MAX_COMPLETIONS - 1, ..enough }).is_err());
         assert!(check_limits(&DeviceLimits { pieces: 1, ..enough }).is_err());
+    }
+
+    #[test]
+    fn another_device_is_refused_before_the_largest_command_would_wait_for_ever() {
+        let layout = StagingLayout { areas: 1, area_bytes: 4096, buffer_bytes: 64 << 20 };
+        let options =
+            HostOptions { layout, max_queue_entries: 1024, max_transfer_bytes: 8 << 20, in_capsule_bytes: 8192 };
+        let limits = DeviceLimits { shared_receives: 1 << 15, ..DeviceLimits::default() };
+        let ports = |options: &HostOptions| {
+            (0..).take_while(|ports| check_room(options, ports * (8 << 20), &limits).is_ok()).take(100).count()
+        };
+        // 8 MiB a port: 8 + 4 MiB are to be left.
+        assert_eq!(ports(&options), 6);
+        assert_eq!(ports(&HostOptions { max_transfer_bytes: 16 << 20, ..options }), 5);
+        assert_eq!(receives_of(64 << 20, 8192, &limits) * receive_bytes(8192), 8 << 20);
+        // Without data along, receives keep no buffers.
+        assert_eq!((receive_bytes(0), receive_bytes(16), receive_bytes(5000)), (0, 4096, 8192));
     }
 }

@@ -11,7 +11,7 @@ use super::desk::Desk;
 use super::exchange::Phase;
 use super::nic::{PortDevice, QueuePair};
 use super::port::Port;
-use crate::fabric::message::{AdminCapsule, QueueTerms, Staging};
+use crate::fabric::message::{AccountId, AdminCapsule, QueueTerms, Staging};
 use crate::fabric::rdma::verbs::{EndpointId, SendList, Work};
 use crate::fabric::rdma::wire::RESPONSE_BYTES;
 use crate::fabric::{Completion, QueuePairInfo, SessionId};
@@ -24,6 +24,8 @@ const SEQUENCE_BITS: u32 = 63 - SlotId::BITS;
 const DRAINED: u32 = (1 << SEQUENCE_BITS) - 1;
 /// Work requests of an answer: the data, and the response.
 const ANSWER_WORK: u32 = 2;
+/// Work requests that a queue may have outstanding, for each command that it counts for among those of its core.
+pub(super) const WORK_OF_ENTRY: u32 = ANSWER_WORK;
 
 /// The identifier of a work request.
 pub(super) const fn work_id(queue: SlotId, sequence: u32) -> u64 {
@@ -103,6 +105,8 @@ pub(super) struct Queue<Q> {
     endpoint: Option<Arc<Q>>,
     pub port: usize,
     pub party: Party,
+    /// Whom the buffers of its commands count for.
+    pub account: AccountId,
     state: State,
     /// Entries that the request for the connection told; then those of Connect.
     pub entries: u32,
@@ -114,9 +118,10 @@ pub(super) struct Queue<Q> {
     reads_most: u8,
     outgoing: VecDeque<Outgoing>,
     posted: VecDeque<Posted>,
-    /// Work requests outstanding, and how many may be.
+    /// Work requests outstanding, how many may be, and how many the queue pair takes at the most.
     work: u32,
     work_most: u32,
+    work_of_pair: u32,
     sequence: u32,
     /// Whether it ends alone, and its controller lives on: the host disconnected or closed it, or the control side wants it
     /// to end. Linux ends its I/O queues before it shuts the controller down over the admin queue (nvme-rdma,
@@ -143,14 +148,15 @@ pub(super) struct Queue<Q> {
 }
 
 impl<Q: QueuePair> Queue<Q> {
-    pub fn new(expected: super::ExpectedQueue<Q>) -> Self {
-        Self {
+    pub fn new(expected: super::ExpectedQueue<Q>, strangers: AccountId) -> Self {
+        let mut queue = Self {
             id: SlotId::from_bits(0),
             port: expected.port,
             party: Party::Expected { connect: Some(expected.connect), room: expected.room, came: false },
+            account: strangers,
             state: State::Running,
             entries: expected.entries,
-            charged: 1,
+            charged: 0,
             // Connect is the first entry, and is counted as any other.
             sq_head: 0,
             reads: VecDeque::with_capacity(4),
@@ -159,8 +165,9 @@ impl<Q: QueuePair> Queue<Q> {
             outgoing: VecDeque::with_capacity(4),
             posted: VecDeque::with_capacity(4),
             work: 0,
+            work_most: 0,
             // One is kept for the last, which tells that the queue pair is drained.
-            work_most: expected.send_entries.saturating_sub(1),
+            work_of_pair: expected.send_entries.saturating_sub(1),
             name: expected.endpoint.id(),
             endpoint: Some(expected.endpoint),
             sequence: 0,
@@ -175,7 +182,17 @@ impl<Q: QueuePair> Queue<Q> {
             swept: None,
             commands: 0,
             completions: 0,
-        }
+        };
+        // Connect: its data is read, and then it is answered.
+        queue.charge(1);
+        queue
+    }
+
+    /// Has the queue count for so many commands of its core. Its queue pair was made for what the request for the connection
+    /// told, which may be far more: what it is charged for bounds what it may have outstanding.
+    fn charge(&mut self, entries: u32) {
+        self.charged = entries;
+        self.work_most = self.work_of_pair.min(WORK_OF_ENTRY * entries);
     }
 
     pub fn set_id(&mut self, id: SlotId) {
@@ -198,11 +215,13 @@ impl<Q: QueuePair> Queue<Q> {
         }
     }
 
-    /// Its host is known.
-    pub fn serve(&mut self, terms: Box<QueueTerms>) {
+    /// Its host is known. From here on it counts for all of its entries.
+    pub fn serve(&mut self, terms: Box<QueueTerms>, account: AccountId) {
+        self.account = account;
         self.entries = terms.entries;
+        self.charge(terms.entries);
         self.party = Party::Host(terms);
-        let line = 2 * self.entries as usize + 4;
+        let line = (WORK_OF_ENTRY * self.entries) as usize + 4;
         self.reads.reserve_exact(line);
         self.outgoing.reserve_exact(line);
         self.posted.reserve_exact(line);
@@ -502,7 +521,7 @@ impl<Q: QueuePair> Queue<Q> {
         self.in_use = self.in_use.saturating_sub(over);
         // The others wait at the desk, or are being worked on.
         if self.in_use > 0 {
-            self.in_use -= desk.abandon(self.id, staging).min(self.in_use);
+            self.in_use -= desk.abandon(self.id, self.account, staging).min(self.in_use);
         }
     }
 

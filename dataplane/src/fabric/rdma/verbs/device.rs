@@ -92,6 +92,12 @@ impl Device {
         self.limits
     }
 
+    /// Whether it is still there: one that was removed answers nothing any more. A system call.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        limits(self.library, self.context).is_ok()
+    }
+
     /// The calls that go through the context.
     pub(super) fn ops(&self) -> &ContextOps {
         // SAFETY: the context stays open and its table of calls does not change once it is open.

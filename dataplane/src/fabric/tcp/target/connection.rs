@@ -16,9 +16,8 @@ use arrayvec::ArrayVec;
 
 use super::super::wire::{Decoder, Framing, PduFault};
 use super::desk::Desk;
-use super::lines::AccountId;
 use super::streams::MAX_PARTS;
-use crate::fabric::message::{Area, HostLink, Staging};
+use crate::fabric::message::{AccountId, Area, HostLink, Staging};
 use crate::fabric::{QueuePairInfo, SessionId};
 use crate::memory::{DmaSlice, SlotId};
 use crate::nvme::spec::Status;

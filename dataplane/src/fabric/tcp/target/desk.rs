@@ -3,8 +3,7 @@
 use std::collections::VecDeque;
 
 use super::exchange::{Exchange, Phase, Route};
-use super::lines::{AccountId, Lines};
-use crate::fabric::message::{Buffer, KEPT_FOR_CAPSULES, StagedData, Staging};
+use crate::fabric::message::{AccountId, Buffer, KEPT_FOR_CAPSULES, Lines, StagedData, Staging};
 use crate::fabric::{Completion, SessionId};
 use crate::memory::{SlotId, SlotPool};
 use crate::nvme::spec::Sqe;

@@ -1,7 +1,6 @@
 //! One command of a host, from its capsule to its response.
 
-use super::lines::AccountId;
-use crate::fabric::message::Buffer;
+use crate::fabric::message::{AccountId, Buffer};
 use crate::fabric::{Completion, SessionId};
 use crate::memory::{DmaSlice, SlotId};
 use crate::nvme::spec::fabrics::CapsuleData;

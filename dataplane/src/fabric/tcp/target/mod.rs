@@ -7,7 +7,6 @@ mod desk;
 mod exchange;
 #[doc(hidden)]
 pub mod fuzzing;
-mod lines;
 mod listener;
 pub mod streams;
 

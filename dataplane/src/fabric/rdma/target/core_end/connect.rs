@@ -23,7 +23,7 @@ impl<P: PortDevice> RdmaEnd<P> {
         };
         let (Ok(route), true, true) = (route, is_connect, first) else { return self.refuse_first(id) };
         if route.place.is_some() {
-            let Some(exchange) = self.desk.open(id, None, *sqe, route) else {
+            let Some(exchange) = self.desk.open((id, None, self.desk.strangers), *sqe, route) else {
                 return self.refuse_first(id);
             };
             if self.desk.seek_buffer(exchange, staging) {
@@ -32,7 +32,8 @@ impl<P: PortDevice> RdmaEnd<P> {
             return;
         }
         let mut bytes = [0; ConnectData::BYTES];
-        let read = self.ports[port].data(index).and_then(|buffer| staging.read(buffer, 0, &mut bytes));
+        let along = self.port(port).and_then(|port| port.data(index));
+        let read = along.and_then(|buffer| staging.read(buffer, 0, &mut bytes));
         match read {
             Some(()) => self.deliver(id, *sqe, &bytes),
             None => self.refuse_first(id),

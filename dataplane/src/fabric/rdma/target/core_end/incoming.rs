@@ -14,13 +14,16 @@ use crate::nvme::spec::{Sqe, Status};
 
 impl<P: PortDevice> RdmaEnd<P> {
     pub(super) fn poll_port(&mut self, port: usize, staging: &mut Staging) {
-        if self.ports[port].failed {
-            return self.fail_port(port);
-        }
         for _ in 0..BURSTS_A_TURN {
             let mut done = [WorkDone::default(); BURST];
-            let taken = self.ports[port].parts.poll(&mut done);
-            let Ok(count) = taken else { return self.fail_port(port) };
+            let count = match self.port(port) {
+                Some(open) if open.failed => return self.fail_port(port),
+                Some(open) => match open.parts.poll(&mut done) {
+                    Ok(count) => count,
+                    Err(_) => return self.fail_port(port),
+                },
+                None => return,
+            };
             if count == 0 {
                 return;
             }
@@ -31,8 +34,9 @@ impl<P: PortDevice> RdmaEnd<P> {
                     self.received(port, done, staging);
                 }
             }
-            self.ports[port].post();
-            if self.ports[port].failed {
+            let Some(open) = self.port_mut(port) else { return };
+            open.post();
+            if open.failed {
                 return self.fail_port(port);
             }
             if count < BURST {
@@ -43,8 +47,9 @@ impl<P: PortDevice> RdmaEnd<P> {
 
     /// The device is of no use any more: its queues end.
     fn fail_port(&mut self, port: usize) {
-        self.ports[port].failed = true;
-        if std::mem::replace(&mut self.ports[port].ended, true) {
+        let Some(failed) = self.port_mut(port) else { return };
+        failed.failed = true;
+        if std::mem::replace(&mut failed.ended, true) {
             return;
         }
         tracing::error!(core = self.core, "an RDMA device failed; its queues end");
@@ -100,11 +105,13 @@ impl<P: PortDevice> RdmaEnd<P> {
                 None => self.close_failed(id),
             }
         }
-        self.ports[port].reuse(index, staging);
+        if let Some(port) = self.port_mut(port) {
+            port.reuse(index, staging);
+        }
     }
 
     fn capsule(&mut self, id: SlotId, port: usize, index: u16, data: u32, staging: &mut Staging) {
-        let Some(sqe) = self.ports[port].parts.command(index) else { return };
+        let Some(sqe) = self.port(port).and_then(|port| port.parts.command(index)) else { return };
         let Some(queue) = self.queues.get_mut(id).filter(|queue| queue.is_running()) else { return };
         if queue.is_full() {
             tracing::debug!(queue_pair = queue.number(), "an RDMA host sent more commands than its queue has room for");
@@ -115,16 +122,16 @@ impl<P: PortDevice> RdmaEnd<P> {
         if sqe.opcode() == FABRICS_OPCODE {
             return self.fabrics(id, &sqe);
         }
-        let session = terms.session;
+        let (session, account) = (terms.session, queue.account);
         let route = match Route::of(&sqe, data, terms.max_transfer_bytes) {
             Ok(route) => route,
             Err(status) => return self.refuse(id, sqe.cid(), status),
         };
         let along = route.bytes > 0 && route.place.is_none();
-        let Some(exchange) = self.desk.open(id, Some(session), sqe, route) else {
+        let Some(exchange) = self.desk.open((id, Some(session), account), sqe, route) else {
             return self.refuse(id, sqe.cid(), Status::INTERNAL_ERROR);
         };
-        let buffer = if along { self.ports[port].take_data(index) } else { None };
+        let buffer = if along { self.port_mut(port).and_then(|port| port.take_data(index)) } else { None };
         if let Some(buffer) = buffer {
             self.desk.lend(exchange, buffer, (port, index));
         }
@@ -178,7 +185,7 @@ impl<P: PortDevice> RdmaEnd<P> {
             self.fed(exchange);
         }
         if self.desk.is_fed() {
-            for port in self.ports.iter_mut().filter(|port| port.is_bare()) {
+            for port in self.ports.iter_mut().flatten().filter(|port| port.is_bare()) {
                 port.refill(staging);
             }
         }

@@ -1,6 +1,6 @@
 //! How queues come in: Connect and what else a stranger may send first.
 
-use super::world::{ENTRIES, World, connect_command, keyed, store_along};
+use super::world::{ENTRIES, World, connect_command, exist, keyed, store_along};
 use crate::fabric::SessionId;
 use crate::fabric::message::CoreError;
 use crate::nvme::spec::{SglDescriptor, Status};
@@ -114,4 +114,37 @@ fn nothing_may_follow_connect_before_its_answer() {
         assert_eq!((world.running.len(), world.buried()), (0, 1));
         world.assert_empty();
     }
+}
+
+#[test]
+fn a_queue_has_no_more_outstanding_than_it_counts_for() {
+    let mut world = World::new();
+    // Its queue pair is made for 1024 entries, and then it connects with two.
+    let host = world.expect(1024).unwrap();
+    assert!(world.send(host, &connect_command(SglDescriptor::in_capsule(0, 1024)), &[9; 1024]));
+    world.settle();
+    world.take(host, 3, 2).unwrap();
+    world.respond(host, Status::SUCCESS);
+    world.settle();
+    assert_eq!((world.responses(host).len(), world.end.entries()), (1, 2));
+    // Nothing is acknowledged, but its next command comes as soon as an answer was posted.
+    world.hosts[host].pair.silent.set(true);
+    let (mut sent, posted) = (0, |world: &World| world.hosts[host].pair.posted.borrow().len());
+    for _ in 0..16 {
+        if usize::from(sent) < posted(&world) + 2 {
+            assert!(world.send(host, &exist(sent), &[]));
+            sent += 1;
+        }
+        world.settle();
+        world.complete_all();
+        world.settle();
+    }
+    assert!(world.end.serves(SessionId(3)), "it keeps to its entries");
+    assert!((3..=4).contains(&posted(&world)), "two work requests an entry, not {}", posted(&world));
+    world.hosts[host].pair.silent.set(false);
+    world.settle();
+    assert_eq!(world.responses(host).len(), usize::from(sent), "the rest goes when there is room");
+    world.lose(host);
+    world.settle();
+    world.assert_empty();
 }

@@ -49,6 +49,7 @@ pub struct FakePort {
 #[derive(Debug)]
 pub struct FakePair {
     id: u64,
+    number: u32,
     wires: Rc<Wires>,
     pub failed: Cell<bool>,
     /// How often it was made to fail.
@@ -61,8 +62,21 @@ pub struct FakePair {
     pub posted: RefCell<VecDeque<Seen>>,
     /// Responses that the host has.
     pub responses: RefCell<Vec<Cqe>>,
-    /// What the host's memory is full of.
-    pub memory: Vec<u8>,
+    /// The host's memory, from address 0 on.
+    pub memory: RefCell<Vec<u8>>,
+    /// What the host's end carried out, in order.
+    pub carried: RefCell<Vec<Carried>>,
+}
+
+/// What was done to a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carried {
+    /// Bytes of its memory were read.
+    Read { place: RemotePlace, bytes: u32 },
+    /// Bytes were written to its memory.
+    Written { place: RemotePlace, bytes: u32 },
+    /// It was sent the response to this command, and a key of its memory was made invalid.
+    Told { cid: u16, invalidated: Option<u32> },
 }
 
 impl Wires {
@@ -90,9 +104,10 @@ impl FakePort {
 }
 
 impl FakePair {
-    pub fn new(wires: &Rc<Wires>, id: u64) -> Arc<Self> {
+    pub fn new(wires: &Rc<Wires>, id: u64, number: u32) -> Arc<Self> {
         Arc::new(Self {
             id,
+            number,
             wires: Rc::clone(wires),
             failed: Cell::new(false),
             fails: Cell::new(0),
@@ -100,12 +115,9 @@ impl FakePair {
             silent: Cell::new(false),
             posted: RefCell::default(),
             responses: RefCell::default(),
-            memory: vec![id as u8; 1 << 20],
+            memory: RefCell::new(vec![id as u8; 1 << 20]),
+            carried: RefCell::default(),
         })
-    }
-
-    fn queue_pair(&self) -> u32 {
-        self.id as u32
     }
 
     /// The host sends a command, with data along. False if there is no receive for it.
@@ -125,8 +137,16 @@ impl FakePair {
             assert!(data.len() <= *room as usize);
             self.wires.staging.write(address - self.wires.staging.base(), data).unwrap();
         }
-        self.wires.tell(WorkDone::told(id, self.queue_pair(), 0, Some(bytes.len() as u32)));
+        self.wires.tell(WorkDone::told(id, self.number, 0, Some(bytes.len() as u32)));
         true
+    }
+
+    /// The host has a response.
+    fn respond(&self, bytes: &[u8], invalidated: Option<u32>) {
+        let words = std::array::from_fn(|at| u64::from_le_bytes(bytes[at * 8..at * 8 + 8].try_into().unwrap()));
+        let cqe = Cqe::from_quadwords(words).0;
+        self.carried.borrow_mut().push(Carried::Told { cid: cqe.cid, invalidated });
+        self.responses.borrow_mut().push(cqe);
     }
 
     /// The device does what was posted. A failed queue pair's flushes also reach those who are silent.
@@ -136,25 +156,29 @@ impl FakePair {
         }
         for seen in self.posted.take() {
             if self.failed.get() {
-                self.wires.tell(WorkDone::told(seen.id, self.queue_pair(), FLUSHED, None));
+                self.wires.tell(WorkDone::told(seen.id, self.number, FLUSHED, None));
                 continue;
             }
             match seen.work {
-                Work::Read(RemotePlace { address, .. }) => {
+                Work::Read(place) => {
                     let (to, bytes) = seen.pieces[0];
-                    let from = &self.memory[address as usize..][..bytes as usize];
+                    let memory = self.memory.borrow();
+                    let from = &memory[place.address as usize..][..bytes as usize];
                     self.wires.staging.write(to - self.wires.staging.base(), from).unwrap();
+                    self.carried.borrow_mut().push(Carried::Read { place, bytes });
                 }
-                Work::Write(_) => {}
-                Work::Send | Work::SendAndInvalidate(_) => {
-                    let words = std::array::from_fn(|at| {
-                        u64::from_le_bytes(seen.inline[at * 8..at * 8 + 8].try_into().unwrap())
-                    });
-                    self.responses.borrow_mut().push(Cqe::from_quadwords(words).0);
+                Work::Write(place) => {
+                    let (from, bytes) = seen.pieces[0];
+                    let mut memory = self.memory.borrow_mut();
+                    let to = &mut memory[place.address as usize..][..bytes as usize];
+                    self.wires.staging.read(from - self.wires.staging.base(), to).unwrap();
+                    self.carried.borrow_mut().push(Carried::Written { place, bytes });
                 }
+                Work::Send => self.respond(&seen.inline, None),
+                Work::SendAndInvalidate(key) => self.respond(&seen.inline, Some(key)),
             }
             if seen.signaled {
-                self.wires.tell(WorkDone::told(seen.id, self.queue_pair(), 0, None));
+                self.wires.tell(WorkDone::told(seen.id, self.number, 0, None));
             }
         }
     }
@@ -166,7 +190,7 @@ impl QueuePair for FakePair {
     }
 
     fn number(&self) -> Option<u32> {
-        Some(self.queue_pair())
+        Some(self.number)
     }
 
     fn fail(&self) {

@@ -1,9 +1,12 @@
 //! How queues end: hosts that go silent, devices that fail.
 
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 
+use super::super::nic::{PortDevice, QueuePair};
 use super::super::orders::RdmaOrder;
-use super::world::{ENTRIES, World, keyed};
+use super::device::{FakePort, IN_CAPSULE, RECEIVES};
+use super::world::{BUFFERS, ENTRIES, World, connect_command, keyed, store_along};
 use crate::fabric::SessionId;
 use crate::fabric::message::CoreError;
 use crate::nvme::spec::{SglDescriptor, Status};
@@ -63,7 +66,7 @@ fn a_stranger_that_answers_no_read_gives_its_buffer_back() {
     let mut world = World::new();
     let host = world.expect(64).unwrap();
     world.hosts[host].pair.silent.set(true);
-    let connect = super::world::connect_command(SglDescriptor::keyed(0, 1024, 1, false));
+    let connect = connect_command(SglDescriptor::keyed(0, 1024, 1, false));
     assert!(world.send(host, &connect, &[]));
     world.settle();
     assert_eq!(world.staging.free_bytes(), world.idle_bytes - 4096);
@@ -76,8 +79,8 @@ fn a_stranger_that_answers_no_read_gives_its_buffer_back() {
 
 /// The control side destroys the connections that it was handed, and says so.
 fn destroy(world: &mut World) {
-    while let Some(remain) = super::super::nic::PortDevice::remains(&*world.port).pop() {
-        let name = super::super::nic::QueuePair::id(&*remain.endpoint);
+    while let Some(remain) = world.port.remains().pop() {
+        let name = remain.endpoint.id();
         assert_eq!(remain.waiting, Some(0), "a core waits for it");
         assert_eq!(Arc::strong_count(&remain.endpoint), 2, "the test's, and the one to be destroyed");
         world.order(RdmaOrder::Gone(name));
@@ -152,6 +155,13 @@ fn a_queue_pair_that_failed_by_itself_is_not_made_to_fail_by_the_core() {
     world.lose(host);
     world.settle();
     assert_eq!(world.hosts[host].pair.fails.get(), 1, "by the control side");
+    // Which does so before the queues of a session are ended.
+    let ending = world.connect(5);
+    world.hosts[ending].pair.fail();
+    world.order(RdmaOrder::Lose(World::id(ending)));
+    world.end.close_session(SessionId(5));
+    world.settle();
+    assert_eq!((world.hosts[ending].pair.fails.get(), world.end.serves(SessionId(5))), (1, false));
     // One whose work fails is no different.
     let other = world.connect(4);
     world.hosts[other].pair.failed.set(true);
@@ -160,5 +170,81 @@ fn a_queue_pair_that_failed_by_itself_is_not_made_to_fail_by_the_core() {
     world.settle();
     assert_eq!(world.hosts[other].pair.fails.get(), 0);
     assert!(!world.end.serves(SessionId(4)));
+    world.assert_empty();
+}
+
+#[test]
+fn the_number_of_a_queue_pair_that_was_destroyed_is_free_for_another() {
+    let mut world = World::new();
+    let host = world.connect(3);
+    // A command of its runs for long, and its queue pair cannot be drained.
+    assert!(world.send(host, &keyed(2, 1, 4096), &[]));
+    world.settle();
+    assert_eq!(world.running.len(), 1);
+    world.hosts[host].pair.refuses.set(true);
+    world.lose(host);
+    world.settle();
+    let number = world.hosts[host].pair.number().unwrap();
+    let doomed = world.port.remains().pop().unwrap().endpoint.id();
+    // Whether or not the core heard of it, the queue pair is gone, and the device gives its number to the next.
+    for heard in [false, true] {
+        if heard {
+            world.order(RdmaOrder::Gone(doomed));
+        }
+        assert!(world.end.serves(SessionId(3)), "its command runs");
+        let other = world.expect_numbered(ENTRIES, number).unwrap();
+        assert!(world.send(other, &connect_command(SglDescriptor::in_capsule(0, 1024)), &[9; 1024]));
+        world.settle();
+        assert!(world.hosts[other].connect.try_recv().is_ok(), "its first command is its own");
+        world.lose(other);
+        world.settle();
+    }
+    world.complete_all();
+    world.settle();
+    assert!(!world.end.serves(SessionId(3)));
+    world.assert_empty();
+}
+
+#[test]
+fn a_device_that_was_removed_gives_the_buffers_of_its_receives_back() {
+    let mut world = World::new();
+    let leave = |world: &mut World| {
+        let (answer, answered) = sync_channel(1);
+        world.order(RdmaOrder::Leave(world.device, answer));
+        answered.recv().unwrap()
+    };
+    // More often than there would be staging memory for.
+    for device in 1..BUFFERS / (RECEIVES * IN_CAPSULE) + 2 {
+        let host = world.connect(3);
+        assert!(world.send(host, &store_along(1, 8192), &[1; 8192]));
+        world.settle();
+        assert_eq!(leave(&mut world), Err(CoreError::InUse), "there is a queue on it");
+        world.lose(host);
+        world.settle();
+        assert_eq!(leave(&mut world), Err(CoreError::InUse), "a command has the buffer of a receive");
+        world.complete_all();
+        world.settle();
+        assert_eq!(leave(&mut world), Ok(()));
+        assert_eq!(leave(&mut world), Ok(()), "once more does no harm");
+        assert_eq!(world.expect(ENTRIES), Err(CoreError::NotOpen));
+        let polls = world.wires.polls.get();
+        world.settle();
+        assert_eq!(world.wires.polls.get(), polls, "it is not polled");
+        assert_eq!(world.staging.free_bytes(), world.idle_bytes, "something of it may still write there");
+        world.order(RdmaOrder::Reclaim(world.device));
+        assert_eq!(world.staging.free_bytes(), BUFFERS);
+        world.order(RdmaOrder::Reclaim(world.device));
+        // It comes back as another.
+        world.wires.receives.take();
+        world.port = FakePort::new(&world.wires);
+        world.device = device as usize;
+        let (answer, answered) = sync_channel(1);
+        world.order(RdmaOrder::Open(world.device, Arc::clone(&world.port), answer));
+        answered.recv().unwrap().unwrap();
+        assert_eq!(world.staging.free_bytes(), world.idle_bytes);
+    }
+    let host = world.connect(3);
+    world.lose(host);
+    world.settle();
     world.assert_empty();
 }

@@ -92,7 +92,7 @@ fn what_others_give_back_feeds_commands_and_some_is_left_for_capsules() {
 }
 
 #[test]
-fn a_session_leaves_buffers_for_others() {
+fn a_host_leaves_buffers_for_others() {
     let mut world = World::new();
     let (greedy, other) = (world.connect(3), world.connect(4));
     for cid in 0..12 {

@@ -1,4 +1,5 @@
 mod admission;
+mod data;
 mod device;
 mod ends;
 mod memory;

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use super::super::core_end::RdmaEnd;
 use super::super::nic::{PortDevice, QueuePair};
 use super::super::orders::{ExpectedQueue, RdmaOrder};
-use super::device::{FakePair, FakePort, RECEIVES, Wires};
+use super::device::{Carried, FakePair, FakePort, RECEIVES, Wires};
 use crate::Burst;
 use crate::fabric::message::{
     AdminCapsule, CoreError, HostLink, QueueTerms, Staging, StagingLayout, StagingMap, carrier,
@@ -32,6 +32,8 @@ pub struct World {
     pub running: Vec<(Sqe, Permit)>,
     /// Bytes of staging that are free while nobody is connected.
     pub idle_bytes: u32,
+    /// The number of the device.
+    pub device: usize,
 }
 
 pub struct Host {
@@ -50,10 +52,10 @@ impl World {
         let port = FakePort::new(&wires);
         let mut end = RdmaEnd::new(0, BUFFERS);
         let (answer, answered) = sync_channel(1);
-        end.order(RdmaOrder::Open(Arc::clone(&port), answer), &mut staging);
+        end.order(RdmaOrder::Open(0, Arc::clone(&port), answer), &mut staging);
         answered.recv().unwrap().unwrap();
         let idle_bytes = staging.free_bytes();
-        Self { end, staging, port, wires, hosts: Vec::new(), running: Vec::new(), idle_bytes }
+        Self { end, staging, port, wires, hosts: Vec::new(), running: Vec::new(), idle_bytes, device: 0 }
     }
 
     pub fn order(&mut self, order: RdmaOrder<FakePort>) {
@@ -62,12 +64,17 @@ impl World {
 
     /// A connection that is to become a queue of so many entries.
     pub fn expect(&mut self, entries: u32) -> Result<usize, CoreError> {
+        self.expect_numbered(entries, self.hosts.len() as u32 + 1)
+    }
+
+    /// As [`expect`](Self::expect), with a number that the device gave its queue pair.
+    pub fn expect_numbered(&mut self, entries: u32, number: u32) -> Result<usize, CoreError> {
         let host = self.hosts.len();
-        let pair = FakePair::new(&self.wires, host as u64 + 1);
+        let pair = FakePair::new(&self.wires, host as u64 + 1, number);
         let (connect, delivered) = sync_channel(1);
         let expected = ExpectedQueue {
             endpoint: Arc::clone(&pair),
-            port: 0,
+            port: self.device,
             entries,
             reads: 2,
             send_entries: 2 * entries + 2,
@@ -86,7 +93,9 @@ impl World {
     }
 
     pub fn take(&mut self, host: usize, session: u16, entries: u32) -> Result<(), CoreError> {
-        let link = Arc::clone(&self.hosts[host].link);
+        // Each session is one of another host.
+        let link = Arc::new(HostLink::of(&format!("host of {session}")));
+        self.hosts[host].link = Arc::clone(&link);
         let terms = QueueTerms { session: SessionId(session), qid: 1, entries, max_transfer_bytes: 1 << 20, link };
         let (answer, answered) = sync_channel(1);
         self.order(RdmaOrder::Take(Self::id(host), Box::new(terms), answer));
@@ -148,6 +157,18 @@ impl World {
         }
     }
 
+    /// As a device that fills the buffer of a command that was taken, from its beginning on.
+    pub fn fill(&self, running: usize, bytes: &[u8]) {
+        let unit = self.running[running].0.quadword(6) as u32;
+        self.staging.map().write(0, unit, 0, bytes).unwrap();
+        self.staging.map().note_filled(0, unit, bytes.len() as u32);
+    }
+
+    /// What a host's end carried out since the last call.
+    pub fn carried(&self, host: usize) -> Vec<Carried> {
+        self.hosts[host].pair.carried.take()
+    }
+
     /// Completes the commands that were taken.
     pub fn complete_all(&mut self) {
         for (_, permit) in std::mem::take(&mut self.running) {
@@ -179,6 +200,11 @@ pub fn connect_command(sgl: SglDescriptor) -> Sqe {
     sqe
 }
 
+/// Exist: moves nothing.
+pub fn exist(cid: u16) -> Sqe {
+    Sqe::new(0x14, cid)
+}
+
 /// Store of bytes that come along.
 pub fn store_along(cid: u16, bytes: u32) -> Sqe {
     command(1, cid, bytes, SglDescriptor::in_capsule(0, bytes))
@@ -189,7 +215,8 @@ pub fn keyed(opcode: u8, cid: u16, bytes: u32) -> Sqe {
     command(opcode, cid, bytes, SglDescriptor::keyed(0, bytes, 1, false))
 }
 
-fn command(opcode: u8, cid: u16, bytes: u32, sgl: SglDescriptor) -> Sqe {
+/// A command of so many bytes.
+pub fn command(opcode: u8, cid: u16, bytes: u32, sgl: SglDescriptor) -> Sqe {
     let mut sqe = Sqe::new(opcode, cid);
     sqe.set_dword(10, bytes);
     sqe.set_sgl(sgl);

@@ -3,12 +3,11 @@
 use super::super::super::wire::{COMMON_BYTES, DIGEST_BYTES, FatalStatus, H2cData, Payload, Pdu, PduFault, field};
 use super::super::desk::{Desk, Hungry};
 use super::super::exchange::{Phase, Route};
-use super::super::lines::Lines;
 use super::super::streams::Streams;
 use super::heads::digest_of;
 use super::{Connection, INBOX_BYTES, Outgoing, State};
 use crate::fabric::Completion;
-use crate::fabric::message::Staging;
+use crate::fabric::message::{Lines, Staging};
 use crate::memory::{DmaSlice, SlotId};
 use crate::nvme::spec::fabrics::{FABRICS_OPCODE, fctype};
 use crate::nvme::spec::{Sqe, Status};

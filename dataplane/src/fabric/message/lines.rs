@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use crate::memory::SlotId;
 
-/// A host's account on a core: all of its queues there, over all of its sessions.
+/// A host's account on a core: all of its queues there over one carrier, over all of its sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct AccountId(u16);
+pub(crate) struct AccountId(u16);
 
 #[derive(Debug)]
 struct Account {
@@ -28,7 +28,7 @@ struct Account {
 
 /// The accounts, and their lines.
 #[derive(Debug)]
-pub(super) struct Lines {
+pub(crate) struct Lines {
     accounts: Vec<Account>,
     turns: VecDeque<AccountId>,
     /// The most that one host may hold; and what it may hold of data that came in capsules whatever else it holds.
@@ -183,7 +183,7 @@ impl Lines {
     }
 
     /// Has the commands of a host that are no longer there leave its line. Not the hot path.
-    pub fn forget(&mut self, id: AccountId, is_there: impl Fn(SlotId) -> bool) {
+    pub fn forget(&mut self, id: AccountId, mut is_there: impl FnMut(SlotId) -> bool) {
         let Some(account) = self.get_mut(id) else { return };
         account.line.retain(|command| is_there(*command));
         if account.line.is_empty() && std::mem::replace(&mut account.in_turn, false) {
