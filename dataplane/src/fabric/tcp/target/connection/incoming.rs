@@ -153,8 +153,12 @@ impl<T> Connection<T> {
     fn begin_body(&mut self, data: &H2cData, payload: Payload, desk: &Desk) -> Result<(), PduFault> {
         let id = desk.of_tag(data.tag).ok_or(PduFault::invalid(field::TRANSFER_TAG))?;
         let exchange = desk.exchanges.get(id).filter(|exchange| exchange.connection == self.id);
-        let exchange = exchange.filter(|exchange| exchange.phase == Phase::Receiving);
-        let exchange = exchange.ok_or(PduFault::invalid(field::TRANSFER_TAG))?;
+        let exchange = match exchange.map(|exchange| (exchange, exchange.phase)) {
+            Some((exchange, Phase::Receiving)) => exchange,
+            // The host guessed the tag: it was told none yet.
+            Some((_, Phase::Asking)) => return Err(PduFault::SEQUENCE),
+            _ => return Err(PduFault::invalid(field::TRANSFER_TAG)),
+        };
         if exchange.cid != data.cid {
             return Err(PduFault::invalid(field::COMMAND_ID));
         }
@@ -338,7 +342,7 @@ impl<T> Connection<T> {
     pub fn fed(&mut self, id: SlotId, desk: &mut Desk) {
         let Some(exchange) = desk.exchanges.get_mut(id) else { return };
         if exchange.route.from_host {
-            exchange.phase = Phase::Receiving;
+            exchange.phase = Phase::Asking;
             self.owed += 1;
             self.r2ts.push_back(id);
         } else {

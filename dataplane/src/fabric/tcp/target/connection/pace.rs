@@ -54,7 +54,7 @@ impl Pace {
 
     /// All data came of a command that was asked for then.
     pub fn has_all(&mut self, asked: u32) {
-        self.asked -= 1;
+        self.asked = self.asked.saturating_sub(1);
         if asked != self.sweep {
             self.old_asked = self.old_asked.saturating_sub(1);
         }

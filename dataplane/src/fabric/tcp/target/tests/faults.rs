@@ -61,6 +61,33 @@ fn data_that_nobody_asked_for_ends_the_connection() {
 }
 
 #[test]
+fn data_that_comes_before_it_is_asked_for_ends_the_connection() {
+    let mut sqe = Sqe::new(kv::opcode::STORE, 0);
+    sqe.set_key(&[1; 16]);
+    sqe.set_dword(10, 8);
+    sqe.set_sgl(SglDescriptor::transport(8));
+    let (mut command, mut data) = ([0; HEAD_BYTES], [0; HEAD_BYTES]);
+    let command_bytes = CapsuleCmd { sqe, data: 0 }.encode(Framing::INITIAL, &mut command);
+    let pdu = H2cData { cid: 0, tag: 0, offset: 0, length: 8, last: true };
+    let data_bytes = pdu.encode(Framing::INITIAL, &mut data);
+    // The first tag is no secret; and all of it comes at once, so that none of it was asked for.
+    let whole = [&command[..command_bytes], &data[..data_bytes], &[0xEE; 8]].concat();
+    let mut world = World::new(20, 32 << 20);
+    world.connect(Digests::NONE, 8);
+    world.pipe(0).to_target.extend(&whole);
+    for _ in 0..300 {
+        world.end.harvest(&mut world.staging);
+    }
+    assert!(world.pipe(0).to_target.len() < 8, "it was looked at");
+    let mut capsules = crate::Burst::new();
+    world.end.poll(&mut capsules);
+    assert!(capsules.is_empty(), "nothing is stored of it");
+    world.turn_until(ended);
+    assert!(world.hosts[0].terminated, "it is told why");
+    world.end_all();
+}
+
+#[test]
 fn data_beyond_what_was_asked_for_ends_the_connection() {
     // A Store of 16,384 bytes, then data for it at the wrong place, too long, or for another command.
     for (cid, offset, length, last) in
