@@ -278,11 +278,15 @@ impl<S: Streams> TcpEnd<S> {
                 continue;
             };
             connection.take_in(&mut self.desk, staging);
-            if connection.is_stalled() {
+            let stalled = connection.is_stalled();
+            if !stalled {
+                self.stalled.pop_front();
+            }
+            // Even if it is stalled again: it may have got on before that, and have something to say.
+            self.tend(id, staging);
+            if stalled {
                 break;
             }
-            self.stalled.pop_front();
-            self.tend(id, staging);
         }
     }
 

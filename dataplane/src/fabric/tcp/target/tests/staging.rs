@@ -1,8 +1,9 @@
 //! Who gets staging memory, and when.
 
 use super::super::super::wire::Digests;
-use super::world::World;
+use super::world::{MAX_TRANSFER, World};
 use crate::nvme::spec::Status;
+use crate::nvme::spec::kv::KeyFields;
 
 #[test]
 fn a_buffer_that_another_carrier_gives_back_feeds_those_in_line() {
@@ -100,6 +101,30 @@ fn a_host_whose_share_is_held_still_stores_small_values() {
     world.turn_until(|world| world.running_keys() == [1, 1]);
     world.with_host(0, |host, pipe, _| (0..20).for_each(|_| host.store(pipe, 2, vec![7; 8192], true)));
     world.turn_until(|world| world.running_keys().len() == 22);
+    world.frozen = false;
+    world.settle();
+    world.end_all();
+}
+
+#[test]
+fn what_was_refused_before_a_connection_stalled_again_is_told_at_once() {
+    let mut world = World::new(19, 8 << 20);
+    world.connect(Digests::NONE, 8);
+    world.frozen = true;
+    let mut elsewhere: Vec<_> = (0..1024).map(|_| world.staging.take(8192).unwrap()).collect();
+    // There is memory for the first soon, for the last not; what is between them needs none, and is refused.
+    world.with_host(0, |host, pipe, _| {
+        host.store(pipe, 1, vec![7; 8192], true);
+        host.store(pipe, 2, vec![8; MAX_TRANSFER as usize + 1], false);
+        host.store(pipe, 3, vec![9; 8192], true);
+    });
+    (0..200).for_each(|_| world.turn());
+    assert!(world.told.is_empty() && world.running_keys().is_empty());
+    world.staging.give_back(elsewhere.pop().unwrap());
+    world.turn_until(|world| world.told.len() == 1);
+    assert_eq!((world.told[0].sqe.key_bytes()[0], world.told[0].cqe.status), (2, Status::INVALID_FIELD));
+    assert_eq!(world.running_keys(), [1]);
+    elsewhere.into_iter().for_each(|buffer| world.staging.give_back(buffer));
     world.frozen = false;
     world.settle();
     world.end_all();
