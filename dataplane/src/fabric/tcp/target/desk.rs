@@ -62,17 +62,20 @@ impl Desk {
         Ok(())
     }
 
-    /// Takes a buffer for data that came in a capsule. It waits in no line, but counts like any other; a host whose share
-    /// is held by its other commands still has some.
+    /// Takes a buffer for data that came in a capsule. It waits in no line, but counts like any other. A host whose share
+    /// is held still has some, and more while nobody waits for what is free.
     ///
     /// # Errors
     /// Why there is none.
     pub fn buffer_along(&mut self, account: AccountId, bytes: u32, staging: &mut Staging) -> Result<Buffer, Hungry> {
         let size = Lines::size_of(bytes);
-        if !self.lines.may_hold_along(account, size) {
+        let buffer = if self.lines.may_hold_along(account, size) {
+            staging.take(bytes).ok_or(Hungry::NothingLeft)?
+        } else if self.lines.nobody_waits() {
+            staging.take_leaving(bytes, KEPT_FOR_CAPSULES).ok_or(Hungry::HasItsShare)?
+        } else {
             return Err(Hungry::HasItsShare);
-        }
-        let buffer = staging.take(bytes).ok_or(Hungry::NothingLeft)?;
+        };
         self.lines.charge_along(account, size);
         Ok(buffer)
     }

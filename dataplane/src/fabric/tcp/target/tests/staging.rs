@@ -74,21 +74,44 @@ fn sessions_of_one_host_have_one_share() {
 #[test]
 fn data_in_capsules_counts_for_its_host() {
     let mut world = World::new(14, 8 << 20);
-    assert_eq!((world.connect(Digests::NONE, 400), world.connect(Digests::NONE, 400)), (0, 1));
+    assert_eq!((world.connect(Digests::NONE, 600), world.connect(Digests::NONE, 400)), (0, 1));
     world.frozen = true;
-    world.with_host(0, |host, pipe, _| (0..300).for_each(|_| host.store(pipe, 1, vec![7; 8192], true)));
-    // A share is 2 MiB.
+    // Its share is 2 MiB. What is free beyond what is kept for data in capsules, another 2 MiB, it may have while nobody
+    // waits for it.
+    world.with_host(0, |host, pipe, _| (0..556).for_each(|_| host.store(pipe, 1, vec![7; 8192], true)));
     world.turn_until(|world| world.told.len() == 44);
     assert!(world.told.iter().all(|told| told.cqe.status == Status::NAMESPACE_NOT_READY), "it may try again");
-    assert_eq!(world.running_keys().len(), 256);
+    assert_eq!(world.running_keys().len(), 512);
     world.with_host(1, |host, pipe, _| (0..256).for_each(|_| host.store(pipe, 2, vec![8; 8192], true)));
-    world.turn_until(|world| world.running_keys().len() == 512);
+    world.turn_until(|world| world.running_keys().len() == 768);
     world.frozen = false;
     world.settle();
     world.with_host(0, |host, pipe, _| host.store(pipe, 1, vec![7; 8192], true));
     world.settle();
     let succeeded = world.told.iter().filter(|told| told.cqe.status.is_success()).count();
-    assert_eq!((world.told.len(), succeeded), (44 + 512 + 1, 512 + 1));
+    assert_eq!((world.told.len(), succeeded), (44 + 768 + 1, 768 + 1));
+    world.end_all();
+}
+
+#[test]
+fn data_in_capsules_beyond_a_share_lets_others_go_first() {
+    let mut world = World::new(21, 8 << 20);
+    assert_eq!((world.connect(Digests::NONE, 600), world.connect(Digests::NONE, 8)), (0, 1));
+    world.frozen = true;
+    // Of the 4 MiB that are not kept for data in capsules, the first host's share and half a MiB; the rest elsewhere.
+    world.with_host(0, |host, pipe, _| (0..256 + 64).for_each(|_| host.store(pipe, 1, vec![7; 8192], true)));
+    world.turn_until(|world| world.running_keys().len() == 256 + 64);
+    let elsewhere = world.staging.take(1 << 20).unwrap();
+    world.with_host(1, |host, pipe, _| host.retrieve(pipe, 2, 1 << 20));
+    (0..100).for_each(|_| world.turn());
+    assert!(world.told.is_empty() && world.running_keys().len() == 256 + 64, "there is too little for it");
+    world.with_host(0, |host, pipe, _| host.store(pipe, 1, vec![7; 8192], true));
+    world.turn_until(|world| world.told.len() == 1);
+    assert_eq!(world.told[0].cqe.status, Status::NAMESPACE_NOT_READY);
+    world.staging.give_back(elsewhere);
+    world.turn_until(|world| world.running_keys().contains(&2));
+    world.frozen = false;
+    world.settle();
     world.end_all();
 }
 
