@@ -17,7 +17,7 @@ use arrayvec::ArrayVec;
 use super::super::wire::{Decoder, Framing, PduFault};
 use super::desk::Desk;
 use super::lines::AccountId;
-use super::streams::MAX_PARTS;
+use super::streams::{MAX_PARTS, Streams};
 use crate::fabric::message::{Area, HostLink, Staging};
 use crate::fabric::{QueuePairInfo, SessionId};
 use crate::memory::{DmaSlice, SlotId};
@@ -206,14 +206,20 @@ impl<T> Connection<T> {
     }
 
     /// Whether the host did next to nothing since the last sweep although it was its turn.
-    pub fn sweep(&mut self) -> bool {
+    pub fn sweep<S: Streams<Stream = T>>(&mut self, streams: &S) -> bool {
         let waiting = if self.sending { self.answered.len() + self.outgoing.len() } else { 0 };
-        self.pace.sweep(Found {
+        let mut found = Found {
             unsent: waiting as u32,
             pdu: self.body.is_some() || self.seen < self.have,
             stalled: self.stalled,
             leaving: matches!(self.state, State::Leaving | State::Parting),
-        })
+            body: self.body.map(|body| body.asked),
+            progress: None,
+        };
+        if found.unsent > 0 || found.pdu || found.leaving || self.owed > 0 {
+            found.progress = streams.progress(&self.queue.stream);
+        }
+        self.pace.sweep(found)
     }
 
     /// Ends the connection with a word on why.

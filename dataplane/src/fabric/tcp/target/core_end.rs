@@ -207,7 +207,7 @@ impl<S: Streams> TcpEnd<S> {
         let ids: Vec<SlotId> = self.connections.ids().collect();
         for id in ids {
             let Some(connection) = self.connections.get_mut(id) else { continue };
-            if connection.sweep() && !connection.is_closed() {
+            if connection.sweep(&self.streams) && !connection.is_closed() {
                 let (session, qid) = (connection.queue.session.0, connection.queue.qid);
                 tracing::warn!(session, qid, "an NVMe/TCP host does not go on with what it began; its queue ends");
                 connection.close();

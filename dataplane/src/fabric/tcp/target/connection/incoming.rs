@@ -28,7 +28,7 @@ pub(super) struct Body {
     come: u32,
     digest: bool,
     /// When it was asked for.
-    asked: u32,
+    pub(super) asked: u32,
 }
 
 impl<T> Connection<T> {

@@ -270,6 +270,60 @@ fn a_trickle_of_answers_does_not_keep_owed_data_alive() {
 }
 
 #[test]
+fn data_that_comes_slowly_comes() {
+    let mut world = World::new(22, 32 << 20);
+    world.connect(Digests::NONE, 8);
+    world.with_host(0, |host, pipe, _| {
+        host.keeps_data = true;
+        host.store(pipe, 1, vec![1; 1 << 20], false);
+    });
+    (0..300).for_each(|_| world.turn());
+    let mut head = [0; HEAD_BYTES];
+    let pdu = H2cData { cid: 0, tag: 0, offset: 0, length: 1 << 20, last: true };
+    let bytes = pdu.encode(Framing::INITIAL, &mut head);
+    world.pipe(0).to_target.extend(&head[..bytes]);
+    while !world.pipe(0).is_filling() {
+        world.turn();
+    }
+    world.pipe(0).slow.0 = true;
+    let round = |world: &mut World, bytes| {
+        world.pipe(0).to_target.extend(vec![1; bytes]);
+        world.end.sweep(&mut world.staging);
+        (0..100).for_each(|_| world.turn());
+    };
+    for _ in 0..4 {
+        round(&mut world, 64 << 10);
+        assert!(!ended(&world), "it goes on");
+    }
+    round(&mut world, (64 << 10) - 1);
+    assert!(ended(&world), "too slowly");
+    world.end_all();
+}
+
+#[test]
+fn an_answer_that_goes_slowly_goes() {
+    let mut world = World::new(23, 32 << 20);
+    world.connect(Digests::NONE, 8);
+    world.with_host(0, |host, pipe, _| host.store(pipe, 1, vec![1; 1 << 20], false));
+    world.settle();
+    world.pipe(0).slow.1 = true;
+    world.with_host(0, |host, pipe, _| host.retrieve(pipe, 1, 1 << 20));
+    (0..100).for_each(|_| world.turn());
+    let round = |world: &mut World, bytes| {
+        world.pipe(0).acked += bytes;
+        world.end.sweep(&mut world.staging);
+        (0..100).for_each(|_| world.turn());
+    };
+    for _ in 0..4 {
+        round(&mut world, 64 << 10);
+        assert!(!ended(&world), "it goes on");
+    }
+    round(&mut world, (64 << 10) - 1);
+    assert!(ended(&world), "too slowly");
+    world.end_all();
+}
+
+#[test]
 fn a_long_answer_moves_in_pieces() {
     let mut world = World::new(18, 32 << 20);
     world.connect(Digests::NONE, 8);
