@@ -113,6 +113,8 @@ pub(super) struct Connection<T> {
     /// A last word before the connection ends.
     farewell: Option<PduFault>,
     has_said_why: bool,
+    /// Whether the log says that a command of it was too large for what is left of staging memory.
+    has_warned: bool,
     /// Commands taken in whose answer was not sent.
     pub in_use: u32,
     /// Whether it stands in the line of those to be looked after.
@@ -154,6 +156,7 @@ impl<T> Connection<T> {
             asked: false,
             farewell: None,
             has_said_why: false,
+            has_warned: false,
             in_use: 0,
             due: false,
             commands: 0,

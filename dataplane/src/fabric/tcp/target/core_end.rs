@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::connection::{AREA_BYTES, BATCH, Connection, NewTcpQueue};
-use super::desk::Desk;
+use super::desk::{Desk, Served};
 use super::exchange::{Lent, Phase};
 use super::streams::{RingStreams, StreamDone, Streams};
 use crate::Burst;
@@ -264,10 +264,11 @@ impl<S: Streams> TcpEnd<S> {
         if !self.desk.look(staging) {
             return;
         }
-        while let Some(id) = self.desk.next_fed(staging) {
+        while let Some(served) = self.desk.next_served(staging) {
+            let (Served::Fed(id) | Served::Never(id)) = served;
             let Some(owner) = self.desk.exchanges.get(id).map(|exchange| exchange.connection) else { continue };
             if let Some(connection) = self.connections.get_mut(owner) {
-                connection.fed(id, &mut self.desk);
+                connection.served(served, &mut self.desk, staging);
                 self.tend(owner, staging);
             }
         }

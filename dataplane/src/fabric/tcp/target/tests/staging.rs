@@ -152,3 +152,38 @@ fn what_was_refused_before_a_connection_stalled_again_is_told_at_once() {
     world.settle();
     world.end_all();
 }
+
+#[test]
+fn a_command_that_can_never_have_a_buffer_is_refused() {
+    let mut world = World::new(24, 8 << 20);
+    assert_eq!((world.connect(Digests::NONE, 8), world.connect(Digests::NONE, 8)), (0, 1));
+    // A command in line for memory that is elsewhere for now, which a carrier then takes for good.
+    let elsewhere = world.staging.take(4 << 20).unwrap();
+    world.with_host(0, |host, pipe, _| host.store(pipe, 1, vec![1; 1 << 20], false));
+    (0..200).for_each(|_| world.turn());
+    assert!(world.told.is_empty(), "it waits");
+    world.staging.give_back(elsewhere);
+    let kept = world.staging.take_beside(7, 512 << 10);
+    world.with_host(1, |host, pipe, _| {
+        host.store(pipe, 2, vec![2; 1 << 20], false);
+        host.store(pipe, 3, vec![3; 512 << 10], false);
+        host.store(pipe, 4, vec![4; 8192], true);
+    });
+    world.settle();
+    let mut ends: Vec<_> = world.told.iter().map(|told| (told.sqe.key_bytes()[0], told.cqe.status)).collect();
+    ends.sort_unstable_by_key(|end| end.0);
+    let refused = Status::INVALID_FIELD;
+    assert_eq!(ends, [(1, refused), (2, refused), (3, Status::SUCCESS), (4, Status::SUCCESS)]);
+    // With nothing left at all, data in capsules is refused too.
+    let rest = world.staging.take_beside(1024, 4096);
+    let more = world.staging.take_beside(1, 512 << 10);
+    world.with_host(1, |host, pipe, _| host.store(pipe, 5, vec![5; 8192], true));
+    world.settle();
+    assert_eq!(world.told.last().map(|told| told.cqe.status), Some(refused));
+    // What a carrier no longer keeps may be had again.
+    kept.into_iter().chain(rest).chain(more).for_each(|buffer| world.staging.give_back(buffer));
+    world.with_host(0, |host, pipe, _| host.store(pipe, 1, vec![1; 1 << 20], false));
+    world.settle();
+    assert_eq!(world.told.last().map(|told| told.cqe.status), Some(Status::SUCCESS));
+    world.end_all();
+}
