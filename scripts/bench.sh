@@ -43,6 +43,8 @@ nvme_over_kernel_reads              ratio           >= 3.0   guest
 tcp_over_redis_retrieve_1m_qd16     ratio           >= 1.5   tcp
 tcp_cpu_seconds_per_gib             s/GiB           <= inf   tcp
 redis_cpu_seconds_per_gib           s/GiB           <= inf   tcp
+rdma_over_ib_write_bw_64k           ratio           >= 0.9   rdma
+rdma_over_ib_write_bw_1m            ratio           >= 0.9   rdma
 restart_read_fraction               %               <= 0.3   restart
 restart_records_per_s               M/s             >= 3.0   restart
 hot_path_allocations                allocations     <= 0     allocations
@@ -284,6 +286,24 @@ measure_guest() {
     while read -r driver kernel; do
         sample nvme_over_kernel_reads "$(ratio "$driver" "$kernel")"
     done <"$out/guest.txt"
+}
+
+# Likewise, over two soft-RoCE devices in a guest.
+measure_rdma() {
+    [ "$round" -eq 1 ] || return 0
+    local rounds=$((repeat < 3 ? 3 : repeat)) bytes ours theirs row
+    if ! tests/testbed/setup.sh --check >/dev/null 2>&1; then
+        for row in 64k 1m; do note "rdma_over_ib_write_bw_$row" "the VM test bed is not set up (tests/testbed/setup.sh)"; done
+        return 0
+    fi
+    KVPLANE_BIN_DIR=$BIN tests/testbed/rdma_bench.sh "$rounds" "$((seconds + 6))" >"$out/rdma.txt" 2>"$out/rdma.log" ||
+        { tail -n 5 "$out/rdma.log" >&2; return 1; }
+    while read -r bytes ours theirs _; do
+        case $bytes in
+            65536) sample rdma_over_ib_write_bw_64k "$(ratio "$ours" "$theirs")" ;;
+            1048576) sample rdma_over_ib_write_bw_1m "$(ratio "$ours" "$theirs")" ;;
+        esac
+    done <"$out/rdma.txt"
 }
 
 # What a restart reads of a store full of 64 KiB blocks, and how fast it takes in one full of small ones. The second file

@@ -30,16 +30,18 @@ format     the code is formatted
 lints      clippy finds nothing, warnings denied
 unit       unit, property and documentation tests of every crate
 docs       rustdoc builds, warnings denied
-simulate   seeds of workload, schedule and faults keep every invariant
-canary     the simulator finds bugs that were built in
 e2e        the real daemon, from outside, by its clients, on this machine and over loopback TCP
 kill9      kill -9 under load loses no acknowledged durable value
-callgrind  instructions per command stay within their budget
 vm         in a guest with emulated SSDs behind an IOMMU: the test bed itself, setup.sh, the NVMe driver, the daemon on it, Linux as its host
+simulate   seeds of workload, schedule and faults keep every invariant
+canary     the simulator finds bugs that were built in
+callgrind  instructions per command stay within their budget
 aarch64    the workspace compiles for aarch64; unit tests and a short simulation run under qemu-user
 fuzz       hostile bytes break nothing, a few seconds for each target
 '
 QUICK='scripts format lints unit simulate'
+# Runs beside the steps behind it: a guest keeps one core busy for most of its time.
+BESIDE=vm beside=''
 
 declare -a only=()
 quick=no soak=1 seeds='' install=yes
@@ -228,22 +230,28 @@ remark() {
                else if (any) printf "%d tests passed, %d failed, %d ignored\n", passed, failed, ignored }' "$1"
 }
 
-passed=0 failed=0 skipped=0 table=''
-run_step() {
-    local name=$1 log=$ROOT/target/test/$1.log began=$SECONDS code=0 result
-    printf '%-10s ... ' "$name"
+# carry_out NAME: runs a step, and leaves its exit code and how long it took in target/test/NAME.end.
+carry_out() {
+    local name=$1 log=$ROOT/target/test/$1 began=$SECONDS code
     # Its own shell, so that `set -e` holds inside, and no step can change the next one's environment.
     set +e
-    (set -e; "step_$name") >"$log" 2>&1 </dev/null
+    (set -e; "step_$name") >"$log.log" 2>&1 </dev/null
     code=$?
     set -e
+    say "$code $((SECONDS - began))" >"$log.end"
+}
+
+passed=0 failed=0 skipped=0 table=''
+report() {
+    local name=$1 log=$ROOT/target/test/$1.log code took result
+    read -r code took <"$ROOT/target/test/$name.end"
     case $code in
         0) result=passed passed=$((passed + 1)) ;;
         "$SKIP") result=SKIPPED skipped=$((skipped + 1)) ;;
         *) result=FAILED failed=$((failed + 1)) ;;
     esac
-    printf '%s (%d s)\n' "$result" $((SECONDS - began))
-    table+=$(printf '%-10s  %-7s  %5d s  %s' "$name" "$result" $((SECONDS - began)) "$(remark "$log")")$'\n'
+    printf '%-10s ... %s (%d s)\n' "$name" "$result" "$took"
+    table+=$(printf '%-10s  %-7s  %5d s  %s' "$name" "$result" "$took" "$(remark "$log")")$'\n'
     if [ "$result" = FAILED ]; then
         say "---- the end of $log"
         tail -n 60 "$log"
@@ -262,8 +270,25 @@ mkdir -p target/test
 rm -f "$TEST_SKIPS"
 step "Running (logs in target/test)"
 while read -r name _; do
-    if [ -n "$name" ] && wanted "$name"; then run_step "$name"; fi
+    if [ -z "$name" ] || ! wanted "$name"; then continue; fi
+    rm -f "target/test/$name.end"
+    if [ "$name" = "$BESIDE" ]; then
+        # A process group of its own, so that it can be ended with all that it has started.
+        set -m
+        carry_out "$name" &
+        beside=$!
+        set +m
+        trap 'kill -TERM -- "-$beside" 2>/dev/null || true' EXIT
+    else
+        carry_out "$name"
+        report "$name"
+    fi
 done <<<"$STEPS"
+if [ -n "$beside" ]; then
+    wait "$beside"
+    trap - EXIT
+    report "$BESIDE"
+fi
 
 step "Summary after $((SECONDS - began)) s"
 printf '%s' "$table"

@@ -181,7 +181,7 @@ impl Client {
     fn submit_waiting(&mut self, request: &Request<'_>, begun: Instant) -> Result<Ticket, Error> {
         loop {
             match self.try_submit(request, 0) {
-                Err(SubmitError::QueueFull | SubmitError::ListsFull) if begun.elapsed() < self.options.deadline * 2 => {
+                Err(SubmitError::QueueFull | SubmitError::ListsFull) if begun.elapsed() / 2 < self.options.deadline => {
                     self.harvest();
                     // The queue is full of events that only the caller can take.
                     if self.slots.in_use() == 0 {

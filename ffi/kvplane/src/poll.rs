@@ -36,8 +36,9 @@ impl Client {
             self.send_again(Instant::now());
         }
         let found = self.take_completions();
-        if self.liveness.polled(found > 0) {
-            self.look(Instant::now());
+        if self.liveness.polled(found > 0) && self.look(Instant::now()) {
+            // What the look found in the sockets wakes nobody any more.
+            self.take_completions();
         }
     }
 

@@ -1,10 +1,12 @@
 //! What a host does with a controller, whatever carries its commands: asks what it is and what it has, and over fabrics
 //! enables it by properties.
 
+mod deadline;
 mod fabrics;
 mod identify;
 mod resolve;
 
+pub(in crate::fabric) use deadline::Deadline;
 pub use fabrics::{ControllerState, Enabled, enable, host_id_of};
 pub use identify::{InitiatorIdentity, identify_controller, namespaces, number_of_queues};
 pub use resolve::resolve;

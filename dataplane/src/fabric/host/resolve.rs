@@ -2,20 +2,28 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
+/// Threads that may look names up at once, of the whole process.
+const MOST_AT_ONCE: usize = 16;
+
+/// Those that do.
+static AT_ONCE: AtomicUsize = AtomicUsize::new(0);
+
 /// The addresses of a host, in the order in which they are to be tried. The system looks names up for as long as it likes:
-/// beyond `time` that goes on in a thread that is left behind.
+/// beyond `time` that goes on in a thread that is left behind, and no more than 16 of them are.
 ///
 /// # Errors
-/// What the system says, `TimedOut`, or `NotFound` for a name without addresses.
+/// What the system says, `TimedOut`, `NotFound` for a name without addresses, or `ResourceBusy` while 16 earlier ones are
+/// not answered.
 pub fn resolve(host: &str, port: u16, time: Duration) -> io::Result<Vec<SocketAddr>> {
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(address, port)]);
     }
     let host = host.to_owned();
-    within(time, move || (host.as_str(), port).to_socket_addrs().map(Iterator::collect)).and_then(
+    within(&AT_ONCE, time, move || (host.as_str(), port).to_socket_addrs().map(Iterator::collect)).and_then(
         |addresses: Vec<SocketAddr>| {
             if addresses.is_empty() { Err(io::ErrorKind::NotFound.into()) } else { Ok(addresses) }
         },
@@ -23,11 +31,36 @@ pub fn resolve(host: &str, port: u16, time: Duration) -> io::Result<Vec<SocketAd
 }
 
 /// What a question brings that is asked in a thread of its own, if it brings it in time.
-fn within<T: Send + 'static>(time: Duration, ask: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+fn within<T: Send + 'static>(
+    at_once: &'static AtomicUsize,
+    time: Duration,
+    ask: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
     let (tell, told) = sync_channel(1);
+    let one = Counted::begin(at_once).ok_or(io::ErrorKind::ResourceBusy)?;
     // Whoever no longer waits for the answer is no reason to stop.
-    std::thread::Builder::new().name("resolve".into()).spawn(move || drop(tell.send(ask())))?;
+    std::thread::Builder::new().name("resolve".into()).spawn(move || {
+        let answer = ask();
+        drop(one);
+        drop(tell.send(answer));
+    })?;
     told.recv_timeout(time).unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// One of the threads that look names up, while it does.
+struct Counted(&'static AtomicUsize);
+
+impl Counted {
+    fn begin(at_once: &'static AtomicUsize) -> Option<Self> {
+        let room = |count| (count < MOST_AT_ONCE).then_some(count + 1);
+        at_once.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok().then_some(Self(at_once))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 #[cfg(test)]
@@ -45,9 +78,18 @@ mod tests {
 
     #[test]
     fn a_look_up_without_an_answer_is_left_behind() {
-        let (never, waits) = sync_channel::<()>(1);
-        let error = within(Duration::from_millis(1), move || Ok(waits.recv().is_ok())).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        drop(never);
+        static AT_ONCE: AtomicUsize = AtomicUsize::new(0);
+        let mut answers = Vec::new();
+        let mut ask = || {
+            let (answer, waits) = sync_channel::<()>(1);
+            answers.push(answer);
+            within(&AT_ONCE, Duration::from_millis(1), move || Ok(waits.recv().is_ok())).unwrap_err().kind()
+        };
+        for _ in 0..MOST_AT_ONCE {
+            assert_eq!(ask(), io::ErrorKind::TimedOut);
+        }
+        assert_eq!(ask(), io::ErrorKind::ResourceBusy, "too many are left behind");
+        drop(answers);
+        while within(&AT_ONCE, Duration::from_secs(60), || Ok(())).is_err() {}
     }
 }

@@ -140,6 +140,11 @@ impl Lines {
         self.turns.is_empty() && self.get(id).is_some_and(|account| account.line.is_empty())
     }
 
+    /// Whether nobody waits for memory that is within its share.
+    pub fn nobody_waits(&self) -> bool {
+        self.turns.is_empty()
+    }
+
     /// A command joins its host's line.
     pub fn join(&mut self, id: AccountId, command: SlotId) {
         let Some(account) = self.get_mut(id) else { return };

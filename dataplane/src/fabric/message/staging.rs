@@ -110,6 +110,8 @@ impl StagingMap {
 #[derive(Debug)]
 pub struct Buffer {
     block: Block,
+    /// Whether a carrier has it for good.
+    kept: bool,
 }
 
 impl Buffer {
@@ -132,6 +134,11 @@ pub struct Staging {
     buddy: Buddy,
     /// Counts the buffers that were given back: several carriers wait for them.
     given_back: u64,
+    /// By unit: whether a carrier has it for good.
+    kept: Box<[bool]>,
+    /// Bytes that no carrier has for good, and the largest buffer that they can make up.
+    passing: u32,
+    largest: u32,
     free_areas: Vec<u16>,
 }
 
@@ -142,7 +149,29 @@ impl Staging {
         let region = Arc::clone(map.regions.get(usize::from(core))?);
         let layout = map.layout;
         let free_areas = (0..layout.areas).rev().collect();
-        Some(Self { core, map, region, buddy: Buddy::new(layout.units()), given_back: 0, free_areas })
+        let kept = vec![false; layout.units() as usize].into();
+        let buddy = Buddy::new(layout.units());
+        let mut staging = Self { core, map, region, buddy, given_back: 0, kept, passing: 0, largest: 0, free_areas };
+        staging.measure();
+        Some(staging)
+    }
+
+    /// Finds out what can ever be free, from what carriers have for good.
+    fn measure(&mut self) {
+        self.passing = self.kept.iter().filter(|kept| !**kept).count() as u32 * UNIT_BYTES;
+        let mut units = 1;
+        let whole = |units: usize| self.kept.chunks_exact(units).any(|chunk| !chunk.contains(&true));
+        while units <= self.kept.len() && whole(units) {
+            units *= 2;
+        }
+        self.largest = units as u32 / 2 * UNIT_BYTES;
+    }
+
+    fn keep(&mut self, buffer: &Buffer, kept: bool) {
+        let (begin, units) = (buffer.block.unit() as usize, (buffer.block.bytes() / UNIT_BYTES) as usize);
+        if let Some(places) = self.kept.get_mut(begin..begin + units) {
+            places.fill(kept);
+        }
     }
 
     /// The core whose memory it is.
@@ -175,7 +204,15 @@ impl Staging {
         if let Some(word) = self.region.word32(u64::from(block.unit()) * 4) {
             word.store(0, Ordering::Relaxed);
         }
-        Some(Buffer { block })
+        Some(Buffer { block, kept: false })
+    }
+
+    /// Whether [`take_leaving`](Self::take_leaving) will give such a buffer once all that were taken are given back, but for
+    /// those that carriers have for good.
+    #[must_use]
+    pub fn may_ever_take(&self, bytes: u32, leave: u32) -> bool {
+        let Some(needed) = bytes.max(UNIT_BYTES).checked_next_power_of_two() else { return false };
+        needed <= self.largest && u64::from(needed) + u64::from(leave) <= u64::from(self.passing)
     }
 
     /// As [`take`](Self::take), but only if `leave` bytes stay free: for those who can wait, so that something is left
@@ -201,17 +238,23 @@ impl Staging {
             };
             for (index, block) in (0..).zip(span.cut(piece)) {
                 if index < missing {
-                    taken.push(Buffer { block });
+                    taken.push(Buffer { block, kept: true });
                 } else {
                     self.buddy.give_back(block);
                 }
             }
         }
+        taken.iter().for_each(|buffer| self.keep(buffer, true));
+        self.measure();
         taken
     }
 
     /// Gives a buffer back. Neither device nor network names it any more.
     pub fn give_back(&mut self, buffer: Buffer) {
+        if buffer.kept {
+            self.keep(&buffer, false);
+            self.measure();
+        }
         self.buddy.give_back(buffer.block);
         self.given_back += 1;
     }
@@ -333,6 +376,26 @@ mod tests {
         assert_eq!((all, staging.free_bytes()), (vec![6, 8, 10, 12, 14], 0));
         three.into_iter().chain(more).for_each(|buffer| staging.give_back(buffer));
         assert!(staging.take(64 << 10).is_some());
+    }
+
+    #[test]
+    fn what_carriers_keep_can_never_be_free() {
+        let layout = StagingLayout { areas: 1, area_bytes: 4096, buffer_bytes: 96 << 10 };
+        let region = Arc::new(Region::anonymous(layout.bytes() as usize, RegionSlot(1)).unwrap());
+        let mut staging = Staging::new(0, StagingMap::new(layout, vec![region]).unwrap()).unwrap();
+        let most = |staging: &Staging| (12..32).rev().find(|bit| staging.may_ever_take(1 << bit, 0));
+        assert_eq!(most(&staging), Some(16));
+        assert!(staging.may_ever_take(64 << 10, 32 << 10) && !staging.may_ever_take(64 << 10, 36 << 10));
+        let passing = staging.take(64 << 10).unwrap();
+        assert_eq!(most(&staging), Some(16), "it comes back");
+        let kept = staging.take_beside(3, 8192);
+        assert!(most(&staging) == Some(16) && staging.may_ever_take(32 << 10, 40 << 10));
+        staging.give_back(passing);
+        let more = staging.take_beside(1, 8192).into_iter().chain(staging.take_beside(1, 4096)).collect::<Vec<_>>();
+        assert_eq!((most(&staging), staging.free_bytes()), (Some(15), 60 << 10));
+        assert!(staging.take(64 << 10).is_none() && staging.take(32 << 10).is_some());
+        kept.into_iter().chain(more).for_each(|buffer| staging.give_back(buffer));
+        assert_eq!(most(&staging), Some(16));
     }
 
     #[test]

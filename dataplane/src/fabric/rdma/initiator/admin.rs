@@ -2,13 +2,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::dial::Dial;
 use super::queue::InitiatorQueue;
 use super::{ConnectError, ConnectOptions, connect_data};
 use crate::Burst;
-use crate::fabric::host::{AdminData, AdminPort};
+use crate::fabric::host::{AdminData, AdminPort, Deadline};
 use crate::fabric::rdma::verbs::{Access, Domain, RegisteredMemory};
 use crate::fabric::rdma::wire::ADMIN_ENTRIES;
 use crate::memory::{Region, RegionSlot};
@@ -108,7 +107,7 @@ impl AdminQueue {
 fn carry_out(queue: &mut InitiatorQueue, sqe: Sqe, timeout: std::time::Duration) -> Result<Cqe, ConnectError> {
     let cid = queue.push(sqe, None).map_err(|_| ConnectError::Invalid("too many commands got no answer"))?;
     queue.ring();
-    let deadline = Instant::now() + timeout;
+    let deadline = Deadline::after(timeout);
     loop {
         // Asked first: what the target sent before it closed the connection is found yet.
         let alive = queue.is_alive();
@@ -120,7 +119,7 @@ fn carry_out(queue: &mut InitiatorQueue, sqe: Sqe, timeout: std::time::Duration)
         if !alive && done.is_empty() {
             return Err(ConnectError::Closed);
         }
-        if Instant::now() > deadline {
+        if deadline.has_passed() {
             // Or the answer might come yet, into the memory of the next command.
             queue.link().lose();
             return Err(ConnectError::TimedOut { what: "complete a command", waited: timeout });

@@ -2,9 +2,10 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{ConnectError, ConnectOptions};
+use crate::fabric::host::Deadline;
 use crate::fabric::rdma::verbs::{
     CompletionQueue, Domain, Endpoint, Event, EventChannel, EventKind, INLINE_BYTES, QueuePairParts, Reads,
 };
@@ -83,7 +84,7 @@ impl Dial<'_> {
         what: &'static str,
         wanted: impl Fn(&EventKind) -> bool,
     ) -> Result<Event, ConnectError> {
-        let deadline = Instant::now() + self.options.timeout;
+        let deadline = Deadline::after(self.options.timeout);
         let failed = |cause: String| ConnectError::Unreachable { what, address: self.target, cause };
         loop {
             match channel.next(LOOK)? {
@@ -100,7 +101,7 @@ impl Dial<'_> {
                         _ => std::io::Error::from_raw_os_error(event.status.saturating_abs()).to_string(),
                     }));
                 }
-                None if Instant::now() > deadline => return Err(failed("no answer".to_owned())),
+                None if deadline.has_passed() => return Err(failed("no answer".to_owned())),
                 None => {}
             }
         }

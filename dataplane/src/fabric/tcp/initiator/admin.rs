@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::ConnectError;
-use super::connect::Deadline;
+use super::connect::left;
 use super::queue::{InitiatorQueue, Lost};
 use crate::Burst;
-use crate::fabric::host::{AdminData, AdminPort};
+use crate::fabric::host::{AdminData, AdminPort, Deadline};
 use crate::memory::{Region, RegionSlot};
 use crate::nvme::spec::{Cqe, SglDescriptor, Sqe, Status};
 
@@ -66,7 +66,7 @@ fn await_end(queue: &mut InitiatorQueue, cid: u16, deadline: Deadline) -> Result
         if let Some(lost) = queue.take_lost() {
             return Err(lost.into());
         }
-        queue.wait(deadline.left("complete a command")?);
+        queue.wait(left(deadline, "complete a command")?);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::super::wire::{
     Alignment, COMMON_BYTES, Decoder, Digests, End, Framing, HEAD_BYTES, IcReq, IcResp, Pdu, PduFault, TermReq,
@@ -14,24 +14,12 @@ use super::outbox::Outbox;
 use super::pieces::{Incoming, Outgoing};
 use super::queue::{InitiatorQueue, Lost, QueueTerms};
 use super::stream::{ByteStream, Socket};
+use crate::fabric::host::Deadline;
 
-/// The time until a step has to be done.
-#[derive(Clone, Copy)]
-pub(super) struct Deadline {
-    begun: Instant,
-    waited: Duration,
-}
-
-impl Deadline {
-    pub(super) fn after(waited: Duration) -> Self {
-        Self { begun: Instant::now(), waited }
-    }
-
-    /// The time that is left.
-    pub(super) fn left(self, what: &'static str) -> Result<Duration, ConnectError> {
-        let left = self.waited.saturating_sub(self.begun.elapsed());
-        if left.is_zero() { Err(ConnectError::TimedOut { what, waited: self.waited }) } else { Ok(left) }
-    }
+/// The time that is left to `what`.
+pub(super) fn left(deadline: Deadline, what: &'static str) -> Result<Duration, ConnectError> {
+    let left = deadline.left();
+    if left.is_zero() { Err(ConnectError::TimedOut { what, waited: deadline.waited }) } else { Ok(left) }
 }
 
 /// Makes a connection that is ready for its Connect command. Nobody who does not take it within `reach` is waited for.
@@ -43,7 +31,7 @@ pub(super) fn open(
     reach: Duration,
     deadline: Deadline,
 ) -> Result<InitiatorQueue, ConnectError> {
-    let left = deadline.left("accept a connection")?.min(reach);
+    let left = left(deadline, "accept a connection")?.min(reach);
     let failed = |source| ConnectError::Connect { address: address.to_string(), source };
     let mut socket = Socket::connect(address, left, deadline.waited, wake).map_err(failed)?;
     let response = initialize(&mut socket, asked, deadline)?;
@@ -123,7 +111,7 @@ fn retry(socket: &Socket, error: io::Error, sends: bool, deadline: Deadline) -> 
     match error.kind() {
         io::ErrorKind::Interrupted => Ok(()),
         io::ErrorKind::WouldBlock => {
-            socket.wait(sends, deadline.left("answer a new connection (is this the port of an NVMe/TCP target?)")?);
+            socket.wait(sends, left(deadline, "answer a new connection (is this the port of an NVMe/TCP target?)")?);
             Ok(())
         }
         io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Err(Lost::Closed.into()),

@@ -30,12 +30,12 @@ use std::time::Duration;
 
 use super::wire::{ADMIN_CAPSULE_DATA_BYTES, Digests};
 use crate::fabric::NamespaceInfo;
-use crate::fabric::host::{self, AdminPort, ControllerState};
+use crate::fabric::host::{self, AdminPort, ControllerState, Deadline};
 use crate::memory::Region;
 use crate::nvme::spec::fabrics::{ConnectData, ConnectFields, ConnectInvalid, DYNAMIC_CONTROLLER, FabricsCommand};
 use crate::nvme::spec::{Cqe, Sqe, Status};
 use admin::AdminQueue;
-use connect::Deadline;
+use connect::left;
 
 /// Commands at once on the admin queue: one, and a Keep Alive. 32 entries are the least that a controller has.
 const ADMIN_DEPTH: u16 = 31;
@@ -154,7 +154,7 @@ impl Initiator {
         let addresses = host::resolve(host, port, options.timeout).map_err(unknown)?;
         let mut last = unknown(io::ErrorKind::NotFound.into());
         for (tried, address) in addresses.iter().enumerate() {
-            let left = deadline.left("take a connection at any of its addresses")?;
+            let left = left(deadline, "take a connection at any of its addresses")?;
             let reach = left / (addresses.len() - tried).min(u32::MAX as usize) as u32;
             match Self::connect_to(*address, options, reach, deadline) {
                 Err(error @ ConnectError::Connect { .. }) => last = error,
@@ -175,7 +175,7 @@ impl Initiator {
             connect_queue(&address, options, terms, (DYNAMIC_CONTROLLER, false), (reach, deadline))?;
         let mut admin = AdminQueue::new(queue, scratch, options.timeout, options.keep_alive);
         admin.bound(Some(deadline));
-        let enabled = match host::enable(&mut admin, deadline.left("get ready")?)? {
+        let enabled = match host::enable(&mut admin, left(deadline, "get ready")?)? {
             ControllerState::Ready(enabled) => enabled,
             ControllerState::Failed => return Err(ConnectError::Failed),
             ControllerState::Silent => {

@@ -16,7 +16,7 @@ use arrayvec::ArrayVec;
 
 use super::super::wire::{Decoder, Framing, PduFault};
 use super::desk::Desk;
-use super::streams::MAX_PARTS;
+use super::streams::{MAX_PARTS, Streams};
 use crate::fabric::message::{AccountId, Area, HostLink, Staging};
 use crate::fabric::{QueuePairInfo, SessionId};
 use crate::memory::{DmaSlice, SlotId};
@@ -112,6 +112,8 @@ pub(super) struct Connection<T> {
     /// A last word before the connection ends.
     farewell: Option<PduFault>,
     has_said_why: bool,
+    /// Whether the log says that a command of it was too large for what is left of staging memory.
+    has_warned: bool,
     /// Commands taken in whose answer was not sent.
     pub in_use: u32,
     /// Whether it stands in the line of those to be looked after.
@@ -153,6 +155,7 @@ impl<T> Connection<T> {
             asked: false,
             farewell: None,
             has_said_why: false,
+            has_warned: false,
             in_use: 0,
             due: false,
             commands: 0,
@@ -205,14 +208,20 @@ impl<T> Connection<T> {
     }
 
     /// Whether the host did next to nothing since the last sweep although it was its turn.
-    pub fn sweep(&mut self) -> bool {
+    pub fn sweep<S: Streams<Stream = T>>(&mut self, streams: &S) -> bool {
         let waiting = if self.sending { self.answered.len() + self.outgoing.len() } else { 0 };
-        self.pace.sweep(Found {
+        let mut found = Found {
             unsent: waiting as u32,
             pdu: self.body.is_some() || self.seen < self.have,
             stalled: self.stalled,
             leaving: matches!(self.state, State::Leaving | State::Parting),
-        })
+            body: self.body.map(|body| body.asked),
+            progress: None,
+        };
+        if found.unsent > 0 || found.pdu || found.leaving || self.owed > 0 {
+            found.progress = streams.progress(&self.queue.stream);
+        }
+        self.pace.sweep(found)
     }
 
     /// Ends the connection with a word on why.

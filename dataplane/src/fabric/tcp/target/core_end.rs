@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::connection::{AREA_BYTES, BATCH, Connection, NewTcpQueue};
-use super::desk::Desk;
+use super::desk::{Desk, Served};
 use super::exchange::{Lent, Phase};
 use super::streams::{RingStreams, StreamDone, Streams};
 use crate::Burst;
@@ -207,7 +207,7 @@ impl<S: Streams> TcpEnd<S> {
         let ids: Vec<SlotId> = self.connections.ids().collect();
         for id in ids {
             let Some(connection) = self.connections.get_mut(id) else { continue };
-            if connection.sweep() && !connection.is_closed() {
+            if connection.sweep(&self.streams) && !connection.is_closed() {
                 let (session, qid) = (connection.queue.session.0, connection.queue.qid);
                 tracing::warn!(session, qid, "an NVMe/TCP host does not go on with what it began; its queue ends");
                 connection.close();
@@ -264,10 +264,11 @@ impl<S: Streams> TcpEnd<S> {
         if !self.desk.look(staging) {
             return;
         }
-        while let Some(id) = self.desk.next_fed(staging) {
+        while let Some(served) = self.desk.next_served(staging) {
+            let (Served::Fed(id) | Served::Never(id)) = served;
             let Some(owner) = self.desk.exchanges.get(id).map(|exchange| exchange.connection) else { continue };
             if let Some(connection) = self.connections.get_mut(owner) {
-                connection.fed(id, &mut self.desk);
+                connection.served(served, &mut self.desk, staging);
                 self.tend(owner, staging);
             }
         }
@@ -278,11 +279,15 @@ impl<S: Streams> TcpEnd<S> {
                 continue;
             };
             connection.take_in(&mut self.desk, staging);
-            if connection.is_stalled() {
+            let stalled = connection.is_stalled();
+            if !stalled {
+                self.stalled.pop_front();
+            }
+            // Even if it is stalled again: it may have got on before that, and have something to say.
+            self.tend(id, staging);
+            if stalled {
                 break;
             }
-            self.stalled.pop_front();
-            self.tend(id, staging);
         }
     }
 

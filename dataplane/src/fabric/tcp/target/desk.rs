@@ -15,6 +15,25 @@ pub(super) enum Hungry {
     HasItsShare,
     /// Too little is free.
     NothingLeft,
+    /// Too little is left by what carriers have for good.
+    Never,
+}
+
+impl Hungry {
+    /// Why there is no buffer of so many bytes that leaves so many.
+    #[cold]
+    fn of(bytes: u32, leave: u32, staging: &Staging) -> Self {
+        if staging.may_ever_take(bytes, leave) { Self::NothingLeft } else { Self::Never }
+    }
+}
+
+/// What became of a command that stood in line for a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Served {
+    /// It has one.
+    Fed(SlotId),
+    /// It will never have one.
+    Never(SlotId),
 }
 
 /// The commands of a core's connections.
@@ -54,24 +73,29 @@ impl Desk {
         if !self.lines.may_hold(account, size) {
             return Err(Hungry::HasItsShare);
         }
-        let buffer = staging.take_leaving(exchange.route.bytes, KEPT_FOR_CAPSULES).ok_or(Hungry::NothingLeft)?;
+        let bytes = exchange.route.bytes;
+        let buffer = staging.take_leaving(bytes, KEPT_FOR_CAPSULES);
+        let buffer = buffer.ok_or_else(|| Hungry::of(bytes, KEPT_FOR_CAPSULES, staging))?;
         self.lines.charge(account, size);
         exchange.held = size;
         exchange.buffer = Some(buffer);
         Ok(())
     }
 
-    /// Takes a buffer for data that came in a capsule. It waits in no line, but counts like any other; a host whose share
-    /// is held by its other commands still has some.
+    /// Takes a buffer for data that came in a capsule. It waits in no line, but counts like any other. A host whose share
+    /// is held still has some, and more while nobody waits for what is free.
     ///
     /// # Errors
     /// Why there is none.
     pub fn buffer_along(&mut self, account: AccountId, bytes: u32, staging: &mut Staging) -> Result<Buffer, Hungry> {
         let size = Lines::size_of(bytes);
-        if !self.lines.may_hold_along(account, size) {
+        let buffer = if self.lines.may_hold_along(account, size) {
+            staging.take(bytes).ok_or_else(|| Hungry::of(bytes, 0, staging))?
+        } else if self.lines.nobody_waits() {
+            staging.take_leaving(bytes, KEPT_FOR_CAPSULES).ok_or(Hungry::HasItsShare)?
+        } else {
             return Err(Hungry::HasItsShare);
-        }
-        let buffer = staging.take(bytes).ok_or(Hungry::NothingLeft)?;
+        };
         self.lines.charge_along(account, size);
         Ok(buffer)
     }
@@ -125,18 +149,21 @@ impl Desk {
         None
     }
 
-    /// Gives a command a buffer, or puts it in line for one. Says whether it has one.
-    pub fn seek_buffer(&mut self, id: SlotId, staging: &mut Staging) -> bool {
-        let Some(exchange) = self.exchanges.get(id) else { return false };
-        let account = exchange.account;
-        if self.lines.is_first(account) && self.buffer_for(id, staging).is_ok() {
-            return true;
+    /// Gives a command a buffer, or puts it in line for one: `None`.
+    pub fn seek_buffer(&mut self, id: SlotId, staging: &mut Staging) -> Option<Served> {
+        let account = self.exchanges.get(id)?.account;
+        if self.lines.is_first(account) {
+            match self.buffer_for(id, staging) {
+                Ok(()) => return Some(Served::Fed(id)),
+                Err(Hungry::Never) => return Some(Served::Never(id)),
+                Err(Hungry::HasItsShare | Hungry::NothingLeft) => {}
+            }
         }
         if let Some(exchange) = self.exchanges.get_mut(id) {
             exchange.phase = Phase::Starved;
         }
         self.lines.join(account, id);
-        false
+        None
     }
 
     /// Whether the lines are worth a look: a buffer came back since the last one, or somebody else is the first.
@@ -150,14 +177,18 @@ impl Desk {
         self.lines.take_changed() || came_back
     }
 
-    /// The next command in line that gets a buffer now. Hosts that have their share let others by; a command for which
+    /// The next command in line that gets a buffer now, or never will. Hosts that have their share let others by; a command for which
     /// nothing is left does not. However long the lines, each buffer that came back costs a few steps.
-    pub fn next_fed(&mut self, staging: &mut Staging) -> Option<SlotId> {
+    pub fn next_served(&mut self, staging: &mut Staging) -> Option<Served> {
         while let Some((_, id)) = self.lines.first() {
             match self.buffer_for(id, staging) {
                 Ok(()) => {
                     self.lines.serve_first();
-                    return Some(id);
+                    return Some(Served::Fed(id));
+                }
+                Err(Hungry::Never) => {
+                    self.lines.serve_first();
+                    return Some(Served::Never(id));
                 }
                 Err(Hungry::HasItsShare) => self.lines.pass_first(),
                 Err(Hungry::NothingLeft) => return None,

@@ -12,7 +12,9 @@ use crate::nvme::spec::{DataPointer, Sqe, Status};
 pub(super) enum Phase {
     /// Waits for a buffer.
     Starved,
-    /// Its data comes in.
+    /// Its data is to be asked for.
+    Asking,
+    /// Its data was asked for, and comes in.
     Receiving,
     /// Waits to be taken.
     Ready,

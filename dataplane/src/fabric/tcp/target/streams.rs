@@ -34,6 +34,26 @@ pub struct StreamDone {
     pub result: Result<u32, i32>,
 }
 
+/// How far a stream is, whatever is under way on it: in bytes, from some point in time on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// What the peer has of what was sent.
+    pub acked: u64,
+    /// What came from the peer.
+    pub received: u64,
+}
+
+impl Progress {
+    /// From an earlier one to this one.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            acked: self.acked.wrapping_sub(earlier.acked),
+            received: self.received.wrapping_sub(earlier.received),
+        }
+    }
+}
+
 /// Byte streams of one core. Each has a place, and at most one receive and one send under way there.
 pub trait Streams: Sized {
     /// A stream. Dropping it closes it.
@@ -59,6 +79,11 @@ pub trait Streams: Sized {
 
     /// Takes what has ended.
     fn poll(&mut self, done: &mut Burst<StreamDone>);
+
+    /// How far a stream is; `None` if that is not known. A system call: not for the hot path.
+    fn progress(&self, _stream: &Self::Stream) -> Option<Progress> {
+        None
+    }
 
     /// Ends a stream in the direction to the host, which is told so after what was sent.
     fn end_sending(&mut self, stream: &Self::Stream);
@@ -175,6 +200,21 @@ impl Streams for RingStreams {
         self.under_way -= done.len();
     }
 
+    fn progress(&self, stream: &TcpStream) -> Option<Progress> {
+        // SAFETY: it is a plain C structure for which all zeros is a valid value.
+        let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+        let mut bytes = size_of::<libc::tcp_info>() as libc::socklen_t;
+        // SAFETY: the kernel writes at most `bytes` bytes to `info`, which has as many, and the descriptor is open.
+        let answer = unsafe {
+            let into = (&raw mut info).cast();
+            libc::getsockopt(stream.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, into, &raw mut bytes)
+        };
+        // Kernels before 4.1 know less.
+        let known = std::mem::offset_of!(libc::tcp_info, tcpi_bytes_received) + size_of::<u64>();
+        let (acked, received) = (info.tcpi_bytes_acked, info.tcpi_bytes_received);
+        (answer == 0 && bytes as usize >= known).then_some(Progress { acked, received })
+    }
+
     fn end_sending(&mut self, stream: &TcpStream) {
         // One that the peer has ended already says so, which is as good.
         let _ = stream.shutdown(Shutdown::Write);
@@ -209,5 +249,42 @@ impl Drop for RingStreams {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::memory::RegionSlot;
+
+    #[test]
+    fn progress_is_told_while_a_transfer_is_under_way() {
+        const LONG: u32 = 32 << 20;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut host = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, _) = listener.accept().unwrap();
+        let region = Arc::new(Region::anonymous(LONG as usize, RegionSlot(1)).unwrap());
+        let mut streams = RingStreams::new(1, Arc::clone(&region)).unwrap();
+        let all = region.slice(0, LONG).unwrap();
+        let begin = streams.progress(&stream).unwrap();
+        streams.receive(0, &stream, all, true);
+        streams.send(0, &stream, &[all], LONG);
+        streams.submit();
+        host.write_all(&[1; 1000]).unwrap();
+        // More than socket buffers hold, so that the target's kernel hears of it while it still sends.
+        let mut read = vec![0; LONG as usize / 2];
+        host.read_exact(&mut read).unwrap();
+        let moved = || streams.progress(&stream).unwrap().since(begin);
+        while moved().received < 1000 || moved().acked < u64::from(LONG) / 4 {
+            std::thread::yield_now();
+        }
+        assert_eq!(moved().received, 1000);
+        let mut done = Burst::new();
+        streams.poll(&mut done);
+        assert!(done.is_empty(), "neither has ended");
+        streams.shut_down(&stream);
     }
 }

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::fabric::host::AdminPort;
+use crate::fabric::host::{AdminPort, Deadline};
 use crate::memory::Region;
 use crate::nvme::spec::{Cqe, Sqe, Status};
 
@@ -117,7 +117,7 @@ impl Initiator {
         self.admin.tail = (self.admin.tail + 1) % AdminRings::ENTRIES;
         // By message rather than through the mapping: that also wakes a target that sleeps on its socket.
         self.channel.write32(region::BAR0, DOORBELL_OFFSET, self.admin.tail)?;
-        let deadline = Instant::now() + self.timeout;
+        let deadline = Deadline::after(self.timeout);
         loop {
             // A completion of an earlier command that was given up is skipped.
             match self.admin.take() {
@@ -128,7 +128,7 @@ impl Initiator {
             if !self.channel.is_alive() {
                 return Err(super::ChannelError::Closed.into());
             }
-            if Instant::now() > deadline {
+            if deadline.has_passed() {
                 return Err(ConnectError::TimedOut { what: "complete an admin command", waited: self.timeout });
             }
             std::thread::sleep(Duration::from_micros(50));

@@ -5,13 +5,14 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::super::DOORBELL_OFFSET;
 use super::super::socket::{self, Assembler, Inbound, ReceiveError};
 use super::super::wire::{
     DMA_READABLE, DMA_WRITABLE, FLAG_ERROR, FLAG_REPLY, MAJOR, MINOR, Message, capabilities, command, irq, region,
 };
+use crate::fabric::host::Deadline;
 
 /// Why a target could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -114,7 +115,7 @@ impl Channel {
             io::ErrorKind::WouldBlock => ChannelError::TimedOut(command),
             _ => ChannelError::System(error),
         })?;
-        let deadline = Instant::now() + self.timeout;
+        let deadline = Deadline::after(self.timeout);
         loop {
             if let Some(inbound) = self.assembler.receive(&self.stream)? {
                 let header = inbound.header;
@@ -127,7 +128,7 @@ impl Channel {
                 }
                 return Ok(inbound);
             }
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = deadline.left();
             if left.is_zero() {
                 return Err(ChannelError::TimedOut(command));
             }

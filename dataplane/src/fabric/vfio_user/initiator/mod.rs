@@ -19,11 +19,11 @@ pub use queue::InitiatorQueue;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::fabric::NamespaceInfo;
 use crate::fabric::controller::offset as property;
-use crate::fabric::host;
+use crate::fabric::host::{self, Deadline};
 use crate::memory::Region;
 use crate::nvme::spec::Status;
 
@@ -188,7 +188,7 @@ impl Initiator {
     }
 
     fn wait_ready(&mut self, ready: bool, what: &'static str) -> Result<(), ConnectError> {
-        let deadline = Instant::now() + self.timeout;
+        let deadline = Deadline::after(self.timeout);
         loop {
             let status = self.channel.read32(region::BAR0, property::CSTS)?;
             if status & 0b10 != 0 && ready {
@@ -197,7 +197,7 @@ impl Initiator {
             if (status & 1 != 0) == ready {
                 return Ok(());
             }
-            if Instant::now() > deadline {
+            if deadline.has_passed() {
                 return Err(ConnectError::TimedOut { what, waited: self.timeout });
             }
             std::thread::sleep(Duration::from_millis(1));

@@ -1,7 +1,7 @@
 //! What comes in: PDUs out of the inbox, data into buffers.
 
 use super::super::super::wire::{COMMON_BYTES, DIGEST_BYTES, FatalStatus, H2cData, Payload, Pdu, PduFault, field};
-use super::super::desk::{Desk, Hungry};
+use super::super::desk::{Desk, Hungry, Served};
 use super::super::exchange::{Phase, Route};
 use super::super::streams::Streams;
 use super::heads::digest_of;
@@ -14,6 +14,8 @@ use crate::nvme::spec::{Sqe, Status};
 
 /// Data that one receive takes at most, so that it is seen to move.
 const RECEIVE_BYTES: u32 = 1 << 20;
+/// How a command ends that can never have a buffer: as one that moves more than may be moved (base, MDTS).
+const NO_MEMORY: Status = Status::INVALID_FIELD;
 /// The longest header with its digest that a host sends.
 const MAX_HEADER: usize = 128 + DIGEST_BYTES;
 
@@ -27,7 +29,7 @@ pub(super) struct Body {
     come: u32,
     digest: bool,
     /// When it was asked for.
-    asked: u32,
+    pub(super) asked: u32,
 }
 
 impl<T> Connection<T> {
@@ -152,8 +154,12 @@ impl<T> Connection<T> {
     fn begin_body(&mut self, data: &H2cData, payload: Payload, desk: &Desk) -> Result<(), PduFault> {
         let id = desk.of_tag(data.tag).ok_or(PduFault::invalid(field::TRANSFER_TAG))?;
         let exchange = desk.exchanges.get(id).filter(|exchange| exchange.connection == self.id);
-        let exchange = exchange.filter(|exchange| exchange.phase == Phase::Receiving);
-        let exchange = exchange.ok_or(PduFault::invalid(field::TRANSFER_TAG))?;
+        let exchange = match exchange.map(|exchange| (exchange, exchange.phase)) {
+            Some((exchange, Phase::Receiving)) => exchange,
+            // The host guessed the tag: it was told none yet.
+            Some((_, Phase::Asking)) => return Err(PduFault::SEQUENCE),
+            _ => return Err(PduFault::invalid(field::TRANSFER_TAG)),
+        };
         if exchange.cid != data.cid {
             return Err(PduFault::invalid(field::COMMAND_ID));
         }
@@ -263,6 +269,11 @@ impl<T> Connection<T> {
                     self.stalled = true;
                     return Ok(false);
                 }
+                Err(Hungry::Never) => {
+                    self.warn_of_too_little(route.bytes);
+                    self.refuse(sqe, consumed, NO_MEMORY);
+                    return Ok(true);
+                }
             },
             None => None,
         };
@@ -288,8 +299,8 @@ impl<T> Connection<T> {
             }
         } else if route.bytes == 0 {
             desk.make_ready(id);
-        } else if desk.seek_buffer(id, staging) {
-            self.fed(id, desk);
+        } else if let Some(served) = desk.seek_buffer(id, staging) {
+            self.served(served, desk, staging);
         }
         Ok(true)
     }
@@ -333,11 +344,36 @@ impl<T> Connection<T> {
         Route::of(sqe, payload.data, self.queue.max_transfer_bytes)
     }
 
-    /// A command has its buffer: on with it.
-    pub fn fed(&mut self, id: SlotId, desk: &mut Desk) {
+    /// A command has its buffer, or never will: on with it.
+    pub fn served(&mut self, served: Served, desk: &mut Desk, staging: &mut Staging) {
+        match served {
+            Served::Fed(id) => self.fed(id, desk),
+            Served::Never(id) => {
+                self.warn_of_too_little(desk.exchanges.get(id).map_or(0, |exchange| exchange.route.bytes));
+                self.answer(id, Completion::failed(NO_MEMORY), desk, staging);
+            }
+        }
+    }
+
+    /// Says, once a connection, why a command is refused.
+    #[cold]
+    fn warn_of_too_little(&mut self, bytes: u32) {
+        if !std::mem::replace(&mut self.has_warned, true) {
+            let (session, qid) = (self.queue.session.0, self.queue.qid);
+            tracing::warn!(
+                session,
+                qid,
+                bytes,
+                "a core's RDMA ports keep so much staging memory that a command of this size never gets a buffer, and is \
+                 refused; listen on fewer RDMA devices, or have hosts use shorter commands"
+            );
+        }
+    }
+
+    fn fed(&mut self, id: SlotId, desk: &mut Desk) {
         let Some(exchange) = desk.exchanges.get_mut(id) else { return };
         if exchange.route.from_host {
-            exchange.phase = Phase::Receiving;
+            exchange.phase = Phase::Asking;
             self.owed += 1;
             self.r2ts.push_back(id);
         } else {

@@ -40,6 +40,7 @@ impl<T> Connection<T> {
         for _ in 0..if self.state == State::Running { BATCH } else { 0 } {
             let Some(id) = self.r2ts.pop_front() else { break };
             let Some(exchange) = desk.exchanges.get_mut(id) else { continue };
+            exchange.phase = Phase::Receiving;
             exchange.asked = self.pace.ask();
             let r2t = R2t { cid: exchange.cid, tag: id.index() as u16, offset: 0, length: exchange.route.bytes };
             writer.put(|head| r2t.encode(framing, head));

@@ -1,6 +1,8 @@
 //! Whether a host goes on with what it began: from one sweep to the next, each kind of debt is judged by what came of it,
 //! so that a trickle of one does not keep another alive.
 
+use super::super::streams::Progress;
+
 /// A host that moves at least so much of a debt from one sweep to the next goes on.
 const SWEEP_BYTES: u64 = 64 << 10;
 
@@ -23,6 +25,8 @@ pub(super) struct Pace {
     read: u64,
     /// Whether the connection was leaving at the last sweep.
     leaving: bool,
+    /// How far its stream was at the last sweep: bytes of a transfer that is under way are told of nowhere else.
+    progress: Option<Progress>,
 }
 
 /// A connection as a sweep finds it.
@@ -36,6 +40,10 @@ pub(super) struct Found {
     pub stalled: bool,
     /// Whether nothing more is taken from it.
     pub leaving: bool,
+    /// Of whose data part has come, if that is what comes: when it was asked for.
+    pub body: Option<u32>,
+    /// How far its stream is, if that is known.
+    pub progress: Option<Progress>,
 }
 
 impl Pace {
@@ -54,7 +62,7 @@ impl Pace {
 
     /// All data came of a command that was asked for then.
     pub fn has_all(&mut self, asked: u32) {
-        self.asked -= 1;
+        self.asked = self.asked.saturating_sub(1);
         if asked != self.sweep {
             self.old_asked = self.old_asked.saturating_sub(1);
         }
@@ -92,10 +100,20 @@ impl Pace {
 
     /// Whether the host did next to nothing of something that was its turn at the last sweep and still is.
     pub fn sweep(&mut self, found: Found) -> bool {
-        let owes = self.old_asked > 0 && self.came < SWEEP_BYTES && !found.stalled;
-        let stops = self.old_pdu && found.pdu && self.read < SWEEP_BYTES && !found.stalled;
-        let is_deaf = self.old_unsent > 0 && self.sent < SWEEP_BYTES;
-        let stays = self.leaving && found.leaving && self.sent < SWEEP_BYTES;
+        let moved = match (self.progress, found.progress) {
+            (Some(then), Some(now)) => now.since(then),
+            _ => Progress::default(),
+        };
+        // A stream has an order: what came and was not told of yet belongs to what is being received.
+        let untold = moved.received.saturating_sub(self.read);
+        let of_old = found.body.is_some_and(|asked| asked != self.sweep);
+        let (read, sent) = (self.read + untold, self.sent.max(moved.acked));
+        let came = self.came + if of_old { untold } else { 0 };
+        let owes = self.old_asked > 0 && came < SWEEP_BYTES && !found.stalled;
+        let stops = self.old_pdu && found.pdu && read < SWEEP_BYTES && !found.stalled;
+        let is_deaf = self.old_unsent > 0 && sent < SWEEP_BYTES;
+        let stays = self.leaving && found.leaving && sent < SWEEP_BYTES;
+        self.progress = found.progress;
         self.sweep = self.sweep.wrapping_add(1);
         (self.old_asked, self.came) = (self.asked, 0);
         (self.old_unsent, self.sent) = (found.unsent, 0);
@@ -109,7 +127,27 @@ impl Pace {
 mod tests {
     use super::*;
 
-    const IDLE: Found = Found { unsent: 0, pdu: false, stalled: false, leaving: false };
+    const IDLE: Found =
+        Found { unsent: 0, pdu: false, stalled: false, leaving: false, body: None, progress: None };
+
+    #[test]
+    fn bytes_of_a_transfer_that_is_under_way_count() {
+        let mut pace = Pace::default();
+        let at = |acked, received| Some(Progress { acked, received });
+        let old = pace.ask();
+        let found = |progress| Found { unsent: 1, body: Some(old), pdu: true, progress, ..IDLE };
+        assert!(!pace.sweep(found(at(u64::MAX, u64::MAX))));
+        assert!(!pace.sweep(found(at((64 << 10) - 1, (64 << 10) - 1))), "enough in both directions");
+        assert!(pace.sweep(found(at(128 << 10, 64 << 10))), "too little is received");
+        assert!(pace.sweep(found(at(128 << 10, 128 << 10))), "too little is sent");
+        // What came of something else, and was told of, is not what is owed.
+        pace.read(64 << 10);
+        pace.pdu_over();
+        assert!(pace.sweep(found(at(192 << 10, 192 << 10))));
+        let new = pace.ask();
+        let found = Found { body: Some(new), progress: at(256 << 10, 256 << 10), ..IDLE };
+        assert!(pace.sweep(found), "nor is what was asked for later");
+    }
 
     #[test]
     fn data_that_is_owed_is_judged_by_data_that_came_of_it() {

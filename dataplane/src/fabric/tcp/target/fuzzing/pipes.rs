@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 
-use super::super::streams::{StreamDone, Streams, Transfer};
+use super::super::streams::{Progress, StreamDone, Streams, Transfer};
 use crate::Burst;
 use crate::memory::{DmaSlice, Region};
 use crate::nvme::fault::random::SplitMix64 as Random;
@@ -23,6 +23,11 @@ pub(in super::super) struct Pipe {
     pub ended: bool,
     /// The longest send so far.
     pub longest: u32,
+    /// Bytes move, but no receive or send ends.
+    pub slow: (bool, bool),
+    /// How far it is: bytes that the target took, and that the host has.
+    taken: u64,
+    pub acked: u64,
 }
 
 pub(in super::super) struct Pipes {
@@ -33,9 +38,15 @@ pub(in super::super) struct Pipes {
 }
 
 impl Pipe {
+    /// Whether the target waits for a certain number of bytes.
+    #[cfg(test)]
+    pub fn is_filling(&self) -> bool {
+        self.receive.is_some_and(|(_, all)| all)
+    }
+
     /// The receive that is under way, if it is its time to end.
     fn received(&mut self, region: &Region, random: &mut Random) -> Option<Result<u32, i32>> {
-        let (into, all) = self.receive?;
+        let (into, all) = self.receive.filter(|_| !self.slow.0 || self.cut)?;
         let there = self.to_target.len().min(into.bytes() as usize);
         if there == 0 {
             return self.cut.then(|| self.receive.take()).flatten().map(|_| Ok(0));
@@ -51,11 +62,12 @@ impl Pipe {
             .write(region.offset_of(&into).expect("what the end asks for is there"), &taken)
             .expect("what the end asks for is there");
         self.receive = None;
+        self.taken += bytes as u64;
         Some(Ok(bytes as u32))
     }
 
     fn sent(&mut self, regions: &[Arc<Region>], random: &mut Random) -> Option<Result<u32, i32>> {
-        let (parts, most) = self.send.take()?;
+        let (parts, most) = self.send.take_if(|_| !self.slow.1 || self.cut)?;
         if self.cut {
             return Some(Err(libc::EPIPE));
         }
@@ -72,6 +84,7 @@ impl Pipe {
         self.longest = self.longest.max(bytes.len() as u32);
         let most = if random.below(2) == 0 { bytes.len() } else { 1 + random.below(bytes.len() as u64) as usize };
         self.to_host.extend(&bytes[..most]);
+        self.acked += most as u64;
         Some(Ok(most as u32))
     }
 }
@@ -116,6 +129,11 @@ impl Streams for Pipes {
             ended(false, pipe.received(region, random));
             ended(true, pipe.sent(&regions, random));
         }
+    }
+
+    fn progress(&self, stream: &usize) -> Option<Progress> {
+        let pipe = self.pipes.get(stream).expect("what the end asks for is there");
+        Some(Progress { acked: pipe.acked, received: pipe.taken + pipe.to_target.len() as u64 })
     }
 
     fn end_sending(&mut self, stream: &usize) {

@@ -61,6 +61,33 @@ fn data_that_nobody_asked_for_ends_the_connection() {
 }
 
 #[test]
+fn data_that_comes_before_it_is_asked_for_ends_the_connection() {
+    let mut sqe = Sqe::new(kv::opcode::STORE, 0);
+    sqe.set_key(&[1; 16]);
+    sqe.set_dword(10, 8);
+    sqe.set_sgl(SglDescriptor::transport(8));
+    let (mut command, mut data) = ([0; HEAD_BYTES], [0; HEAD_BYTES]);
+    let command_bytes = CapsuleCmd { sqe, data: 0 }.encode(Framing::INITIAL, &mut command);
+    let pdu = H2cData { cid: 0, tag: 0, offset: 0, length: 8, last: true };
+    let data_bytes = pdu.encode(Framing::INITIAL, &mut data);
+    // The first tag is no secret; and all of it comes at once, so that none of it was asked for.
+    let whole = [&command[..command_bytes], &data[..data_bytes], &[0xEE; 8]].concat();
+    let mut world = World::new(20, 32 << 20);
+    world.connect(Digests::NONE, 8);
+    world.pipe(0).to_target.extend(&whole);
+    for _ in 0..300 {
+        world.end.harvest(&mut world.staging);
+    }
+    assert!(world.pipe(0).to_target.len() < 8, "it was looked at");
+    let mut capsules = crate::Burst::new();
+    world.end.poll(&mut capsules);
+    assert!(capsules.is_empty(), "nothing is stored of it");
+    world.turn_until(ended);
+    assert!(world.hosts[0].terminated, "it is told why");
+    world.end_all();
+}
+
+#[test]
 fn data_beyond_what_was_asked_for_ends_the_connection() {
     // A Store of 16,384 bytes, then data for it at the wrong place, too long, or for another command.
     for (cid, offset, length, last) in
@@ -239,6 +266,60 @@ fn a_trickle_of_answers_does_not_keep_owed_data_alive() {
     round(&mut world);
     round(&mut world);
     assert!(!world.links[1].is_lost());
+    world.end_all();
+}
+
+#[test]
+fn data_that_comes_slowly_comes() {
+    let mut world = World::new(22, 32 << 20);
+    world.connect(Digests::NONE, 8);
+    world.with_host(0, |host, pipe, _| {
+        host.keeps_data = true;
+        host.store(pipe, 1, vec![1; 1 << 20], false);
+    });
+    (0..300).for_each(|_| world.turn());
+    let mut head = [0; HEAD_BYTES];
+    let pdu = H2cData { cid: 0, tag: 0, offset: 0, length: 1 << 20, last: true };
+    let bytes = pdu.encode(Framing::INITIAL, &mut head);
+    world.pipe(0).to_target.extend(&head[..bytes]);
+    while !world.pipe(0).is_filling() {
+        world.turn();
+    }
+    world.pipe(0).slow.0 = true;
+    let round = |world: &mut World, bytes| {
+        world.pipe(0).to_target.extend(vec![1; bytes]);
+        world.end.sweep(&mut world.staging);
+        (0..100).for_each(|_| world.turn());
+    };
+    for _ in 0..4 {
+        round(&mut world, 64 << 10);
+        assert!(!ended(&world), "it goes on");
+    }
+    round(&mut world, (64 << 10) - 1);
+    assert!(ended(&world), "too slowly");
+    world.end_all();
+}
+
+#[test]
+fn an_answer_that_goes_slowly_goes() {
+    let mut world = World::new(23, 32 << 20);
+    world.connect(Digests::NONE, 8);
+    world.with_host(0, |host, pipe, _| host.store(pipe, 1, vec![1; 1 << 20], false));
+    world.settle();
+    world.pipe(0).slow.1 = true;
+    world.with_host(0, |host, pipe, _| host.retrieve(pipe, 1, 1 << 20));
+    (0..100).for_each(|_| world.turn());
+    let round = |world: &mut World, bytes| {
+        world.pipe(0).acked += bytes;
+        world.end.sweep(&mut world.staging);
+        (0..100).for_each(|_| world.turn());
+    };
+    for _ in 0..4 {
+        round(&mut world, 64 << 10);
+        assert!(!ended(&world), "it goes on");
+    }
+    round(&mut world, (64 << 10) - 1);
+    assert!(ended(&world), "too slowly");
     world.end_all();
 }
 

@@ -19,7 +19,7 @@ use crate::nvme::fault::random::SplitMix64 as Random;
 use crate::nvme::spec::kv::KeyFields;
 use crate::nvme::spec::{Sqe, Status, kv};
 
-const MAX_TRANSFER: u32 = 1 << 20;
+pub(super) const MAX_TRANSFER: u32 = 1 << 20;
 /// Values that may be lent at once.
 const PLACES: u64 = 8;
 
