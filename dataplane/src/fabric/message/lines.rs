@@ -5,10 +5,23 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::memory::SlotId;
+use crate::nvme::spec::Status;
 
 /// A host's account on a core: all of its queues there over one carrier, over all of its sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct AccountId(u16);
+
+/// What became of a command that stood in line for a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Served {
+    /// It has one.
+    Fed(SlotId),
+    /// It will never have one: carriers keep too much for good.
+    Never(SlotId),
+}
+
+/// How a command ends that can never have a buffer: as one that moves more than may be moved (base, MDTS).
+pub(crate) const NO_MEMORY: Status = Status::INVALID_FIELD;
 
 #[derive(Debug)]
 struct Account {

@@ -19,7 +19,7 @@ pub use channel::{AdminCapsule, Channel, ChannelError, QueueTerms};
 pub use core_end::{Held, MessageFabric, StagedData};
 pub use door::Door;
 pub use hosts::{HostOptions, Hosts, MAX_IO_QUEUES, OpenError, Watch};
-pub(crate) use lines::{AccountId, Lines};
+pub(crate) use lines::{AccountId, Lines, NO_MEMORY, Served};
 pub use orders::{Answer, CoreCommand, CoreError, HostLink};
 pub use staging::{Area, Buffer, KEPT_FOR_CAPSULES, Staging, StagingLayout, StagingMap};
 

@@ -252,11 +252,20 @@ impl Staging {
     /// Gives a buffer back. Neither device nor network names it any more.
     pub fn give_back(&mut self, buffer: Buffer) {
         if buffer.kept {
-            self.keep(&buffer, false);
-            self.measure();
+            return self.give_back_kept(vec![buffer]);
         }
         self.buddy.give_back(buffer.block);
         self.given_back += 1;
+    }
+
+    /// Gives back what a carrier had for good. All of it at once, because it takes a while to find out what can be free then.
+    pub fn give_back_kept(&mut self, buffers: Vec<Buffer>) {
+        for buffer in buffers {
+            self.keep(&buffer, false);
+            self.buddy.give_back(buffer.block);
+            self.given_back += 1;
+        }
+        self.measure();
     }
 
     /// How often a buffer was given back, by whomever: whoever waits for one compares with what it saw.
@@ -394,7 +403,8 @@ mod tests {
         let more = staging.take_beside(1, 8192).into_iter().chain(staging.take_beside(1, 4096)).collect::<Vec<_>>();
         assert_eq!((most(&staging), staging.free_bytes()), (Some(15), 60 << 10));
         assert!(staging.take(64 << 10).is_none() && staging.take(32 << 10).is_some());
-        kept.into_iter().chain(more).for_each(|buffer| staging.give_back(buffer));
+        kept.into_iter().for_each(|buffer| staging.give_back(buffer));
+        staging.give_back_kept(more);
         assert_eq!(most(&staging), Some(16));
     }
 

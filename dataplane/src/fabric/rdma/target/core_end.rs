@@ -113,11 +113,9 @@ impl<P: PortDevice> RdmaEnd<P> {
             }
             RdmaOrder::Leave(port, answer) => drop(answer.try_send(self.leave(port))),
             RdmaOrder::Reclaim(port) => {
-                let (gone, left) = std::mem::take(&mut self.left).into_iter().partition(|(of, _)| *of == port);
-                self.left = left;
-                gone.into_iter()
-                    .flat_map(|(_, buffers): (_, Vec<_>)| buffers)
-                    .for_each(|buffer| staging.give_back(buffer));
+                if let Some(at) = self.left.iter().position(|(of, _)| *of == port) {
+                    staging.give_back_kept(self.left.swap_remove(at).1);
+                }
             }
             RdmaOrder::Expect(expected, answer) => drop(answer.try_send(self.expect(*expected))),
             RdmaOrder::Take(id, terms, answer) => drop(answer.try_send(self.take(id, terms))),

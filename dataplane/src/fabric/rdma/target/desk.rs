@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::exchange::{Exchange, Phase, Route};
-use crate::fabric::message::{AccountId, Buffer, KEPT_FOR_CAPSULES, Lines, StagedData, Staging};
+use crate::fabric::message::{AccountId, Buffer, KEPT_FOR_CAPSULES, Lines, Served, StagedData, Staging};
 use crate::fabric::{Completion, SessionId};
 use crate::memory::{SlotId, SlotPool};
 use crate::nvme::spec::Sqe;
@@ -15,6 +15,14 @@ enum Hungry {
     HasItsShare,
     /// Too little is free.
     NothingLeft,
+    /// Too little is left by what carriers have for good.
+    Never,
+}
+
+/// Why there is no buffer of so many bytes.
+#[cold]
+fn hungry(bytes: u32, staging: &Staging) -> Hungry {
+    if staging.may_ever_take(bytes, KEPT_FOR_CAPSULES) { Hungry::NothingLeft } else { Hungry::Never }
 }
 
 /// The commands of a core's queues.
@@ -78,7 +86,7 @@ impl Desk {
         if !self.lines.may_hold(account, size) {
             return Err(Hungry::HasItsShare);
         }
-        let buffer = staging.take_leaving(bytes, KEPT_FOR_CAPSULES).ok_or(Hungry::NothingLeft)?;
+        let buffer = staging.take_leaving(bytes, KEPT_FOR_CAPSULES).ok_or_else(|| hungry(bytes, staging))?;
         self.lines.charge(account, size);
         exchange.held = size;
         exchange.buffer = Some(buffer);
@@ -111,15 +119,18 @@ impl Desk {
         self.exchanges.get(id).is_some_and(|exchange| exchange.session.is_none())
     }
 
-    /// Gives a command a buffer, or puts it in line for one. Says whether it has one.
-    pub fn seek_buffer(&mut self, id: SlotId, staging: &mut Staging) -> bool {
-        let Some(exchange) = self.exchanges.get(id) else { return false };
-        let account = exchange.account;
-        if self.lines.is_first(account) && self.buffer_for(id, staging).is_ok() {
-            return true;
+    /// Gives a command a buffer, or puts it in line for one: `None`.
+    pub fn seek_buffer(&mut self, id: SlotId, staging: &mut Staging) -> Option<Served> {
+        let account = self.exchanges.get(id)?.account;
+        if self.lines.is_first(account) {
+            match self.buffer_for(id, staging) {
+                Ok(()) => return Some(Served::Fed(id)),
+                Err(Hungry::Never) => return Some(Served::Never(id)),
+                Err(Hungry::HasItsShare | Hungry::NothingLeft) => {}
+            }
         }
         self.lines.join(account, id);
-        false
+        None
     }
 
     /// Whether the lines are worth a look: a buffer came back since the last one, or somebody else is the first.
@@ -133,18 +144,21 @@ impl Desk {
         self.lines.take_changed() || came_back
     }
 
-    /// The next command in line that gets a buffer now. Hosts that have their share let others by; a command for which
-    /// nothing is left does not. However long the lines, each buffer that came back costs a few steps.
-    pub fn next_fed(&mut self, staging: &mut Staging) -> Option<SlotId> {
+    /// The next command in line that gets a buffer now, or never will. Hosts that have their share let others by; a command
+    /// for which nothing is left does not. However long the lines, each buffer that came back costs a few steps.
+    pub fn next_served(&mut self, staging: &mut Staging) -> Option<Served> {
         while let Some((_, id)) = self.lines.first() {
-            match self.buffer_for(id, staging) {
-                Ok(()) => {
-                    self.lines.serve_first();
-                    return Some(id);
+            let served = match self.buffer_for(id, staging) {
+                Ok(()) => Served::Fed(id),
+                Err(Hungry::Never) => Served::Never(id),
+                Err(Hungry::HasItsShare) => {
+                    self.lines.pass_first();
+                    continue;
                 }
-                Err(Hungry::HasItsShare) => self.lines.pass_first(),
                 Err(Hungry::NothingLeft) => return None,
-            }
+            };
+            self.lines.serve_first();
+            return Some(served);
         }
         None
     }
@@ -245,13 +259,13 @@ mod tests {
         let elsewhere = staging.take(64 << 10).unwrap();
         let account = desk.lines.welcome(&"a".into(), 4);
         let id = retrieve(&mut desk, 1, account, 8192);
-        assert!(!desk.seek_buffer(id, &mut staging) && !desk.is_fed());
+        assert!(desk.seek_buffer(id, &mut staging).is_none() && !desk.is_fed());
         assert!(desk.look(&staging), "it joined the line");
         assert!(!desk.look(&staging), "nothing came back");
         staging.give_back(elsewhere);
         assert!(desk.is_to_be_fed(&staging) && desk.look(&staging));
         assert!(!desk.look(&staging), "once a buffer");
-        assert_eq!(desk.next_fed(&mut staging), Some(id));
+        assert_eq!(desk.next_served(&mut staging), Some(Served::Fed(id)));
         assert!(desk.is_fed());
     }
 
@@ -260,23 +274,23 @@ mod tests {
         let (mut staging, mut desk) = desk(64 << 10);
         let (greedy, other) = (desk.lines.welcome(&"a".into(), 64), desk.lines.welcome(&"b".into(), 4));
         let held: Vec<_> = (0..4).map(|_| retrieve(&mut desk, 1, greedy, 8192)).collect();
-        assert!(held.iter().all(|id| desk.seek_buffer(*id, &mut staging)), "half is its share");
+        assert!(held.iter().all(|id| desk.seek_buffer(*id, &mut staging).is_some()), "half is its share");
         let waiting: Vec<_> = (0..60).map(|_| retrieve(&mut desk, 1, greedy, 8192)).collect();
-        assert!(!waiting.iter().any(|id| desk.seek_buffer(*id, &mut staging)));
-        assert!(desk.look(&staging) && desk.next_fed(&mut staging).is_none());
+        assert!(!waiting.iter().any(|id| desk.seek_buffer(*id, &mut staging).is_some()));
+        assert!(desk.look(&staging) && desk.next_served(&mut staging).is_none());
         for _ in 0..3 {
             let id = retrieve(&mut desk, 2, other, 4096);
-            assert!(desk.seek_buffer(id, &mut staging), "nobody stands before it");
+            assert_eq!(desk.seek_buffer(id, &mut staging), Some(Served::Fed(id)), "nobody stands before it");
             desk.close(id, &mut staging);
             assert!(desk.look(&staging) && desk.lines.in_turn() == 0, "and nobody is asked for what it gave back");
-            assert_eq!(desk.next_fed(&mut staging), None);
+            assert_eq!(desk.next_served(&mut staging), None);
         }
         desk.close(held[0], &mut staging);
-        assert_eq!((desk.lines.in_turn(), desk.next_fed(&mut staging)), (1, Some(waiting[0])));
-        assert_eq!(desk.next_fed(&mut staging), None);
+        assert_eq!((desk.lines.in_turn(), desk.next_served(&mut staging)), (1, Some(Served::Fed(waiting[0]))));
+        assert_eq!(desk.next_served(&mut staging), None);
         // What its queue leaves behind is in nobody's way.
         assert_eq!(desk.abandon(SlotId::from_bits(1), greedy, &mut staging), 59);
         desk.close(held[1], &mut staging);
-        assert_eq!((desk.lines.in_turn(), desk.next_fed(&mut staging)), (0, None));
+        assert_eq!((desk.lines.in_turn(), desk.next_served(&mut staging)), (0, None));
     }
 }

@@ -129,6 +129,8 @@ pub(super) struct Queue<Q> {
     alone: bool,
     /// Whether the control thread was told of the end.
     reported: bool,
+    /// Whether the log has said why a command of it was refused for want of memory.
+    has_warned: bool,
     /// Commands taken in whose answer the device is not done with.
     pub in_use: u32,
     /// Those of them whose answer was not posted. A host sends its next command as soon as it has an answer, which may be
@@ -173,6 +175,7 @@ impl<Q: QueuePair> Queue<Q> {
             sequence: 0,
             alone: false,
             reported: false,
+            has_warned: false,
             in_use: 0,
             unanswered: 0,
             due: false,
@@ -296,6 +299,18 @@ impl<Q: QueuePair> Queue<Q> {
     /// A command's answer is to be sent.
     pub fn answer(&mut self, exchange: SlotId) {
         self.outgoing.push_back(Outgoing::Answer(exchange));
+    }
+
+    /// Says, once a queue, why a command is refused.
+    pub fn warn_of_too_little(&mut self, bytes: u32) {
+        if !std::mem::replace(&mut self.has_warned, true) {
+            tracing::warn!(
+                queue_pair = self.number(),
+                bytes,
+                "a core's RDMA ports keep so much staging memory that a command of this size never gets a buffer, and is \
+                 refused; listen on fewer RDMA devices, or have hosts use shorter commands"
+            );
+        }
     }
 
     /// A completion is to be sent, of a command that counts among those in use.

@@ -5,11 +5,11 @@ use std::io;
 use std::sync::Arc;
 
 use super::connection::{AREA_BYTES, BATCH, Connection, NewTcpQueue};
-use super::desk::{Desk, Served};
+use super::desk::Desk;
 use super::exchange::{Lent, Phase};
 use super::streams::{RingStreams, StreamDone, Streams};
 use crate::Burst;
-use crate::fabric::message::{CoreError, Staging, StagingLayout, carrier};
+use crate::fabric::message::{CoreError, Served, Staging, StagingLayout, carrier};
 use crate::fabric::{Capsule, Completion, Permit, QueuePairInfo, SessionId};
 use crate::memory::{DmaSlice, Region, SlotId, SlotPool};
 

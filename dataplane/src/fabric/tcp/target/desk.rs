@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::exchange::{Exchange, Phase, Route};
-use crate::fabric::message::{AccountId, Buffer, KEPT_FOR_CAPSULES, Lines, StagedData, Staging};
+use crate::fabric::message::{AccountId, Buffer, KEPT_FOR_CAPSULES, Lines, Served, StagedData, Staging};
 use crate::fabric::{Completion, SessionId};
 use crate::memory::{SlotId, SlotPool};
 use crate::nvme::spec::Sqe;
@@ -25,15 +25,6 @@ impl Hungry {
     fn of(bytes: u32, leave: u32, staging: &Staging) -> Self {
         if staging.may_ever_take(bytes, leave) { Self::NothingLeft } else { Self::Never }
     }
-}
-
-/// What became of a command that stood in line for a buffer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Served {
-    /// It has one.
-    Fed(SlotId),
-    /// It will never have one.
-    Never(SlotId),
 }
 
 /// The commands of a core's connections.

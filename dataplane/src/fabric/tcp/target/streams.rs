@@ -47,10 +47,7 @@ impl Progress {
     /// From an earlier one to this one.
     #[must_use]
     pub fn since(self, earlier: Self) -> Self {
-        Self {
-            acked: self.acked.wrapping_sub(earlier.acked),
-            received: self.received.wrapping_sub(earlier.received),
-        }
+        Self { acked: self.acked.wrapping_sub(earlier.acked), received: self.received.wrapping_sub(earlier.received) }
     }
 }
 

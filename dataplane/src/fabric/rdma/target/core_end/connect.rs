@@ -26,8 +26,8 @@ impl<P: PortDevice> RdmaEnd<P> {
             let Some(exchange) = self.desk.open((id, None, self.desk.strangers), *sqe, route) else {
                 return self.refuse_first(id);
             };
-            if self.desk.seek_buffer(exchange, staging) {
-                self.fed(exchange);
+            if let Some(served) = self.desk.seek_buffer(exchange, staging) {
+                self.served(served, staging);
             }
             return;
         }
@@ -41,7 +41,7 @@ impl<P: PortDevice> RdmaEnd<P> {
     }
 
     /// A first command that is none ends its queue.
-    fn refuse_first(&mut self, id: SlotId) {
+    pub(super) fn refuse_first(&mut self, id: SlotId) {
         if let Some(queue) = self.queues.get_mut(id) {
             queue.uncount();
         }

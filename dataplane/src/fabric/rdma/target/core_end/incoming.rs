@@ -5,7 +5,8 @@ use super::super::nic::PortDevice;
 use super::super::port::RECEIVE;
 use super::super::queue::{Ended, Party, of_work_id, says_drained};
 use super::{BURST, BURSTS_A_TURN, RdmaEnd};
-use crate::fabric::message::Staging;
+use crate::fabric::Completion;
+use crate::fabric::message::{NO_MEMORY, Served, Staging};
 use crate::fabric::rdma::verbs::WorkDone;
 use crate::fabric::rdma::wire::COMMAND_BYTES;
 use crate::memory::SlotId;
@@ -137,8 +138,8 @@ impl<P: PortDevice> RdmaEnd<P> {
         }
         if route.bytes == 0 || along {
             self.desk.make_ready(exchange);
-        } else if self.desk.seek_buffer(exchange, staging) {
-            self.fed(exchange);
+        } else if let Some(served) = self.desk.seek_buffer(exchange, staging) {
+            self.served(served, staging);
         }
     }
 
@@ -165,8 +166,31 @@ impl<P: PortDevice> RdmaEnd<P> {
         self.refuse(id, sqe.cid(), status);
     }
 
-    /// A command has its buffer: on with it.
-    pub(super) fn fed(&mut self, exchange: SlotId) {
+    /// A command has its buffer, or never will: on with it.
+    pub(super) fn served(&mut self, served: Served, staging: &mut Staging) {
+        match served {
+            Served::Fed(exchange) => self.fed(exchange),
+            Served::Never(exchange) => self.never_fed(exchange, staging),
+        }
+    }
+
+    #[cold]
+    fn never_fed(&mut self, exchange: SlotId, staging: &mut Staging) {
+        let Some(found) = self.desk.exchanges.get(exchange) else { return };
+        let (id, bytes) = (found.queue, found.route.bytes);
+        if self.desk.is_first(exchange) {
+            self.desk.close(exchange, staging);
+            return self.refuse_first(id);
+        }
+        self.desk.answer(exchange, Completion::failed(NO_MEMORY), staging);
+        if let Some(queue) = self.queues.get_mut(id) {
+            queue.warn_of_too_little(bytes);
+            queue.answer(exchange);
+        }
+        self.make_due(id);
+    }
+
+    fn fed(&mut self, exchange: SlotId) {
         let Some(found) = self.desk.exchanges.get_mut(exchange) else { return };
         let queue = found.queue;
         if !found.route.from_host {
@@ -181,8 +205,8 @@ impl<P: PortDevice> RdmaEnd<P> {
 
     /// Gives buffers that came free to those that wait for them.
     pub(super) fn feed(&mut self, staging: &mut Staging) {
-        while let Some(exchange) = self.desk.next_fed(staging) {
-            self.fed(exchange);
+        while let Some(served) = self.desk.next_served(staging) {
+            self.served(served, staging);
         }
         if self.desk.is_fed() {
             for port in self.ports.iter_mut().flatten().filter(|port| port.is_bare()) {

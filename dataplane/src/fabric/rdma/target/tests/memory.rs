@@ -4,6 +4,7 @@ use super::device::{IN_CAPSULE, RECEIVES};
 use super::world::{BUFFERS, World, keyed, store_along};
 use crate::fabric::SessionId;
 use crate::fabric::message::KEPT_FOR_CAPSULES;
+use crate::nvme::spec::Status;
 
 #[test]
 fn receives_stay_where_they_are_so_that_large_buffers_are_left() {
@@ -142,6 +143,43 @@ fn commands_of_a_queue_that_ends_are_taken_out_of_every_line() {
     assert!(!world.end.serves(SessionId(3)));
     assert_eq!(world.responses(other).len(), 1);
     world.lose(other);
+    world.settle();
+    world.assert_empty();
+}
+
+#[test]
+fn a_command_that_can_never_have_a_buffer_is_refused() {
+    let mut world = World::new();
+    let host = world.connect(3);
+    // Others keep so much for good that 1 MiB cannot be had, and what is there for the moment is in use.
+    let passing = world.staging.take(4 << 20).unwrap();
+    assert!(world.send(host, &keyed(2, 1, 8 << 10), &[]));
+    assert!(world.send(host, &keyed(1, 2, 1 << 20), &[]));
+    world.settle();
+    assert_eq!(world.running.len(), 2, "there is enough");
+    world.complete_all();
+    world.settle();
+    assert_eq!(world.responses(host).len(), 2);
+    let other = world.staging.take(8 << 20).unwrap();
+    assert!(world.send(host, &keyed(1, 3, 1 << 20), &[]));
+    world.settle();
+    assert!(world.running.is_empty() && world.responses(host).is_empty(), "it waits");
+    world.staging.give_back(passing);
+    world.staging.give_back(other);
+    let kept = world.staging.take_beside(12, 1 << 20);
+    world.settle();
+    assert_eq!(world.responses(host), [(3, Status::INVALID_FIELD)], "what it waited for will not come back");
+    assert!(world.send(host, &keyed(2, 4, 1 << 20), &[]));
+    assert!(world.send(host, &store_along(5, 8192), &[1; 8192]));
+    world.settle();
+    assert_eq!(world.responses(host), [(4, Status::INVALID_FIELD)]);
+    assert_eq!(world.running.len(), 1, "what came along has its place");
+    world.complete_all();
+    world.staging.give_back_kept(kept);
+    assert!(world.send(host, &keyed(2, 6, 1 << 20), &[]));
+    world.settle();
+    assert_eq!(world.running.len(), 1);
+    world.lose(host);
     world.settle();
     world.assert_empty();
 }

@@ -1,21 +1,19 @@
 //! What comes in: PDUs out of the inbox, data into buffers.
 
 use super::super::super::wire::{COMMON_BYTES, DIGEST_BYTES, FatalStatus, H2cData, Payload, Pdu, PduFault, field};
-use super::super::desk::{Desk, Hungry, Served};
+use super::super::desk::{Desk, Hungry};
 use super::super::exchange::{Phase, Route};
 use super::super::streams::Streams;
 use super::heads::digest_of;
 use super::{Connection, INBOX_BYTES, Outgoing, State};
 use crate::fabric::Completion;
-use crate::fabric::message::{Lines, Staging};
+use crate::fabric::message::{Lines, NO_MEMORY, Served, Staging};
 use crate::memory::{DmaSlice, SlotId};
 use crate::nvme::spec::fabrics::{FABRICS_OPCODE, fctype};
 use crate::nvme::spec::{Sqe, Status};
 
 /// Data that one receive takes at most, so that it is seen to move.
 const RECEIVE_BYTES: u32 = 1 << 20;
-/// How a command ends that can never have a buffer: as one that moves more than may be moved (base, MDTS).
-const NO_MEMORY: Status = Status::INVALID_FIELD;
 /// The longest header with its digest that a host sends.
 const MAX_HEADER: usize = 128 + DIGEST_BYTES;
 
