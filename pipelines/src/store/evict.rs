@@ -128,6 +128,14 @@ impl Evict {
         self.unwritten.extend(records);
     }
 
+    pub fn has_unwritten(&self) -> bool {
+        !self.unwritten.is_empty()
+    }
+
+    pub fn pop_unwritten(&mut self) -> Option<Record> {
+        self.unwritten.pop()
+    }
+
     /// The segment that is being emptied.
     pub fn victim(&self) -> u32 {
         self.victim
@@ -416,7 +424,13 @@ impl<P: EvictionPolicy> Shard<P> {
 
     fn await_commit(&mut self, facts: Facts) -> bool {
         while let Some(&record) = self.evict.unwritten.last() {
-            let Some(tail) = self.tail_with_room(true) else { return false };
+            let Some(tail) = self.tail_with_room(true) else {
+                if self.table.free.is_empty() {
+                    // Only the victim's end makes room for more. The rest is written right behind it.
+                    break;
+                }
+                return false;
+            };
             self.evict.unwritten.pop();
             self.append(tail, record, None);
             self.mark_records();

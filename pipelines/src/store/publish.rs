@@ -202,6 +202,10 @@ impl<P> Shard<P> {
 
     /// Removes a block. `ticket` comes back from [`committed`](Self::committed) if the answer is
     /// [`Deleted::Pending`]: for the durable class, when the deletion survives a power cut.
+    ///
+    /// The block is gone in any case. A deletion whose record the device does not take, so that its ticket says that it
+    /// failed, is recorded anew when the device takes records again, and at the latest before the next segment goes, if
+    /// there is room; until then a restart brings the block back.
     pub fn delete(&mut self, hash: u64, id: &BlockId, class: Class, ticket: u64) -> Deleted {
         if !self.is_ready() {
             return Deleted::Wait;
@@ -225,7 +229,8 @@ impl<P> Shard<P> {
     /// unreadable again.
     ///
     /// After a restart it is a miss too, unless the tombstone was not written by then. One that the device does not take is
-    /// written elsewhere before the next segment goes: until then nothing that it removes can be the last of its key.
+    /// written elsewhere once it takes records again, and before the next segment goes if there is room: until then nothing
+    /// that it removes can be the last of its key.
     #[cold]
     #[inline(never)]
     pub fn drop_unreadable(&mut self, hold: &Hold) -> bool {
