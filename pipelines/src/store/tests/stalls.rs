@@ -1,10 +1,11 @@
-//! Evictions that have to wait for the device, and what becomes of their blocks meanwhile.
+//! Evictions that have to wait, for the device or for room, and what becomes of their blocks meanwhile.
 
+use dataplane::core::Ticks;
 use dataplane::nvme::{BlockIo, BlockOp};
 
 use super::faults::{EVICT_META, MOVES, RECORD_PAGES, all_durable_but, durable_and_flood, flood, freed, is_own};
-use super::world::{World, id};
-use crate::store::{Class, Deleted};
+use super::world::{NAMESPACE, World, id};
+use crate::store::{Class, Deleted, Refusal};
 
 /// An eviction that knows its victim's blocks by the index alone, and has moved all but one, which cannot be read. Says where
 /// the flood is.
@@ -73,4 +74,75 @@ fn blocks_whose_records_fail_meanwhile_do_not_go_with_the_victim() {
         flood(&mut world, &mut number, "other evictions", |world| freed(world) > before.1 + 12);
         all_durable_but(&[stuck], world);
     }
+}
+
+/// Eviction begins, and finds no room for what it has to move: as if errors had used up the segments that it counts on. They
+/// go to the caller.
+fn without_room(world: &mut World) -> Vec<u32> {
+    world.shard.fill = world.shard.layout().units();
+    world.shard.table.free.drain(..).collect()
+}
+
+/// Whether the eviction that runs cannot go on.
+fn starved(world: &World) -> bool {
+    !world.shard.evict.is_idle() && world.shard.evict.is_at_rest()
+}
+
+/// What a Store is told now.
+fn told(world: &mut World) -> Result<(), Refusal> {
+    world.shard.reserve(NAMESPACE, 20_000, Class::Cache, None).map(|extent| world.shard.abandon(extent))
+}
+
+#[test]
+fn stores_wait_again_once_a_block_is_deleted_that_found_no_room() {
+    let mut world = World::new(10, true, 3);
+    world.recover();
+    assert!(world.put(id(1), 1, 20_000, Class::Durable));
+    let mut number = 1000;
+    flood(&mut world, &mut number, "a store that is nearly full", |world| world.shard.table.free.len() == 3);
+    assert!(world.shard.evict.is_idle());
+    let spare = without_room(&mut world);
+    flood(&mut world, &mut number, "a move without room", starved);
+    assert_eq!(told(&mut world), Err(Refusal::NoSpace));
+    delete(&mut world, 1);
+    world.turn();
+    assert_eq!(told(&mut world), Err(Refusal::Wait), "the eviction goes on");
+    world.shard.table.free.extend(spare);
+    flood(&mut world, &mut number, "evictions", |world| freed(world) > 3);
+    publish_until(&mut world, "the writes", |world| world.storing.is_empty());
+    world.shut_down();
+}
+
+#[test]
+fn what_is_leased_or_pinned_is_not_dropped_for_want_of_room() {
+    let mut world = World::new(10, true, 3);
+    world.recover();
+    for block in 50..53 {
+        assert!(world.put(id(block), block, 20_000, Class::Cache));
+        let found = world.find(&id(block)).unwrap();
+        // Often retrieved, so that eviction would move any of them.
+        (0..3).for_each(|_| world.shard.touch(&found));
+    }
+    let (leased, pinned) = (world.find(&id(50)).unwrap(), world.find(&id(51)).unwrap());
+    assert!(world.shard.lease(&leased, 1, Ticks(u64::MAX)) && world.shard.pin(&pinned, true));
+    let mut number = 1000;
+    flood(&mut world, &mut number, "a store that is nearly full", |world| world.shard.table.free.len() == 3);
+    assert!(world.shard.evict.is_idle());
+    let spare = without_room(&mut world);
+    flood(&mut world, &mut number, "moves without room", starved);
+    (0..500).for_each(|_| world.turn());
+    let there = |world: &World| [50, 51, 52].map(|block| world.find(&id(block)).is_some());
+    assert_eq!(there(&world), [true, true, false]);
+    assert_eq!((told(&mut world), world.shard.stats().lost_blocks), (Err(Refusal::NoSpace), 1));
+    // They stay for as long as they are leased and pinned.
+    world.shard.unlease(1);
+    let pinned = world.find(&id(51)).unwrap();
+    assert!(world.shard.pin(&pinned, false));
+    let before = freed(&world);
+    flood(&mut world, &mut number, "the end of the eviction", |world| freed(world) > before);
+    assert_eq!(there(&world), [false; 3]);
+    world.shard.table.free.extend(spare);
+    flood(&mut world, &mut number, "evictions", |world| freed(world) > 3);
+    publish_until(&mut world, "the writes", |world| world.storing.is_empty());
+    world.shut_down();
 }
