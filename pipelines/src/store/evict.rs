@@ -90,6 +90,8 @@ pub(super) struct Evict {
     again: bool,
     /// A block that must stay finds no room, and nothing will make any.
     starved: bool,
+    /// Segments that were left because they took no block, since one did.
+    left: u32,
     marks: ArrayVec<(u64, u32), TAILS>,
 }
 
@@ -149,6 +151,22 @@ impl Evict {
     /// Units of the log were used up, by a block that came to lie there or because they were left unused.
     pub fn note_spent(&mut self, units: u32) {
         self.spent_units = self.spent_units.saturating_add(units);
+    }
+
+    /// Whether a segment may be left that refused a block so many times over. Each time that none takes one, the next is
+    /// tried twice as long: where the device refuses them all, a hundred times cost seven segments.
+    pub fn may_leave(&self, waits: u32) -> bool {
+        waits >> self.left.min(31) > 0
+    }
+
+    /// A segment was left.
+    pub fn note_left(&mut self) {
+        self.left += 1;
+    }
+
+    /// The device took bytes of a block.
+    pub fn note_taken(&mut self) {
+        self.left = 0;
     }
 
     /// Says whether a block that must stay waits for room that will not come.

@@ -194,6 +194,7 @@ impl<P> Shard<P> {
         match self.ops.take(Op::moving(index)) {
             None => (Phase::Write(job, extent, piece), false),
             Some(Ok(())) => {
+                self.evict.note_taken();
                 let done = piece.done + piece.units;
                 if done < Layout::units_of(job.record.bytes) {
                     return (self.next_piece(index, job, extent, done, facts), true);
@@ -206,7 +207,7 @@ impl<P> Shard<P> {
             }
             Some(Err(_)) if !self.is_kept(&job) => self.give_up(job, extent),
             // The place may be bad for good, and the device well otherwise.
-            Some(Err(_)) if piece.waits > 0 && self.leave_segment(extent.segment) => {
+            Some(Err(_)) if piece.waits > 0 && self.leave_segment(extent.segment, piece.waits) => {
                 self.settle_extent(extent, None);
                 (Phase::Room(job), true)
             }

@@ -384,13 +384,15 @@ impl<P> Shard<P> {
         if self.is_stuck() { Refusal::NoSpace } else { Refusal::Wait }
     }
 
-    /// Sees to it that what comes next lies in another segment than this one. `false` if there is none to spare: the last
-    /// free one must do for the whole victim.
-    pub(super) fn leave_segment(&mut self, segment: u32) -> bool {
+    /// Sees to it that what comes next lies in another segment than this one, which refused a block so many times over.
+    /// `false` if there is none to spare: the last free one must do for the whole victim, and a device that refuses
+    /// everything is not to use up the others.
+    pub(super) fn leave_segment(&mut self, segment: u32, waits: u32) -> bool {
         let Some(open) = self.open.filter(|&open| self.tails[open].segment == Some(segment)) else { return true };
-        if self.table.free.len() < 2 {
+        if self.table.free.len() < 2 || !self.evict.may_leave(waits) {
             return false;
         }
+        self.evict.note_left();
         self.close_open(open, true);
         true
     }

@@ -4,8 +4,8 @@ use dataplane::core::Ticks;
 use dataplane::nvme::{BlockIo, BlockOp};
 
 use super::faults::{EVICT_META, MOVES, RECORD_PAGES, all_durable_but, durable_and_flood, flood, freed, is_own};
-use super::world::{NAMESPACE, World, id};
-use crate::store::{Class, Deleted, Refusal};
+use super::world::{NAMESPACE, World, id, options, value_of};
+use crate::store::{Class, Deleted, FormatOptions, Refusal};
 
 /// An eviction that knows its victim's blocks by the index alone, and has moved all but one, which cannot be read. Says where
 /// the flood is.
@@ -143,6 +143,34 @@ fn what_is_leased_or_pinned_is_not_dropped_for_want_of_room() {
     assert_eq!(there(&world), [false; 3]);
     world.shard.table.free.extend(spare);
     flood(&mut world, &mut number, "evictions", |world| freed(world) > 3);
+    publish_until(&mut world, "the writes", |world| world.storing.is_empty());
+    world.shut_down();
+}
+
+/// A device that refuses all writes is asked for other places less and less often.
+#[test]
+fn a_device_that_refuses_everything_does_not_use_up_the_segments() {
+    let options = FormatOptions { segment_bytes: 128 << 10, ..options() };
+    let mut world = World::with_options(400, &options, true, 3);
+    world.recover();
+    assert!(world.put(id(1), 1, 20_000, Class::Durable));
+    let mut number = 1000;
+    while world.shard.evict.is_idle() {
+        assert!(world.put(id(number), number, 40_000, Class::Cache));
+        number += 1;
+    }
+    let before = world.shard.stats();
+    world.medium.borrow_mut().fails = Some(Box::new(|io| matches!(io.op, BlockOp::Write { .. })));
+    // A hundred commit intervals.
+    (0..5000).for_each(|_| world.turn());
+    let after = world.shard.stats();
+    assert!(after.stalled_evictions > before.stalled_evictions + 20, "{after:?}");
+    let used = before.segments_free - after.segments_free;
+    assert!((2..=8).contains(&used), "{used} of {} free segments", before.segments_free);
+    world.medium.borrow_mut().fails = None;
+    flood(&mut world, &mut number, "evictions", |world| freed(world) > before.evicted_segments + 3);
+    let found = world.find(&id(1)).expect("durable");
+    assert_eq!(world.read(&found), Some(value_of(&id(1), 1, 20_000)));
     publish_until(&mut world, "the writes", |world| world.storing.is_empty());
     world.shut_down();
 }
