@@ -10,6 +10,7 @@ use dataplane::memory::DmaSlice;
 use dataplane::nvme::BlockOp;
 
 use super::commit::ATTEMPTS;
+use super::extent::Hold;
 use super::index::{Entry, EntryId};
 use super::layout::{FIRST_DRAFT, HEADER_FREE, HEADER_OPEN, UNIT_BYTES};
 use super::moves::Job;
@@ -79,8 +80,9 @@ pub(super) struct Evict {
     /// Units of the log that this eviction used up: for blocks it moved, and left unused behind them.
     spent_units: u32,
     attempts: u32,
-    /// Where to go on after a pause, and when it began.
+    /// Where to go on after a pause.
     resume: Stage,
+    /// When the pause, or the waiting for readers, began.
     paused: Ticks,
     /// Blocks moved out of the victim, whose records may still fail to be written.
     moved: Vec<Moved>,
@@ -190,6 +192,20 @@ impl<P> Shard<P> {
     pub(super) fn is_stalled(&self) -> bool {
         let all_begun = matches!(self.evict.stage, Stage::Settle | Stage::Sweep) || self.moves.are_full();
         all_begun && self.moves.are_stalled()
+    }
+
+    /// Whether eviction waits for readers, and has for a commit interval or longer. They hold up every Store of the shard
+    /// by then, or soon will.
+    #[must_use]
+    pub fn awaits_readers(&self) -> bool {
+        self.evict.stage == Stage::Holds && self.now.since(self.evict.paused) >= self.config.commit_ticks.max(1)
+    }
+
+    /// For how many ticks eviction has waited for a hold to be given back; 0 if it does not, or not for a commit interval.
+    #[must_use]
+    pub fn awaits(&self, hold: &Hold) -> u64 {
+        let here = self.awaits_readers() && self.layout.segment_of(hold.unit) == self.evict.victim;
+        if here { self.now.since(self.evict.paused) } else { 0 }
     }
 
     fn is_barren(&self) -> bool {
@@ -474,14 +490,14 @@ impl<P: EvictionPolicy> Shard<P> {
             self.ops.start(Op::EVICT_FLUSH, BlockOp::Flush, 0, 0, DmaSlice::EMPTY);
             return self.go(Stage::Flush);
         }
-        self.go(Stage::Holds)
+        self.await_holds()
     }
 
     fn await_flush(&mut self) -> bool {
         let Some(result) = self.ops.take(Op::EVICT_FLUSH) else { return false };
         if result.is_ok() {
             self.stats.flushes += 1;
-            return self.go(Stage::Holds);
+            return self.await_holds();
         }
         self.evict.attempts += 1;
         if self.evict.attempts >= ATTEMPTS {
@@ -489,6 +505,11 @@ impl<P: EvictionPolicy> Shard<P> {
         }
         self.ops.start(Op::EVICT_FLUSH, BlockOp::Flush, 0, 0, DmaSlice::EMPTY);
         true
+    }
+
+    fn await_holds(&mut self) -> bool {
+        self.evict.paused = self.now;
+        self.go(Stage::Holds)
     }
 
     fn await_readers(&mut self, facts: Facts) -> bool {

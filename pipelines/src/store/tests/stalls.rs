@@ -174,3 +174,23 @@ fn a_device_that_refuses_everything_does_not_use_up_the_segments() {
     publish_until(&mut world, "the writes", |world| world.storing.is_empty());
     world.shut_down();
 }
+
+/// Whoever holds blocks of the segment that is to be freed can be asked to let go of them, and nobody else.
+#[test]
+fn an_eviction_that_waits_for_a_reader_says_for_whom() {
+    let mut world = World::new(10, true, 3);
+    world.recover();
+    assert!(world.put(id(1), 1, 20_000, Class::Cache));
+    let hold = world.shard.hold(&world.find(&id(1)).unwrap());
+    let mut number = 1000;
+    flood(&mut world, &mut number, "an eviction", |world| !world.shard.evict.is_idle());
+    let other = world.shard.hold(&world.find(&id(number - 10)).unwrap());
+    assert!(!world.shard.awaits_readers() && world.shard.awaits(&hold) == 0, "not for long yet");
+    flood(&mut world, &mut number, "a long wait", |world| world.shard.awaits(&hold) >= 150);
+    assert!(world.shard.awaits_readers() && world.shard.awaits(&other) == 0);
+    world.shard.release(hold);
+    flood(&mut world, &mut number, "the end of the eviction", |world| freed(world) > 0);
+    assert!(!world.shard.awaits_readers());
+    world.shard.release(other);
+    world.crash();
+}
