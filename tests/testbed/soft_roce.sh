@@ -21,7 +21,13 @@ soft_roce_up() {
     done
     ip rule add pref 10 iif v1 lookup local
     ip rule add pref 11 iif v2 lookup local
-    soft_roce_routes
+    # A first ARP request, sent before the pair is up, would cost the first connection seconds.
+    ip neigh replace $ROCE_B dev v1 lladdr "$(cat /sys/class/net/v2/address)" nud permanent
+    ip neigh replace $ROCE_A dev v2 lladdr "$(cat /sys/class/net/v1/address)" nud permanent
+    ip route replace table 101 $ROCE_B dev v1 src $ROCE_A
+    ip route replace table 101 local $ROCE_A dev lo
+    ip route replace table 102 $ROCE_A dev v2 src $ROCE_B
+    ip route replace table 102 local $ROCE_B dev lo
     ip rule add pref 20 from $ROCE_A to $ROCE_B lookup 101
     ip rule add pref 21 from $ROCE_B to $ROCE_A lookup 102
     ip rule add pref 22 oif v1 lookup 101
@@ -32,15 +38,4 @@ soft_roce_up() {
     ip rule add pref 100 lookup local
     ip rule del pref 0
     for number in 1 2; do rdma link add "roce$number" type rxe netdev "v$number"; done
-}
-
-# What is lost when one of the interfaces goes down.
-soft_roce_routes() {
-    # A first ARP request, sent before the pair is up, would cost the first connection seconds.
-    ip neigh replace $ROCE_B dev v1 lladdr "$(cat /sys/class/net/v2/address)" nud permanent
-    ip neigh replace $ROCE_A dev v2 lladdr "$(cat /sys/class/net/v1/address)" nud permanent
-    ip route replace table 101 $ROCE_B dev v1 src $ROCE_A
-    ip route replace table 101 local $ROCE_A dev lo
-    ip route replace table 102 $ROCE_A dev v2 src $ROCE_B
-    ip route replace table 102 local $ROCE_B dev lo
 }

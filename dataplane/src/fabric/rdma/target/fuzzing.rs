@@ -15,5 +15,6 @@ pub fn route(command: &[u8; Sqe::BYTES], capsule_bytes: u32, max_bytes: u32) {
     let Ok(route) = Route::of(&sqe, capsule_bytes, max_bytes) else { return };
     assert!(route.bytes <= max_bytes);
     assert!(route.bytes == 0 || route.to_host || route.from_host);
-    assert!(route.bytes == 0 || route.place.is_some() || route.from_host && route.bytes <= capsule_bytes);
+    let along = !route.to_host && route.bytes <= capsule_bytes;
+    assert!(route.bytes == 0 || route.place.is_some() || along);
 }

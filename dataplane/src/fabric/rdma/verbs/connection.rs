@@ -15,9 +15,11 @@ use super::{CompletionQueue, Device, Domain, ReceiveList, SendList, SharedReceiv
 /// Sends that met a peer without a receive are tried again so often: 7 means without end (IBTA, "RNR Retry Count").
 const WITHOUT_END: u8 = 7;
 
-/// How long a packet waits for its acknowledgement before it is sent again: 4.096 us times 2 to this power, 0.27 s. Tried seven
-/// times (some devices wait up to four times as long), a path that broke is given up within seconds.
+/// How long a packet waits for its acknowledgement before it is sent again: 4.096 us times 2 to this power, 0.27 s. Sent again
+/// six times (some devices wait up to four times as long), a path that broke is given up within seconds.
 const ACK_TIMEOUT: u8 = 16;
+/// How often a packet is sent again. Soft-RoCE takes the most that there may be, 7, to mean without end.
+const RETRIES: u8 = 6;
 
 /// One end of a connection, or of one that is to be. Any thread may use it; dropping it ends everything it has.
 pub struct Endpoint {
@@ -300,7 +302,7 @@ impl Endpoint {
             responder_resources: reads.answered,
             initiator_depth: reads.under_way,
             flow_control: 1,
-            retry_count: 7,
+            retry_count: RETRIES,
             rnr_retry_count: WITHOUT_END,
             srq: 0,
             qp_num: 0,
