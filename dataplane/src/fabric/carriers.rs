@@ -4,7 +4,7 @@ use super::message::{self, MessageFabric, StagedData};
 use super::vfio_user::{self, Cursor, VfioUserFabric};
 use super::{Capsule, Completion, Fabric, Permit, QueuePairInfo};
 use crate::Burst;
-use crate::memory::DmaSlice;
+use crate::memory::{DmaSlice, SlotId};
 use crate::nvme::BlockQueue;
 use crate::nvme::spec::Status;
 
@@ -102,6 +102,11 @@ impl Fabric for Carriers {
     #[inline]
     fn lend(&mut self, permit: &Permit, bytes: DmaSlice, loan: u64) -> bool {
         permit.carrier() != 0 && self.message.lend(permit, bytes, loan)
+    }
+
+    fn recall(&mut self, queue: SlotId, loan: u64, overdue: bool) -> u32 {
+        // Nobody else borrows.
+        self.message.recall(queue, loan, overdue)
     }
 
     #[inline]

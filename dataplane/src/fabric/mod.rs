@@ -20,7 +20,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::Burst;
-use crate::memory::{DmaSlice, Region};
+use crate::memory::{DmaSlice, Region, SlotId};
 use crate::nvme::BlockQueue;
 use crate::nvme::spec::{Sqe, Status};
 
@@ -115,6 +115,15 @@ pub trait Fabric {
     fn lend(&mut self, permit: &Permit, bytes: DmaSlice, loan: u64) -> bool {
         let _ = (permit, bytes, loan);
         false
+    }
+
+    /// Asks for a loan back, under the queue and the loan that [`lend`](Self::lend) had: the lender needs its memory. What
+    /// is not being sent is copied into memory of the carrier's own, and the loan comes back at once; what is comes
+    /// back when the host has taken that much. If it has had its time (`overdue`), its queue ends. Says how many bytes were
+    /// copied. Not for the hot path.
+    fn recall(&mut self, queue: SlotId, loan: u64, overdue: bool) -> u32 {
+        let _ = (queue, loan, overdue);
+        0
     }
 
     /// Takes loans whose bytes the carrier does not look at any more.

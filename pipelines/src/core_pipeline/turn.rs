@@ -17,9 +17,12 @@ use crate::dma::Surroundings;
 use crate::lines::CapsuleBurst;
 use crate::placement::{PlacedBurst, place};
 use crate::policy::{Admitted, AdmittedBurst, admit};
+use crate::store::Shard;
 
 /// Messages taken from the mailbox in one turn.
 const MAIL_A_TURN: usize = 2 * BURST;
+/// How long a host has for what it is being sent of a value whose segment is to be freed.
+const PATIENCE_MICROS: u64 = 4_000_000;
 
 impl<B: BlockQueue, F: Fabric, C: Clock> CorePipeline<B, F, C> {
     /// Does what there is to do now.
@@ -82,6 +85,10 @@ impl<B: BlockQueue, F: Fabric, C: Clock> CorePipeline<B, F, C> {
         self.fabric.take_returned(&mut returned);
         for loan in returned {
             self.dma.returned(loan, &mut self.shards);
+        }
+        if self.shards.iter().any(Shard::awaits_readers) {
+            let patience = self.clock.ticks_of_micros(PATIENCE_MICROS);
+            self.dma.recall(&mut self.fabric, &self.shards, patience);
         }
     }
 

@@ -108,6 +108,12 @@ impl<D: Clone> Dma<D> {
         self.loans.returned(loan, shards);
     }
 
+    /// Asks carriers for the values back that eviction waits for. Hosts that do not take in `patience` ticks what they are
+    /// being sent of them are ended.
+    pub fn recall<F: Fabric>(&self, fabric: &mut F, shards: &[Shard], patience: u64) {
+        self.loans.recall(fabric, shards, patience);
+    }
+
     /// Bytes that went through staging buffers because they were not aligned.
     #[must_use]
     pub fn staged_bytes(&self) -> u64 {

@@ -301,6 +301,7 @@ impl<P> Shard<P> {
         }
         self.tails[at].forget_undos(upto);
         self.settle_tail(at);
+        self.rewrite_tombstones();
         true
     }
 

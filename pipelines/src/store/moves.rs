@@ -15,10 +15,10 @@ use super::hint;
 use super::index::{Entry, EntryId};
 use super::layout::{Layout, UNIT_BYTES};
 use super::operation::{MOVES, Op};
-use super::publish::Class;
 use super::record::Record;
 use super::shard::{Facts, Shard, must_stay};
 use super::staging::MOVE_BYTES;
+use super::tail::Tail;
 
 /// A block to be moved.
 #[derive(Clone, Copy, Debug)]
@@ -116,6 +116,7 @@ impl<P> Shard<P> {
         if self.evict.is_idle() {
             return 0;
         }
+        self.evict.set_starved(false);
         (0..MOVES).map(|index| usize::from(self.move_one(index, facts))).sum()
     }
 
@@ -139,16 +140,18 @@ impl<P> Shard<P> {
         }
         let namespace = job.record.id.space.namespace();
         if let Ok(extent) = self.allocate(namespace, job.record.bytes, true) {
-            self.evict.set_starved(false);
             return (self.next_piece(index, job, extent, 0, facts), true);
         }
         // Without a free segment only this eviction can make room. A block that must not go has to wait, the
         // others would wait for ever.
-        let hopeless = self.table.free.is_empty() && !self.tails.iter().any(|tail| tail.closing && !tail.failed);
-        if hopeless && job.record.class == Class::Cache {
+        let closing = |tail: &Tail| tail.segment.is_some() && tail.closing && !tail.failed;
+        let hopeless = self.table.free.is_empty() && !self.tails.iter().any(closing);
+        if hopeless && !self.is_kept(&job) {
             return (Phase::Lost(job), true);
         }
-        self.evict.set_starved(hopeless);
+        if hopeless {
+            self.evict.set_starved(true);
+        }
         (Phase::Room(job), false)
     }
 
@@ -191,6 +194,7 @@ impl<P> Shard<P> {
         match self.ops.take(Op::moving(index)) {
             None => (Phase::Write(job, extent, piece), false),
             Some(Ok(())) => {
+                self.evict.note_taken();
                 let done = piece.done + piece.units;
                 if done < Layout::units_of(job.record.bytes) {
                     return (self.next_piece(index, job, extent, done, facts), true);
@@ -203,7 +207,7 @@ impl<P> Shard<P> {
             }
             Some(Err(_)) if !self.is_kept(&job) => self.give_up(job, extent),
             // The place may be bad for good, and the device well otherwise.
-            Some(Err(_)) if piece.waits > 0 && self.leave_segment(extent.segment) => {
+            Some(Err(_)) if piece.waits > 0 && self.leave_segment(extent.segment, piece.waits) => {
                 self.settle_extent(extent, None);
                 (Phase::Room(job), true)
             }

@@ -202,6 +202,10 @@ impl<P> Shard<P> {
 
     /// Removes a block. `ticket` comes back from [`committed`](Self::committed) if the answer is
     /// [`Deleted::Pending`]: for the durable class, when the deletion survives a power cut.
+    ///
+    /// The block is gone in any case. A deletion whose record the device does not take, so that its ticket says that it
+    /// failed, is recorded anew when the device takes records again, and at the latest before the next segment goes, if
+    /// there is room; until then a restart brings the block back.
     pub fn delete(&mut self, hash: u64, id: &BlockId, class: Class, ticket: u64) -> Deleted {
         if !self.is_ready() {
             return Deleted::Wait;
@@ -225,7 +229,8 @@ impl<P> Shard<P> {
     /// unreadable again.
     ///
     /// After a restart it is a miss too, unless the tombstone was not written by then. One that the device does not take is
-    /// written elsewhere before the next segment goes: until then nothing that it removes can be the last of its key.
+    /// written elsewhere once it takes records again, and before the next segment goes if there is room: until then nothing
+    /// that it removes can be the last of its key.
     #[cold]
     #[inline(never)]
     pub fn drop_unreadable(&mut self, hold: &Hold) -> bool {
@@ -379,13 +384,15 @@ impl<P> Shard<P> {
         if self.is_stuck() { Refusal::NoSpace } else { Refusal::Wait }
     }
 
-    /// Sees to it that what comes next lies in another segment than this one. `false` if there is none to spare: the last
-    /// free one must do for the whole victim.
-    pub(super) fn leave_segment(&mut self, segment: u32) -> bool {
+    /// Sees to it that what comes next lies in another segment than this one, which refused a block so many times over.
+    /// `false` if there is none to spare: the last free one must do for the whole victim, and a device that refuses
+    /// everything is not to use up the others.
+    pub(super) fn leave_segment(&mut self, segment: u32, waits: u32) -> bool {
         let Some(open) = self.open.filter(|&open| self.tails[open].segment == Some(segment)) else { return true };
-        if self.table.free.len() < 2 {
+        if self.table.free.len() < 2 || !self.evict.may_leave(waits) {
             return false;
         }
+        self.evict.note_left();
         self.close_open(open, true);
         true
     }

@@ -7,7 +7,7 @@
 use dataplane::core::Ticks;
 
 use super::index::{Entry, EntryId};
-use super::publish::{Class, padded};
+use super::publish::padded;
 use super::record::Kind;
 use super::segment::State;
 use super::shard::Shard;
@@ -117,16 +117,23 @@ impl<P> Shard<P> {
         }
     }
 
-    /// Keeps the tombstones that a tail loses and that nobody will be told of, to be written elsewhere: those that the
-    /// eviction that runs wrote, and those of blocks that cannot be read, whose segment may go at any later time.
+    /// Keeps the tombstones that a tail loses, to be written elsewhere. Their blocks are gone from the index for good,
+    /// whoever was told what: were a younger value's segment to go before its tombstone is written, an older value in a
+    /// younger segment would come back at the next start. To a key that was stored anew since, they do nothing.
     fn keep_tombstones(&mut self, at: usize) {
-        let (tail, gathering) = (&self.tails[at], self.evict.is_gathering());
-        let untold = |place: u32| tail.tickets.binary_search_by_key(&place, |&(record, _)| record).is_err();
-        let kept = (tail.committed..).zip(&tail.records[tail.committed as usize..]).filter(|(place, record)| {
-            let wanted = if record.class == Class::Cache { gathering } else { untold(*place) };
-            record.kind == Kind::Tombstone && wanted
-        });
-        self.evict.keep_unwritten(kept.map(|(_, record)| record));
+        let tail = &self.tails[at];
+        let lost = tail.records[tail.committed as usize..].iter().filter(|record| record.kind == Kind::Tombstone);
+        self.evict.keep_unwritten(lost);
+    }
+
+    /// Writes lost tombstones anew, now that the device takes records again, so that they need not wait for an eviction.
+    pub(super) fn rewrite_tombstones(&mut self) {
+        while self.evict.is_idle() && self.evict.has_unwritten() {
+            let Some(tail) = self.tail_with_room(false) else { return };
+            if let Some(record) = self.evict.pop_unwritten() {
+                self.append(tail, record, None);
+            }
+        }
     }
 
     /// Whether a block is where it is on account of a record that is not written down yet, so that it may have to go

@@ -3,7 +3,7 @@
 use dataplane::Burst;
 use dataplane::fabric::message::{CoreCommand, MessageFabric, StagedData, carrier};
 use dataplane::fabric::{Capsule, Completion, Fabric, Permit, QueuePairInfo};
-use dataplane::memory::DmaSlice;
+use dataplane::memory::{DmaSlice, SlotId};
 use dataplane::nvme::BlockQueue;
 use dataplane::nvme::spec::Status;
 
@@ -17,7 +17,17 @@ pub struct SimCarriers {
     /// Of those that come by TCP: what the daemon has, on other streams.
     pub message: MessageFabric<SimStreams>,
     tcp_first: bool,
+    /// Values lent to TCP.
+    pub lent: u64,
+    /// Those of them that were copied after all, because somebody wanted their place.
+    pub recalled: u64,
+    /// Those that TCP looks at now, the oldest first.
+    out: Vec<(SlotId, u64)>,
+    turns: u64,
 }
+
+/// Now and then a value is wanted back without need, for evictions that wait for one are rare.
+const RECALL_EVERY: u64 = 16;
 
 /// Where a command's data lies, as its carrier knows it.
 #[derive(Clone, Debug)]
@@ -40,7 +50,15 @@ impl SimCarriers {
     /// An end without clients.
     #[must_use]
     pub fn new(core: u16) -> Self {
-        Self { local: SimFabric::new(core), message: MessageFabric::new(core), tcp_first: false }
+        Self {
+            local: SimFabric::new(core),
+            message: MessageFabric::new(core),
+            tcp_first: false,
+            lent: 0,
+            recalled: 0,
+            out: Vec::new(),
+            turns: 0,
+        }
     }
 }
 
@@ -91,7 +109,37 @@ impl Fabric for SimCarriers {
         }
     }
 
+    fn borrows(&self, permit: &Permit) -> bool {
+        permit.carrier() == carrier::TCP && self.message.borrows(permit)
+    }
+
+    fn lend(&mut self, permit: &Permit, bytes: DmaSlice, loan: u64) -> bool {
+        let lent = permit.carrier() == carrier::TCP && self.message.lend(permit, bytes, loan);
+        self.lent += u64::from(lent);
+        self.out.extend(lent.then(|| (permit.queue(), loan)));
+        lent
+    }
+
+    fn recall(&mut self, queue: SlotId, loan: u64, _overdue: bool) -> u32 {
+        // Every host here goes on in the end.
+        let copied = self.message.recall(queue, loan, false);
+        self.recalled += u64::from(copied > 0);
+        copied
+    }
+
+    fn take_returned(&mut self, into: &mut Burst<u64>) {
+        let before = into.len();
+        self.message.take_returned(into);
+        self.out.retain(|(_, loan)| !into[before..].contains(loan));
+    }
+
     fn flush(&mut self) {
+        self.turns += 1;
+        if self.turns.is_multiple_of(RECALL_EVERY)
+            && let Some(&(queue, loan)) = self.out.first()
+        {
+            self.recall(queue, loan, false);
+        }
         self.local.flush();
         self.message.flush();
     }

@@ -11,6 +11,9 @@ use dataplane::nvme::{AttachError, BlockDone, BlockError, BlockIo, BlockOp, Bloc
 
 use crate::random::Random;
 
+/// The slot of the disk's own memory. Others have slots of their own.
+const VIEW_SLOT: RegionSlot = RegionSlot(99);
+
 /// How often things go wrong, in thousandths of commands.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DiskFaults {
@@ -36,7 +39,9 @@ impl DiskFaults {
 pub struct Disk {
     geometry: Geometry,
     /// What reads see.
-    view: Vec<u8>,
+    view: Arc<Region>,
+    /// Whether it is memory itself, whose bytes others may use where they lie.
+    is_memory: bool,
     /// What survives a power cut.
     durable: Vec<u8>,
     /// Writes that completed since the last flush, in order.
@@ -67,12 +72,18 @@ impl Disk {
         let bytes = geometry.bytes() as usize;
         Rc::new(RefCell::new(Self {
             geometry,
-            view: vec![0; bytes],
+            view: Arc::new(Region::anonymous(bytes, VIEW_SLOT).expect("memory for a disk")),
+            is_memory: false,
             durable: vec![0; bytes],
             unflushed: Vec::new(),
             faults,
             random,
         }))
+    }
+
+    /// Makes it one that is memory itself.
+    pub fn be_memory(&mut self) {
+        self.is_memory = true;
     }
 
     /// Turns faults on or off.
@@ -90,7 +101,7 @@ impl Disk {
             };
             self.durable[at as usize..at as usize + kept].copy_from_slice(&bytes[..kept]);
         }
-        self.view.copy_from_slice(&self.durable);
+        self.view.write(0, &self.durable).expect("as long as it");
     }
 
     /// A part of a write, in whole 512-byte sectors: what a device writes in one piece.
@@ -100,7 +111,7 @@ impl Disk {
 
     fn write(&mut self, at: u64, bytes: &[u8], fua: bool) {
         let range = at as usize..at as usize + bytes.len();
-        self.view[range.clone()].copy_from_slice(bytes);
+        self.view.write(at, bytes).expect("inside");
         if fua || !self.geometry.volatile_cache {
             self.durable[range].copy_from_slice(bytes);
         } else {
@@ -124,9 +135,9 @@ impl Disk {
                     let error = if self.random.chance(500) { libc::ENODATA } else { libc::EIO };
                     return Err(BlockError::Media(error));
                 }
-                let from = &self.view[at as usize..(at + bytes) as usize];
                 let region = copy(regions, &io.memory).ok_or(BlockError::Invalid)?;
-                region.write(offset(regions, &io.memory), from).ok_or(BlockError::Invalid)?;
+                let into = offset(regions, &io.memory);
+                self.view.copy_to(at, region, into, bytes as usize).ok_or(BlockError::Invalid)?;
             }
             BlockOp::Write { fua, .. } => {
                 let mut buffer = vec![0; bytes as usize];
@@ -276,6 +287,17 @@ impl BlockQueue for SimQueue {
         }
         self.regions.insert(region.slot(), region);
         Ok(())
+    }
+
+    fn memory(&self) -> Vec<Arc<Region>> {
+        let disk = self.disk.borrow();
+        if disk.is_memory { vec![Arc::clone(&disk.view)] } else { Vec::new() }
+    }
+
+    fn resident(&mut self, lba: u64, blocks: u32) -> Option<DmaSlice> {
+        let disk = self.disk.borrow();
+        let bytes = blocks.checked_mul(self.geometry.lba_bytes)?;
+        disk.view.slice(lba.checked_mul(u64::from(self.geometry.lba_bytes))?, bytes).filter(|_| disk.is_memory)
     }
 
     fn detach(&mut self, slot: RegionSlot) -> Result<(), AttachError> {

@@ -42,6 +42,8 @@ fn main() -> ExitCode {
                 total.evicted += summary.evicted;
                 total.by_tcp += summary.by_tcp;
                 total.cuts += summary.cuts;
+                total.lent += summary.lent;
+                total.recalled += summary.recalled;
             }
             Err(found) => {
                 violation = Some(found);
@@ -52,11 +54,13 @@ fn main() -> ExitCode {
     }
     bar.finish_and_clear();
     println!(
-        "{} answers checked in {} turns, {} of them over TCP; {} power cuts, {} client crashes, {} streams cut, {} segments \
-         evicted, {} damaged values told of",
+        "{} answers checked in {} turns, {} of them over TCP, {} values out of the disk's own memory ({} copied after all); {} power cuts, {} client \
+         crashes, {} streams cut, {} segments evicted, {} damaged values told of",
         total.answers,
         total.turns,
         total.by_tcp,
+        total.lent,
+        total.recalled,
         total.power_cuts,
         total.crashes,
         total.cuts,

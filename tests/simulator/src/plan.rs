@@ -25,6 +25,8 @@ pub struct Plan {
     pub volatile_cache: bool,
     /// What goes wrong with the disk.
     pub faults: DiskFaults,
+    /// Whether the disk is memory itself, out of which values may be sent where they lie.
+    pub disk_is_memory: bool,
     /// The slowest command of the disk, in turns.
     pub slowest: u64,
     /// Whether acknowledged writes must outlive a power cut.
@@ -70,6 +72,7 @@ impl Plan {
                 misdirected: rate(&mut random, faulty),
                 flush_error: rate(&mut random, faulty),
             },
+            disk_is_memory: false,
             slowest: [1, 4, 20, 100][random.below(4) as usize],
             durable: random.chance(600),
             evicts,
@@ -103,6 +106,8 @@ impl Plan {
                 });
             }
         }
+        // Nobody else looks at values where they lie.
+        self.disk_is_memory = random.chance(600);
     }
 
     /// Whether any client comes by TCP.

@@ -215,6 +215,8 @@ struct Place {
 /// The streams of one core of the target.
 pub struct SimStreams {
     region: Arc<Region>,
+    /// The disk's memory, which is sent from too.
+    others: Vec<Arc<Region>>,
     places: BTreeMap<u16, Place>,
     /// Whose turn it is to be looked at first.
     turn: u16,
@@ -245,7 +247,7 @@ impl Place {
         Some(Ok(bytes.len() as u32))
     }
 
-    fn sent(&mut self, region: &Region) -> Option<Result<u32, i32>> {
+    fn sent(&mut self, regions: &[&Region]) -> Option<Result<u32, i32>> {
         let parts = self.send.as_ref()?;
         let mut wire = lock(&self.socket.0);
         wire.tick();
@@ -265,9 +267,8 @@ impl Place {
         for part in parts {
             let left = (room - bytes.len()).min(part.bytes() as usize);
             let mut piece = vec![0; left];
-            region
-                .read(region.offset_of(part).expect("memory of the target"), &mut piece)
-                .expect("memory of the target");
+            let found = regions.iter().find_map(|region| region.read(region.offset_of(part)?, &mut piece));
+            found.expect("memory of the target or of the disk");
             bytes.extend(piece);
         }
         let sent = bytes.len() as u32;
@@ -290,11 +291,11 @@ impl Streams for SimStreams {
     type Stream = Socket;
 
     fn new(_streams: u16, region: Arc<Region>) -> io::Result<Self> {
-        Ok(Self { region, places: BTreeMap::new(), turn: 0 })
+        Ok(Self { region, others: Vec::new(), places: BTreeMap::new(), turn: 0 })
     }
 
     fn read_from(&mut self, memory: &[Arc<Region>]) {
-        assert!(memory.is_empty(), "the simulated disks are no memory");
+        self.others.extend_from_slice(memory);
     }
 
     fn receive(&mut self, place: u16, stream: &Socket, into: DmaSlice, all: bool) {
@@ -322,13 +323,14 @@ impl Streams for SimStreams {
         let count = self.places.len().max(1);
         let first = usize::from(self.turn) % count;
         let order: Vec<u16> = self.places.keys().copied().cycle().skip(first).take(self.places.len()).collect();
+        let regions: Vec<&Region> = self.others.iter().chain([&self.region]).map(|region| &**region).collect();
         for at in order {
             let Some(place) = self.places.get_mut(&at) else { continue };
             if done.remaining_capacity() < 2 {
                 break;
             }
             let receive = place.received(&self.region);
-            let send = place.sent(&self.region);
+            let send = place.sent(&regions);
             let mut ended = |send, result: Option<_>| {
                 done.extend(result.map(|result| StreamDone { transfer: Transfer { place: at, send }, result }));
             };

@@ -49,6 +49,10 @@ pub struct Summary {
     pub by_tcp: u64,
     /// Streams that were cut.
     pub cuts: u64,
+    /// Values sent from where they lay on the disk.
+    pub lent: u64,
+    /// Those of them that were copied after all, because somebody wanted their place.
+    pub recalled: u64,
 }
 
 /// Turns without an answer while commands are under way, after which a run is stuck.
@@ -89,6 +93,9 @@ impl World {
         let disk = Disk::new(blocks, plan.lba_bytes, plan.volatile_cache, DiskFaults::default(), random.fork());
         let superblock = format(&plan, SimQueue::new(&disk, random.fork(), 1));
         disk.borrow_mut().set_faults(plan.faults);
+        if plan.disk_is_memory {
+            disk.borrow_mut().be_memory();
+        }
         let clients = plan
             .clients
             .iter()
@@ -332,6 +339,7 @@ impl World {
         }
         self.disk.borrow_mut().power_cut();
         self.links.clear();
+        self.count_loans();
         let cores = std::mem::take(&mut self.cores);
         abandoning(|| drop(cores));
         for client in &mut self.clients {
@@ -423,6 +431,7 @@ impl World {
         if self.clients.iter().any(|client| client.outstanding() > 0) {
             return Err(Violation("the cores are idle, but a command has no completion".into()));
         }
+        self.count_loans();
         self.summary.corrupt = self.clients.iter().map(|client| client.corrupt).sum();
         self.summary.evicted =
             self.cores.iter().flat_map(|core| core.shards()).map(|shard| shard.stats().evicted_segments).sum();
@@ -462,6 +471,14 @@ impl World {
             over && world.held().iter().all(|held| *held == Held::default())
         };
         until(self, "something is left of queues that ended", &nothing_left)
+    }
+
+    /// Of the cores that there are, which do not count any more then.
+    fn count_loans(&mut self) {
+        for core in &self.cores {
+            self.summary.lent += core.fabric().lent;
+            self.summary.recalled += core.fabric().recalled;
+        }
     }
 
     fn held(&self) -> Vec<Held> {

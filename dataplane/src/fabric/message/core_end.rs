@@ -10,7 +10,7 @@ use crate::fabric::rdma::target::{RdmaEnd, RdmaOrder};
 use crate::fabric::tcp::target::TcpEnd;
 use crate::fabric::tcp::target::streams::{RingStreams, Streams};
 use crate::fabric::{Capsule, Completion, Fabric, Permit, QueuePairInfo, SessionId};
-use crate::memory::DmaSlice;
+use crate::memory::{DmaSlice, SlotId};
 use crate::nvme::BlockQueue;
 use crate::nvme::spec::{Sqe, Status};
 
@@ -272,6 +272,10 @@ impl<S: Streams> Fabric for MessageFabric<S> {
 
     fn lend(&mut self, permit: &Permit, bytes: DmaSlice, loan: u64) -> bool {
         self.borrows(permit) && self.open.as_mut().is_some_and(|open| open.tcp.lend(permit.queue(), bytes, loan))
+    }
+
+    fn recall(&mut self, queue: SlotId, loan: u64, overdue: bool) -> u32 {
+        self.open.as_mut().map_or(0, |open| open.tcp.recall(queue, loan, overdue, &mut open.staging))
     }
 
     #[inline]

@@ -303,6 +303,19 @@ impl Staging {
         self.map.read(self.core, buffer.unit(), at, into)
     }
 
+    /// Copies bytes of another region to the beginning of a buffer, which is filled so far then. `None`, and nothing copied,
+    /// if either range does not lie inside.
+    #[must_use]
+    pub fn fill_from(&self, buffer: &Buffer, from: &Region, bytes: &DmaSlice) -> Option<()> {
+        if bytes.bytes() > buffer.block.bytes() {
+            return None;
+        }
+        let target = self.map.layout.buffer_offset(buffer.unit());
+        from.copy_to(from.offset_of(bytes)?, &self.region, target, bytes.bytes() as usize)?;
+        self.map.note_filled(self.core, buffer.unit(), bytes.bytes());
+        Some(())
+    }
+
     /// How far a buffer was filled by device or CPU.
     #[must_use]
     pub fn filled(&self, buffer: &Buffer) -> u32 {

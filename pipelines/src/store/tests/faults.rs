@@ -164,7 +164,7 @@ fn fail(world: &World, ops: std::ops::Range<u64>) {
     world.medium.borrow_mut().fails = Some(Box::new(refused));
 }
 
-const RECORD_PAGES: std::ops::Range<u64> = 8..24;
+pub(super) const RECORD_PAGES: std::ops::Range<u64> = 8..24;
 const FREE_HEADERS: std::ops::Range<u64> = 4..5;
 
 #[test]
@@ -278,15 +278,15 @@ fn a_shutdown_does_not_wait_for_a_segment_that_cannot_be_freed() {
 }
 
 /// Commands of the shard's own for which a moved block is read and written, and the one that reads metadata back.
-const MOVES: std::ops::Range<u64> = 24..32;
-const EVICT_META: std::ops::Range<u64> = 2..3;
+pub(super) const MOVES: std::ops::Range<u64> = 24..32;
+pub(super) const EVICT_META: std::ops::Range<u64> = 2..3;
 
-fn is_own(io: &dataplane::nvme::BlockIo, ops: &std::ops::Range<u64>) -> bool {
+pub(super) fn is_own(io: &dataplane::nvme::BlockIo, ops: &std::ops::Range<u64>) -> bool {
     io.token >= 1 << 56 && ops.contains(&(io.token & 0xFF))
 }
 
 /// 20 durable blocks and the first values of a flood behind them.
-fn durable_and_flood() -> (World, u64) {
+pub(super) fn durable_and_flood() -> (World, u64) {
     let mut world = World::new(10, true, 3);
     world.recover();
     for number in 0..20 {
@@ -296,7 +296,7 @@ fn durable_and_flood() -> (World, u64) {
 }
 
 /// Goes on storing blocks of the cache class until something is reached.
-fn flood(world: &mut World, number: &mut u64, what: &str, reached: impl Fn(&World) -> bool) {
+pub(super) fn flood(world: &mut World, number: &mut u64, what: &str, reached: impl Fn(&World) -> bool) {
     world.until(what, |world| {
         *number += u64::from(world.begin(id(*number), *number, 9000, Class::Cache).is_ok());
         while world.publish().is_some() {}
@@ -304,7 +304,7 @@ fn flood(world: &mut World, number: &mut u64, what: &str, reached: impl Fn(&Worl
     });
 }
 
-fn freed(world: &World) -> u64 {
+pub(super) fn freed(world: &World) -> u64 {
     world.shard.stats().evicted_segments
 }
 
@@ -313,7 +313,7 @@ fn all_durable(world: World) {
     all_durable_but(&[], world);
 }
 
-fn all_durable_but(lost: &[u64], mut world: World) {
+pub(super) fn all_durable_but(lost: &[u64], mut world: World) {
     for restarted in [false, true] {
         for number in (0..20).filter(|number| !lost.contains(number)) {
             let found = world.find(&id(number)).unwrap_or_else(|| panic!("{number} is gone, restarted: {restarted}"));

@@ -10,5 +10,6 @@ mod model;
 mod order;
 mod overwrite;
 mod speed;
+mod stalls;
 mod unreadable;
 mod world;

@@ -51,8 +51,6 @@ pub struct TcpEnd<S: Streams = RingStreams> {
     outstanding: usize,
     /// Connections that are moving.
     moving: usize,
-    /// The memory of devices that values may be sent from.
-    lenders: Vec<Arc<Region>>,
 }
 
 impl<S: Streams> TcpEnd<S> {
@@ -73,20 +71,19 @@ impl<S: Streams> TcpEnd<S> {
             stalled: VecDeque::with_capacity(places),
             outstanding: 0,
             moving: 0,
-            lenders: Vec::new(),
         })
     }
 
     /// Lets values be sent from this memory of devices, where they lie.
     pub fn lend_from(&mut self, memory: &[Arc<Region>]) {
-        self.lenders = memory.to_vec();
+        self.desk.lenders = memory.to_vec();
         self.streams.read_from(memory);
     }
 
     /// Whether a command's data would be sent from such memory.
     #[must_use]
     pub fn borrows(&self, exchange: SlotId) -> bool {
-        if self.lenders.is_empty() {
+        if self.desk.lenders.is_empty() {
             return false;
         }
         let Some(exchange) = self.desk.exchanges.get(exchange) else { return false };
@@ -97,13 +94,36 @@ impl<S: Streams> TcpEnd<S> {
 
     /// Has a command's data sent from there. It keeps its buffer, by which its session's share is counted.
     pub fn lend(&mut self, exchange: SlotId, bytes: DmaSlice, loan: u64) -> bool {
-        let known = self.lenders.iter().any(|region| region.contains(&bytes));
+        let known = self.desk.lenders.iter().any(|region| region.contains(&bytes));
         let Some(exchange) = self.desk.exchanges.get_mut(exchange).filter(|_| known) else { return false };
         let fits = exchange.phase == Phase::Running && bytes.bytes() <= exchange.route.bytes;
         if fits {
-            exchange.lent = Some(Lent { bytes, loan });
+            exchange.lent = Some(Lent { bytes, loan, recalled: false });
         }
         fits
+    }
+
+    /// Asks for a loan back: see [`Fabric::recall`](crate::fabric::Fabric::recall).
+    pub fn recall(&mut self, id: SlotId, loan: u64, overdue: bool, staging: &mut Staging) -> u32 {
+        let Some(exchange) = self.desk.exchanges.get_mut(id) else { return 0 };
+        let Some(lent) = exchange.lent.as_mut().filter(|lent| lent.loan == loan) else { return 0 };
+        let owner = exchange.connection;
+        let Some(connection) = self.connections.get_mut(owner) else { return 0 };
+        if !connection.is_sending(id) {
+            return self.desk.copy_lent(id, staging);
+        }
+        lent.recalled = true;
+        if overdue && !connection.is_closed() {
+            let (session, qid) = (connection.queue.session.0, connection.queue.qid);
+            tracing::warn!(
+                session,
+                qid,
+                "an NVMe/TCP host does not take a value whose place is needed; its queue ends"
+            );
+            connection.close();
+            self.tend(owner, staging);
+        }
+        0
     }
 
     /// Takes loans whose bytes are no longer looked at.

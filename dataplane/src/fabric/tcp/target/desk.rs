@@ -1,11 +1,12 @@
 //! What the connections of a core share: the commands, their buffers, and the lines they wait in.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::exchange::{Exchange, Phase, Route};
 use crate::fabric::message::{AccountId, Buffer, KEPT_FOR_CAPSULES, Lines, Served, StagedData, Staging};
 use crate::fabric::{Completion, SessionId};
-use crate::memory::{SlotId, SlotPool};
+use crate::memory::{Region, SlotId, SlotPool};
 use crate::nvme::spec::Sqe;
 
 /// Why a command gets no buffer.
@@ -38,6 +39,8 @@ pub(super) struct Desk {
     pub lines: Lines,
     /// Buffers that were given back, by any carrier, when the lines were last looked at.
     seen: u64,
+    /// The memory of devices that values may be sent from.
+    pub lenders: Vec<Arc<Region>>,
     /// Loans whose bytes are no longer looked at, until somebody takes them.
     pub returned: Vec<u64>,
     /// Bytes that the CPU copied.
@@ -52,6 +55,7 @@ impl Desk {
             ready: VecDeque::with_capacity(usize::from(commands)),
             lines: Lines::new(connections, buffer_bytes.saturating_sub(KEPT_FOR_CAPSULES) / 2, KEPT_FOR_CAPSULES / 2),
             seen: 0,
+            lenders: Vec::new(),
             returned: Vec::with_capacity(usize::from(commands)),
             copied: 0,
         }
@@ -198,6 +202,21 @@ impl Desk {
             let (account, along) = (exchange.account, exchange.route.in_capsule.is_some());
             self.give_back(buffer, (account, held, along), staging);
         }
+    }
+
+    /// Copies what a command was lent into its own buffer, and gives the loan back. Neither the socket nor anything that
+    /// is to be sent names it any more. Says how many bytes that were.
+    pub fn copy_lent(&mut self, id: SlotId, staging: &Staging) -> u32 {
+        let Some(exchange) = self.exchanges.get_mut(id) else { return 0 };
+        let (Some(lent), Some(buffer)) = (exchange.lent, &exchange.buffer) else { return 0 };
+        let copied = self.lenders.iter().find_map(|region| staging.fill_from(buffer, region, &lent.bytes));
+        if copied.is_none() {
+            return 0;
+        }
+        exchange.lent = None;
+        self.returned.push(lent.loan);
+        self.copied += u64::from(lent.bytes.bytes());
+        lent.bytes.bytes()
     }
 
     /// Gives a buffer back that counts for so many bytes on that account, with data that came along or not.

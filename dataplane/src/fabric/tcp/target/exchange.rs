@@ -30,6 +30,8 @@ pub(super) struct Lent {
     pub bytes: DmaSlice,
     /// What the lender calls them, to be told when they are no longer looked at.
     pub loan: u64,
+    /// Whether the lender wants them back as soon as what is being sent of them is out.
+    pub recalled: bool,
 }
 
 /// One command.

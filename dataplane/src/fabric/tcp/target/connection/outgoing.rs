@@ -155,10 +155,37 @@ impl<T> Connection<T> {
             self.pace.send_over();
             self.end_answered(desk, staging);
         } else if self.state != State::Closed {
+            self.return_recalled(desk, staging);
             self.sending = true;
             streams.send(self.id.index() as u16, &self.queue.stream, &self.parts, SEND_BYTES);
         } else {
             self.fail_send(desk, staging);
+        }
+    }
+
+    /// Whether a command's data may be on its way.
+    pub fn is_sending(&self, id: SlotId) -> bool {
+        self.sending && self.answered.contains(&id)
+    }
+
+    /// Between two sends: what is left of values that are wanted back is sent out of the commands' own buffers.
+    fn return_recalled(&mut self, desk: &mut Desk, staging: &Staging) {
+        for &id in &self.answered {
+            let lent = desk.exchanges.get(id).and_then(|exchange| exchange.lent).filter(|lent| lent.recalled);
+            let Some(lent) = lent else { continue };
+            if desk.copy_lent(id, staging) == 0 {
+                continue;
+            }
+            let Some(buffer) = desk.exchanges.get(id).and_then(|exchange| exchange.buffer.as_ref()) else { continue };
+            for part in &mut self.parts {
+                let at = part.address().wrapping_sub(lent.bytes.address());
+                let inside = part.slot() == lent.bytes.slot()
+                    && at <= u64::from(lent.bytes.bytes())
+                    && at + u64::from(part.bytes()) <= u64::from(lent.bytes.bytes());
+                if inside && let Some(own) = staging.slice(buffer, at as u32, part.bytes()) {
+                    *part = own;
+                }
+            }
         }
     }
 

@@ -16,6 +16,8 @@ pub(in super::super) struct Pipe {
     pub to_host: VecDeque<u8>,
     /// Nothing comes through any more.
     pub cut: bool,
+    /// The host takes nothing for now.
+    pub deaf: bool,
     place: u16,
     receive: Option<(DmaSlice, bool)>,
     send: Option<(Vec<DmaSlice>, u32)>,
@@ -67,7 +69,7 @@ impl Pipe {
     }
 
     fn sent(&mut self, regions: &[Arc<Region>], random: &mut Random) -> Option<Result<u32, i32>> {
-        let (parts, most) = self.send.take_if(|_| !self.slow.1 || self.cut)?;
+        let (parts, most) = self.send.take_if(|_| !(self.slow.1 || self.deaf) || self.cut)?;
         if self.cut {
             return Some(Err(libc::EPIPE));
         }

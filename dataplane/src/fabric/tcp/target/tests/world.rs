@@ -1,7 +1,7 @@
 //! Hosts, streams and a store: whatever is split, merged, delayed or reordered, every command is answered once, with the
 //! right bytes; and nothing is left behind.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -36,8 +36,8 @@ pub(super) struct World {
     /// The memory of a device, in places of [`MAX_TRANSFER`], and which of them are free.
     device: Arc<Region>,
     free_places: Vec<u64>,
-    /// Values that were lent, and how many in all.
-    lent: BTreeSet<u64>,
+    /// Values that were lent, with their commands, and how many in all.
+    lent: BTreeMap<u64, SlotId>,
     pub loans: u64,
     /// The store completes nothing.
     pub frozen: bool,
@@ -66,7 +66,7 @@ impl World {
             told: Vec::new(),
             device,
             free_places: (0..PLACES).collect(),
-            lent: BTreeSet::new(),
+            lent: BTreeMap::new(),
             loans: 0,
             frozen: false,
             all_bytes,
@@ -140,6 +140,9 @@ impl World {
             let completion = self.carry_out(id, &sqe);
             self.end.complete(id, completion, &mut self.staging);
         }
+        if self.random.below(8) == 0 {
+            self.recall(false);
+        }
         self.end.flush(&mut self.staging);
         self.take_back();
         let pipes = &mut self.end.streams_mut().pipes;
@@ -172,9 +175,16 @@ impl World {
         let mut returned = Burst::new();
         self.end.take_returned(&mut returned);
         for place in returned {
-            assert!(self.lent.remove(&place), "came back twice");
+            assert!(self.lent.remove(&place).is_some(), "came back twice");
             self.device.fill(place * u64::from(MAX_TRANSFER), MAX_TRANSFER as usize, 0xEE).unwrap();
             self.free_places.push(place);
+        }
+    }
+
+    /// Asks for everything back that was lent.
+    fn recall(&mut self, overdue: bool) {
+        for (&place, &id) in &self.lent {
+            self.end.recall(id, place, overdue, &mut self.staging);
         }
     }
 
@@ -188,7 +198,7 @@ impl World {
         self.device.write(at, value).unwrap();
         assert!(self.end.lend(id, self.device.slice(at, value.len() as u32).unwrap(), place));
         assert!(!self.end.borrows(id), "a value is lent once");
-        self.lent.insert(place);
+        self.lent.insert(place, id);
         self.loans += 1;
         true
     }
@@ -317,6 +327,48 @@ fn values_are_sent_from_where_they_lie() {
     let values = world.told.iter().filter(|told| told.sqe.opcode() == kv::opcode::RETRIEVE).map(|told| &told.value);
     assert!(values.clone().all(|told| *told == value[..told.len()]));
     assert_eq!(values.clone().filter(|told| told.len() == 200_001).count(), 16);
+    world.end_all();
+}
+
+/// A host that takes nothing, with values on their way to it, and others that wait to be sent; what had to come back has.
+fn deaf(seed: u64) -> (World, Vec<u8>) {
+    let mut world = World::new(seed, 32 << 20);
+    world.connect(Digests::NONE, 16);
+    let value = value_of(1, 0, 900_000);
+    world.with_host(0, |host, pipe, _| host.store(pipe, 1, value.clone(), false));
+    world.settle();
+    world.told.clear();
+    world.pipe(0).deaf = true;
+    for _ in 0..16 {
+        world.with_host(0, |host, pipe, _| host.retrieve(pipe, 1, 900_000));
+    }
+    for _ in 0..500 {
+        world.turn();
+    }
+    (world, value)
+}
+
+#[test]
+fn values_come_back_though_their_host_takes_nothing() {
+    let (mut world, value) = deaf(3);
+    assert!(world.loans > 4);
+    assert!(world.lent.len() <= 2, "but for those that are being sent: {} are out", world.lent.len());
+    let copied = world.end.copied_bytes();
+    assert!(copied >= (world.loans - 2) * 900_000, "{copied}");
+    world.pipe(0).deaf = false;
+    world.settle();
+    assert!(world.told.len() == 16 && world.told.iter().all(|told| told.value == value));
+    world.end_all();
+}
+
+#[test]
+fn a_host_that_does_not_take_what_is_overdue_is_ended() {
+    let lends_the_first = |(world, _): &(World, Vec<u8>)| !world.lent.is_empty();
+    let (mut world, _) = (1..50).map(deaf).find(lends_the_first).expect("some seed does");
+    assert!(!world.links[0].is_lost());
+    world.recall(true);
+    world.turn_until(|world| world.lent.is_empty());
+    assert!(world.links[0].is_lost());
     world.end_all();
 }
 
