@@ -127,8 +127,7 @@ impl Pace {
 mod tests {
     use super::*;
 
-    const IDLE: Found =
-        Found { unsent: 0, pdu: false, stalled: false, leaving: false, body: None, progress: None };
+    const IDLE: Found = Found { unsent: 0, pdu: false, stalled: false, leaving: false, body: None, progress: None };
 
     #[test]
     fn bytes_of_a_transfer_that_is_under_way_count() {

@@ -39,6 +39,7 @@ pub(in super::super) struct Pipes {
 
 impl Pipe {
     /// Whether the target waits for a certain number of bytes.
+    #[cfg(test)]
     pub fn is_filling(&self) -> bool {
         self.receive.is_some_and(|(_, all)| all)
     }
