@@ -1,7 +1,6 @@
 //! The admin queue of a host, served on the thread of its connection.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
@@ -88,9 +87,9 @@ impl AdminQueue {
         Cqe { dword0, dword1: 0, sq_head: self.sq_head, sq_id: 0, cid, status: Status::SUCCESS }
     }
 
-    /// Serves the queue until the host leaves, breaks the protocol or falls silent, or the listener ends.
-    pub fn serve(mut self, channel: &mut impl Channel, stop: &AtomicBool) -> Result<(), ChannelError> {
-        while !stop.load(Ordering::Acquire) && !self.is_lost() {
+    /// Serves the queue until the host leaves, breaks the protocol or falls silent, or until it is to end.
+    pub fn serve(mut self, channel: &mut impl Channel, ends: impl Fn() -> bool) -> Result<(), ChannelError> {
+        while !ends() && !self.is_lost() {
             self.look_around();
             while let Some((cid, dword0)) = self.with_controller(Controller::take_event) {
                 let cqe = Cqe { dword0, dword1: 0, sq_head: self.sq_head, sq_id: 0, cid, status: Status::SUCCESS };

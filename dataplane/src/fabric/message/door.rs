@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tracing::{debug, info, warn};
 
 use super::admin::AdminQueue;
+use super::callers::Standing;
 use super::channel::{AdminCapsule, Channel, ChannelError, QueueTerms};
 use super::hosts::{Host, HostName, Hosts, MAX_IO_QUEUES, Way};
 use super::orders::{CoreCommand, CoreError, HostLink};
@@ -33,8 +34,8 @@ pub struct Door {
     pub listener: String,
     /// Whether the listener ends.
     pub stop: Arc<AtomicBool>,
-    /// Set when Connect has let the host in.
-    pub admitted: Arc<AtomicBool>,
+    /// Where the connection stands.
+    pub(crate) standing: Arc<Standing>,
     /// What the listener's refusals may still log.
     pub(crate) refusals: Arc<Mutex<Refusals>>,
 }
@@ -109,11 +110,15 @@ impl Door {
         match taken {
             Ok(None) => Ok(()),
             Ok(Some(admin)) => {
-                // Anybody may ask the discovery service: who does stays a stranger.
-                self.admitted.store(!admin.is_discovery(), Ordering::Release);
+                if admin.is_discovery() {
+                    self.standing.let_ask();
+                } else {
+                    self.standing.let_in();
+                }
                 let answered = channel.respond(&capsule.sqe, &[], admin.connected(capsule.sqe.cid()));
                 // The end of the admin queue is that of the host, also if it did not hear the answer.
-                answered.and_then(|()| admin.serve(channel, &self.stop))
+                let ends = || self.stop.load(Ordering::Acquire) || self.standing.is_sent_away();
+                answered.and_then(|()| admin.serve(channel, ends))
             }
             Err(Refusal(completion)) => {
                 if let Some(unlogged) = may_log(&self.refusals) {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::orders::{Answer, CoreCommand, CoreError, HostLink};
 use super::staging::{StagingLayout, StagingMap};
@@ -294,6 +294,21 @@ impl Hosts {
         chores.retain_mut(|chore| chore());
     }
 
+    /// Waits until then, or until the end was asked for, which it tells.
+    fn wait_for_sweep(&self, due: Instant) -> bool {
+        loop {
+            if self.shared.stop.load(Ordering::Acquire) {
+                return true;
+            }
+            let left = due.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            // It may come back early; hosts are to have had their time.
+            std::thread::park_timeout(left);
+        }
+    }
+
     /// Begins to look for hosts that do not go on with what they began, until this is dropped.
     ///
     /// # Errors
@@ -304,8 +319,7 @@ impl Hosts {
             // The last round comes after the end was asked for, however early that was.
             let mut last = false;
             while !last {
-                std::thread::park_timeout(SWEEP);
-                last = hosts.shared.stop.load(Ordering::Acquire);
+                last = hosts.wait_for_sweep(Instant::now() + SWEEP);
                 for core in 0..hosts.cores() {
                     // One that is behind is swept the next time; the others must not wait for it.
                     let _ = hosts.shared.cores.offer(core, CoreCommand::Sweep);

@@ -231,7 +231,7 @@ impl Reception {
 
     /// Makes the queue pair of a request.
     fn prepare(&self, request: &mut ConnectRequest, query: ConnectQuery) -> Result<Prepared, Refusal> {
-        self.callers().check_room(address_of(&request.endpoint))?;
+        self.callers().make_room(address_of(&request.endpoint))?;
         let entries = u32::from(query.host_sends) + 1;
         check_query(&query, request.reads, self.devices.hosts().options().max_queue_entries)?;
         let made = if query.qid == 0 {
@@ -323,17 +323,17 @@ impl Reception {
         endpoint.accept(reads, &ConnectAnswer { controller_receives }.encode())?;
         // The address that the host reached: with one of none in particular the listener has many.
         let listener = endpoint.local_address().map(|address| address.to_string()).unwrap_or_default();
-        let admitted = Arc::default();
+        let standing = Arc::default();
         let door = Door {
             hosts: self.devices.hosts().clone(),
             listener,
             stop: Arc::clone(&self.stop),
-            admitted: Arc::clone(&admitted),
+            standing: Arc::clone(&standing),
             refusals: Arc::clone(&self.refusals),
         };
         let thread = std::thread::Builder::new().name("nvme-rdma-host".into()).spawn(move || door.serve(channel));
         let thread = thread.map_err(|cause| VerbsError::Call { what: "start a thread for a host", cause })?;
-        self.callers().add(address_of(endpoint), admitted, thread, ());
+        self.callers().add(address_of(endpoint), standing, thread, ());
         Ok(())
     }
 }

@@ -152,18 +152,18 @@ impl Accept {
     fn admit(&self, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
         let mut live = lock(&self.live);
         live.join_ended();
-        live.check_room(peer.ip()).map_err(io::Error::other)?;
+        live.make_room(peer.ip()).map_err(io::Error::other)?;
         // The address that the host reached: with a wildcard the listener has many.
         let listener = stream.local_addr()?.to_string();
         let held = Arc::new(stream.try_clone()?);
-        let (to_end, admitted) = (Arc::downgrade(&held), Arc::new(AtomicBool::new(false)));
+        let (to_end, standing) = (Arc::downgrade(&held), Arc::default());
         let options = *self.hosts.options();
         let channel = TcpChannel::new(stream, options.in_capsule_bytes, options.max_transfer_bytes)?;
         let door = Door {
             hosts: self.hosts.clone(),
             listener,
             stop: Arc::clone(&self.stop),
-            admitted: Arc::clone(&admitted),
+            standing: Arc::clone(&standing),
             refusals: Arc::clone(&self.refusals),
         };
         let serve = move || {
@@ -171,7 +171,7 @@ impl Accept {
             drop(held);
         };
         let thread = std::thread::Builder::new().name("nvme-tcp-host".into()).spawn(serve)?;
-        live.add(peer.ip(), admitted, thread, to_end);
+        live.add(peer.ip(), standing, thread, to_end);
         Ok(())
     }
 }
