@@ -11,9 +11,10 @@ use crate::in_flight::InFlight;
 use crate::lane::Lane;
 use crate::lists::{Lists, PLACE_BYTES};
 use crate::liveness::Liveness;
+use crate::memory::MemoryId;
 use crate::registrations::Registrations;
 use crate::transport::{Carrier, Dial, Transport};
-use crate::{Address, ConnectOptions, Error, Event, Identity, Memory, Stats};
+use crate::{Address, ConnectOptions, DeviceMemory, DmaBuf, Error, Event, Identity, Memory, Stats};
 
 /// A connection to a target, for one namespace.
 ///
@@ -106,7 +107,7 @@ impl Client {
         self.namespace = find_namespace(&mut link, self.options.namespace)?;
         link.connected();
         for entry in self.memories.iter_mut() {
-            link.register_again(&mut entry.mapping)?;
+            entry.register_again(&mut link)?;
         }
         self.attach(link);
         self.stats.reconnects += 1;
@@ -181,13 +182,34 @@ impl Client {
     /// [`Error::Disconnected`] without a connection, [`Error::Register`] if there is no memory or the target
     /// refuses it.
     pub fn register(&mut self, bytes: usize) -> Result<Memory, Error> {
+        self.check_register(bytes)?;
         let link = self.link.as_mut().ok_or(Error::Disconnected)?;
+        let mapping = link.allocate(bytes, self.options.hugepages)?;
+        Ok(self.memories.add(mapping))
+    }
+
+    /// Registers memory of a device, such as a GPU, with the target: over RDMA, values then go between the network card
+    /// and the device. The file is kept until it is [unregistered](Self::unregister_dma_buf). Not for the hot path.
+    ///
+    /// # Errors
+    /// [`Error::Disconnected`] without a connection, [`Error::Register`] over other carriers than RDMA, and where
+    /// libibverbs (34 or newer), the kernel's driver of the network card (5.12 or newer) or the device refuses it.
+    pub fn register_dma_buf(&mut self, buffer: DmaBuf) -> Result<DeviceMemory, Error> {
+        self.check_register(buffer.bytes)?;
+        let link = self.link.as_mut().ok_or(Error::Disconnected)?;
+        let iova = link.register_dma_buf(&buffer)?;
+        Ok(self.memories.add_device(buffer, iova))
+    }
+
+    fn check_register(&self, bytes: usize) -> Result<(), Error> {
+        if self.link.is_none() {
+            return Err(Error::Disconnected);
+        }
         if bytes == 0 || !self.memories.has_room() {
             let reason = if bytes == 0 { "there must be some" } else { "4096 registrations are the most" };
             return Err(Error::Register { bytes, reason: reason.to_owned() });
         }
-        let mapping = link.allocate(bytes, self.options.hugepages)?;
-        Ok(self.memories.add(mapping))
+        Ok(())
     }
 
     /// Takes memory away from the target. Its buffers are refused from then on; the handle still reads and writes.
@@ -196,14 +218,26 @@ impl Client {
     /// [`Error::MemoryBusy`] while commands in flight name it, [`Error::UnknownMemory`] for memory of another client
     /// or one that was unregistered before, or what the target answered.
     pub fn unregister(&mut self, memory: &Memory) -> Result<(), Error> {
-        let entry = self.memories.get(memory.id).ok_or(Error::UnknownMemory)?;
+        self.remove(memory.id)
+    }
+
+    /// Takes a device's memory away from the target. Its buffers are refused from then on.
+    ///
+    /// # Errors
+    /// As [`unregister`](Self::unregister).
+    pub fn unregister_dma_buf(&mut self, memory: &DeviceMemory) -> Result<(), Error> {
+        self.remove(memory.id)
+    }
+
+    fn remove(&mut self, id: MemoryId) -> Result<(), Error> {
+        let entry = self.memories.get(id).ok_or(Error::UnknownMemory)?;
         if entry.in_flight > 0 {
             return Err(Error::MemoryBusy { commands: entry.in_flight });
         }
         if let Some(link) = &mut self.link {
-            link.unregister(&entry.mapping)?;
+            entry.unregister(link)?;
         }
-        self.memories.remove(memory.id);
+        self.memories.remove(id);
         Ok(())
     }
 }

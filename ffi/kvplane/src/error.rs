@@ -107,6 +107,9 @@ pub enum SubmitError {
         /// The namespace's maximum, in bytes.
         max: u32,
     },
+    /// The client compares checksums, or reads a list of keys, and this is memory of a device, which it cannot see.
+    #[error("checksums and lists of keys need memory that this process can read, and this is a device's")]
+    DeviceMemory,
     /// A list is empty, is not a multiple of 16 bytes, or has more than 4,096 keys.
     #[error("a list must hold 1 to 4096 keys of 16 bytes")]
     BadList,

@@ -15,7 +15,7 @@ use dataplane::nvme::spec::{Cqe, DataPointer, Sqe, Status};
 
 use crate::transport::{Backing, Mapping, Transport};
 use crate::wait::drain;
-use crate::{ConnectOptions, Error, Identity};
+use crate::{ConnectOptions, DmaBuf, Error, Identity};
 
 pub(crate) const MAX_VALUE: u32 = 1 << 20;
 
@@ -293,6 +293,21 @@ impl Transport for FakeTransport {
         Ok(())
     }
 
+    /// Any file stands for a device's memory.
+    fn register_dma_buf(&mut self, buffer: &DmaBuf) -> Result<u64, Error> {
+        let region = map_file(libc::MAP_SHARED, buffer.file.as_raw_fd(), buffer.offset, buffer.bytes);
+        let mut state = self.target.lock();
+        let iova = state.next_iova;
+        state.next_iova += buffer.bytes as u64 + 4096;
+        state.regions.push((iova, Arc::new(region)));
+        Ok(iova)
+    }
+
+    fn unregister_dma_buf(&mut self, iova: u64) -> Result<(), Error> {
+        self.target.lock().regions.retain(|(known, _)| *known != iova);
+        Ok(())
+    }
+
     fn push(&mut self, queue: usize, mut sqe: Sqe) -> Result<u16, Sqe> {
         let Some(cid) = self.free[queue].pop() else { return Err(sqe) };
         sqe.set_cid(cid);
@@ -359,10 +374,14 @@ fn eventfd() -> OwnedFd {
 }
 
 fn map(bytes: usize) -> Region {
-    let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-    // SAFETY: a fresh anonymous mapping, whose address is checked before the region takes it over.
+    map_file(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0, bytes)
+}
+
+fn map_file(flags: i32, file: i32, offset: u64, bytes: usize) -> Region {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: a fresh mapping, whose address is checked before the region takes it over.
     unsafe {
-        let base = libc::mmap(std::ptr::null_mut(), bytes, protection, flags, -1, 0);
+        let base = libc::mmap(std::ptr::null_mut(), bytes, protection, flags, file, offset as libc::off_t);
         assert_ne!(base, libc::MAP_FAILED);
         Region::from_mapping(NonNull::new(base.cast()).unwrap(), bytes, RegionSlot(1))
     }

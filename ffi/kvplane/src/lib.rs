@@ -21,6 +21,7 @@ mod address;
 mod blocking;
 pub mod chain;
 mod client;
+mod device_memory;
 mod encode;
 mod error;
 #[cfg(test)]
@@ -54,6 +55,7 @@ pub use dataplane::fabric::NamespaceInfo;
 pub use dataplane::nvme::spec::Status;
 pub use dataplane::nvme::spec::kv::Key;
 pub use dataplane::nvme::spec::vendor::{MAX_LIST_KEYS, OwnerMap};
+pub use device_memory::{DeviceMemory, DmaBuf};
 pub use error::{Error, SubmitError};
 pub use memory::{Buffer, Memory, OutOfRange};
 pub use options::{Checksum, ConnectOptions, NetworkOptions, ReconnectPolicy, RetryPolicy};

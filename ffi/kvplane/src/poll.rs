@@ -77,7 +77,7 @@ impl Client {
         let Some(command) = self.slots.remove(id) else { return };
         let checked = match command.asked {
             Asked::Retrieve { buffer, .. } if self.options.checksum == Checksum::Verify => {
-                self.memories.get(buffer.memory).map(|entry| &entry.memory)
+                self.memories.get(buffer.memory).and_then(|entry| entry.memory().ok())
             }
             _ => None,
         };

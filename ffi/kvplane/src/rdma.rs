@@ -12,7 +12,7 @@ use dataplane::nvme::spec::{Cqe, Sqe};
 
 use crate::private_memory::allocate;
 use crate::transport::{Backing, Mapping, Transport, queue_pairs};
-use crate::{Address, ConnectOptions, Error, Identity};
+use crate::{Address, ConnectOptions, DmaBuf, Error, Identity};
 
 /// A controller that this process drives.
 pub(crate) struct Rdma {
@@ -21,7 +21,15 @@ pub(crate) struct Rdma {
     initiator: Initiator,
     /// Data that a command to the controller may carry in its capsule.
     in_capsule: u32,
+    /// Where the next DMA buffer is to be known from.
+    next_address: u64,
 }
+
+/// Addresses by which DMA buffers are known begin here, where no address of a process lies.
+const DMA_BUF_ADDRESSES: u64 = 1 << 60;
+/// They are multiples of this, so that a device may use pages as large as these; devices ask that an address has its
+/// offset's place in a page.
+const DMA_BUF_ALIGNMENT: u64 = 2 << 20;
 
 impl Rdma {
     /// Connects to the subsystem `nqn` at a target and opens a queue pair to each of its cores, or one if it says nothing
@@ -55,7 +63,7 @@ impl Rdma {
             }
             queues.push(initiator.create_queue(u32::from(options.queue_depth), options.interrupt).map_err(failed)?);
         }
-        Ok(Self { queues, initiator, in_capsule })
+        Ok(Self { queues, initiator, in_capsule, next_address: DMA_BUF_ADDRESSES })
     }
 }
 
@@ -93,6 +101,23 @@ impl Transport for Rdma {
 
     fn unregister(&mut self, mapping: &Mapping) -> Result<(), Error> {
         self.initiator.unregister(mapping.iova).map_err(asked)
+    }
+
+    fn register_dma_buf(&mut self, buffer: &DmaBuf) -> Result<u64, Error> {
+        let failed = |reason: String| Error::Register { bytes: buffer.bytes, reason };
+        let address = self.next_address + buffer.offset % DMA_BUF_ALIGNMENT;
+        let end =
+            address.checked_add(buffer.bytes as u64).and_then(|end| end.checked_next_multiple_of(DMA_BUF_ALIGNMENT));
+        let next = end.ok_or_else(|| failed("there are no addresses for it".to_owned()))?;
+        let file = buffer.file.try_clone().map_err(|error| failed(error.to_string()))?;
+        let part = (buffer.offset, buffer.bytes);
+        self.initiator.register_dma_buf(file, part, address).map_err(|error| failed(error.to_string()))?;
+        self.next_address = next;
+        Ok(address)
+    }
+
+    fn unregister_dma_buf(&mut self, iova: u64) -> Result<(), Error> {
+        self.initiator.unregister(iova).map_err(asked)
     }
 
     #[inline]

@@ -115,7 +115,7 @@ impl Client {
     }
 
     fn first_key(&self, list: &Buffer) -> Result<Key, SubmitError> {
-        let memory = &self.memories.get(list.memory).ok_or(SubmitError::UnknownBuffer)?.memory;
+        let memory = self.memories.get(list.memory).ok_or(SubmitError::UnknownBuffer)?.memory()?;
         let mut bytes = [0; LIST_ENTRY_BYTES as usize];
         memory.read(list.offset, &mut bytes).map_err(|_| SubmitError::BadList)?;
         Ok(Key::new(bytes))
@@ -129,6 +129,9 @@ impl Client {
             Request::Retrieve { key, buffer } => {
                 let max_value_bytes = self.max_value_bytes();
                 let part = buffer.first(max_value_bytes);
+                if self.options.checksum == Checksum::Verify {
+                    self.memories.get(part.memory).ok_or(SubmitError::UnknownBuffer)?.memory()?;
+                }
                 let sqe = encode::retrieve(nsid, key, self.data(&part)?);
                 let asked = Asked::Retrieve { buffer: part, max_value_bytes };
                 Prepared { sqe, asked, buffer: Some(*buffer), list_place: None }
@@ -186,7 +189,7 @@ impl Client {
 
     fn checksum(&self, buffer: &Buffer) -> Result<u64, SubmitError> {
         let entry = self.memories.get(buffer.memory).ok_or(SubmitError::UnknownBuffer)?;
-        let sum = entry.memory.checksum(buffer.offset, u64::from(buffer.len()));
+        let sum = entry.memory()?.checksum(buffer.offset, u64::from(buffer.len()));
         sum.map_err(|_| SubmitError::UnknownBuffer)
     }
 

@@ -13,7 +13,7 @@ use dataplane::nvme::spec::{Cqe, Sqe};
 use crate::rdma::Rdma;
 use crate::tcp::Tcp;
 use crate::vfio_user::VfioUser;
-use crate::{Address, ConnectOptions, Error, Identity};
+use crate::{Address, ConnectOptions, DmaBuf, Error, Identity};
 
 #[cfg(test)]
 use crate::fake;
@@ -37,6 +37,17 @@ pub(crate) trait Transport {
 
     /// Takes memory away from the target.
     fn unregister(&mut self, mapping: &Mapping) -> Result<(), Error>;
+
+    /// Registers memory of a device; the address by which the target knows its first byte.
+    fn register_dma_buf(&mut self, buffer: &DmaBuf) -> Result<u64, Error> {
+        let reason = "over this carrier the target reaches memory of this process only; connect over RDMA".to_owned();
+        Err(Error::Register { bytes: buffer.bytes, reason })
+    }
+
+    /// Takes memory of a device away from the target.
+    fn unregister_dma_buf(&mut self, _iova: u64) -> Result<(), Error> {
+        Ok(())
+    }
 
     /// Puts a command into a queue and gives it a command identifier that is free there. The target sees it after
     /// [`ring`](Self::ring). Hands the command back if the queue is full.
@@ -164,6 +175,14 @@ impl Transport for Carrier {
 
     fn unregister(&mut self, mapping: &Mapping) -> Result<(), Error> {
         forward!(self, carrier => carrier.unregister(mapping))
+    }
+
+    fn register_dma_buf(&mut self, buffer: &DmaBuf) -> Result<u64, Error> {
+        forward!(self, carrier => carrier.register_dma_buf(buffer))
+    }
+
+    fn unregister_dma_buf(&mut self, iova: u64) -> Result<(), Error> {
+        forward!(self, carrier => carrier.unregister_dma_buf(iova))
     }
 
     #[inline]

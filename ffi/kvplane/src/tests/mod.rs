@@ -1,6 +1,7 @@
 //! The client against a target in this process.
 
 mod allocations;
+mod device_memory;
 mod faults;
 mod garbage;
 mod over_tcp;

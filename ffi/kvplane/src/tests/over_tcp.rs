@@ -3,7 +3,7 @@
 use super::tcp_target::{Lie, NQN, OWNERS, Settings, TcpTarget};
 use super::*;
 use crate::fake::namespace;
-use crate::{Address, Checksum, Error, Keys, NetworkOptions, Tier};
+use crate::{Address, Checksum, DmaBuf, Error, Keys, NetworkOptions, Tier};
 use dataplane::fabric::tcp::wire::Digests;
 use dataplane::nvme::spec::Status;
 use std::time::Instant;
@@ -55,6 +55,15 @@ fn every_command_works_whatever_the_target_chooses() {
         assert!(client.delete(key(0)).unwrap() && !client.exists(key(0)).unwrap());
         assert_eq!((client.stats().failed, client.stats().retries), (0, 0));
     }
+}
+
+#[test]
+fn memory_of_a_device_needs_rdma() {
+    let target = TcpTarget::start(Settings::default());
+    let mut client = connect_to(&target, with_digests(false, false));
+    let buffer = DmaBuf { file: tempfile::tempfile().unwrap().into(), offset: 0, bytes: 4096 };
+    let Err(Error::Register { bytes: 4096, reason }) = client.register_dma_buf(buffer) else { panic!("it was taken") };
+    assert!(reason.contains("RDMA"), "{reason}");
 }
 
 #[test]

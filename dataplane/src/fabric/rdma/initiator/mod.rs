@@ -13,6 +13,7 @@ mod tests;
 pub use queue::InitiatorQueue;
 
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -184,6 +185,16 @@ impl Initiator {
     /// What the device said.
     pub fn register(&mut self, region: &Arc<Region>) -> Result<(), ConnectError> {
         self.registered.push(RegisteredMemory::new(&self.domain, region, Access::Remote)?);
+        Ok(())
+    }
+
+    /// Registers memory behind a DMA buffer, such as a GPU's: `bytes` from `offset` on, which commands name from `address`
+    /// on. No other memory may be known by these addresses.
+    ///
+    /// # Errors
+    /// What library or device said; many devices cannot.
+    pub fn register_dma_buf(&mut self, buffer: OwnedFd, part: (u64, usize), address: u64) -> Result<(), ConnectError> {
+        self.registered.push(RegisteredMemory::dma_buf(&self.domain, buffer, part, address, Access::Remote)?);
         Ok(())
     }
 
