@@ -50,17 +50,13 @@ impl Rdma {
             from: None,
             keep_alive_ms: u32::try_from(keep_alive).unwrap_or(u32::MAX),
         };
-        let mut initiator = Initiator::connect(target, how).map_err(failed)?;
+        let left = options.deadline.saturating_sub(begun.elapsed());
+        let mut initiator = Initiator::connect(target, how, left).map_err(failed)?;
         let identity = initiator.identity();
         let pairs = queue_pairs(identity, options.queue_depth)?;
         let in_capsule = identity.capsule_data_bytes;
         let mut queues = Vec::new();
         for _ in 0..pairs {
-            if begun.elapsed() > options.deadline {
-                let reason =
-                    format!("the target did not connect every queue within {:?}; is it alive?", options.deadline);
-                return Err(Error::Connect { address: address(), reason });
-            }
             queues.push(initiator.create_queue(u32::from(options.queue_depth), options.interrupt).map_err(failed)?);
         }
         Ok(Self { queues, initiator, in_capsule, next_address: DMA_BUF_ADDRESSES })
@@ -75,6 +71,10 @@ fn resolve(name: &str, port: u16, time: Duration) -> Result<SocketAddr, String> 
 impl Transport for Rdma {
     fn identity(&self) -> Identity {
         Identity::from(self.initiator.identity())
+    }
+
+    fn connected(&mut self) {
+        self.initiator.connected();
     }
 
     fn namespaces(&mut self) -> Result<Vec<NamespaceInfo>, Error> {

@@ -25,13 +25,19 @@ pub(super) struct AdminQueue {
     region: Arc<Region>,
     data: RegisteredMemory,
     timeout: std::time::Duration,
+    /// Bounds all that is done until the connection is there; then each command has the timeout for itself.
+    until: Option<Deadline>,
     controller_id: u16,
 }
 
 impl AdminQueue {
     /// Connects to a controller that the target chooses.
-    pub fn connect(target: SocketAddr, options: &ConnectOptions) -> Result<(Self, Arc<Domain>), ConnectError> {
-        let dial = Dial { target, options, domain: None };
+    pub fn connect(
+        target: SocketAddr,
+        options: &ConnectOptions,
+        until: Deadline,
+    ) -> Result<(Self, Arc<Domain>), ConnectError> {
+        let dial = Dial { target, options, domain: None, deadline: until };
         let mut queue = InitiatorQueue::dial(&dial, 0, DYNAMIC_CONTROLLER, ADMIN_ENTRIES - 1, true)?;
         let domain = Arc::clone(&queue.link().domain);
         let region =
@@ -39,7 +45,7 @@ impl AdminQueue {
         let region = Arc::new(region);
         let data = RegisteredMemory::new(&domain, &region, Access::Remote)?;
         let fields = Self::fields(&queue, options.keep_alive_ms);
-        let mut admin = Self { queue, region, data, timeout: options.timeout, controller_id: 0 };
+        let mut admin = Self { queue, region, data, timeout: options.timeout, until: Some(until), controller_id: 0 };
         let connect = connect_data(options, DYNAMIC_CONTROLLER).encode();
         let sqe = FabricsCommand::Connect(fields).encode(0);
         let cqe = admin.admin_checked("Connect (admin queue)", sqe, AdminData::Out(&connect))?;
@@ -57,6 +63,16 @@ impl AdminQueue {
 
     pub fn is_alive(&mut self) -> bool {
         self.queue.is_alive()
+    }
+
+    /// When what is begun now has to be done.
+    pub fn deadline(&self) -> Deadline {
+        self.until.unwrap_or_else(|| Deadline::after(self.timeout))
+    }
+
+    /// The connection is there.
+    pub fn connected(&mut self) {
+        self.until = None;
     }
 
     /// Sends Connect on an I/O queue.
@@ -95,8 +111,8 @@ impl AdminQueue {
         .ok_or(lost)?;
         let (address, key) = if bytes > 0 { (self.data.address(), self.data.remote_key()) } else { (0, 0) };
         sqe.set_sgl(SglDescriptor::keyed(address, bytes as u32, key, false));
-        let timeout = self.timeout;
-        let cqe = carry_out(other.unwrap_or(&mut self.queue), sqe, timeout)?;
+        let deadline = self.deadline();
+        let cqe = carry_out(other.unwrap_or(&mut self.queue), sqe, deadline)?;
         if let AdminData::In(into) = data {
             self.region.read(0, into).ok_or(ConnectError::Invalid("an admin command may move 8192 bytes at most"))?;
         }
@@ -104,10 +120,9 @@ impl AdminQueue {
     }
 }
 
-fn carry_out(queue: &mut InitiatorQueue, sqe: Sqe, timeout: std::time::Duration) -> Result<Cqe, ConnectError> {
+fn carry_out(queue: &mut InitiatorQueue, sqe: Sqe, deadline: Deadline) -> Result<Cqe, ConnectError> {
     let cid = queue.push(sqe, None).map_err(|_| ConnectError::Invalid("too many commands got no answer"))?;
     queue.ring();
-    let deadline = Deadline::after(timeout);
     loop {
         // Asked first: what the target sent before it closed the connection is found yet.
         let alive = queue.is_alive();
@@ -122,7 +137,7 @@ fn carry_out(queue: &mut InitiatorQueue, sqe: Sqe, timeout: std::time::Duration)
         if deadline.has_passed() {
             // Or the answer might come yet, into the memory of the next command.
             queue.link().lose();
-            return Err(ConnectError::TimedOut { what: "complete a command", waited: timeout });
+            return Err(ConnectError::TimedOut { what: "complete a command", waited: deadline.waited });
         }
         if queue.link().completions.wait(LOOK_MS).is_err() {
             return Err(ConnectError::Closed);

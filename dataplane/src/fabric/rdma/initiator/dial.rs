@@ -22,6 +22,8 @@ pub(super) struct Dial<'a> {
     pub options: &'a ConnectOptions,
     /// The domain of the connections that there are already.
     pub domain: Option<&'a Arc<Domain>>,
+    /// When the connection has to be there.
+    pub deadline: Deadline,
 }
 
 /// One connection.
@@ -36,12 +38,12 @@ pub(super) struct Link {
 impl Dial<'_> {
     /// Finds the way and makes a queue pair for `entries` commands. The target knows nothing yet.
     pub fn prepare(&self, entries: u32, notices: bool) -> Result<Link, ConnectError> {
-        let (target, limit) = (self.target, self.options.timeout);
+        let target = self.target;
         let channel = EventChannel::new()?;
         let mut endpoint = Endpoint::new(&channel)?;
-        endpoint.resolve_address(target, self.options.from, limit)?;
+        endpoint.resolve_address(target, self.options.from, self.deadline.left())?;
         self.expect(&channel, "find the RDMA device that leads to", |kind| matches!(kind, EventKind::AddressResolved))?;
-        endpoint.resolve_route(limit)?;
+        endpoint.resolve_route(self.deadline.left())?;
         self.expect(&channel, "find the way to", |kind| matches!(kind, EventKind::RouteResolved))?;
         let device = endpoint.device()?.ok_or(ConnectError::Invalid("the address belongs to no RDMA device"))?;
         let domain = match self.domain {
@@ -84,7 +86,6 @@ impl Dial<'_> {
         what: &'static str,
         wanted: impl Fn(&EventKind) -> bool,
     ) -> Result<Event, ConnectError> {
-        let deadline = Deadline::after(self.options.timeout);
         let failed = |cause: String| ConnectError::Unreachable { what, address: self.target, cause };
         loop {
             match channel.next(LOOK)? {
@@ -101,7 +102,7 @@ impl Dial<'_> {
                         _ => std::io::Error::from_raw_os_error(event.status.saturating_abs()).to_string(),
                     }));
                 }
-                None if deadline.has_passed() => return Err(failed("no answer".to_owned())),
+                None if self.deadline.has_passed() => return Err(failed("no answer".to_owned())),
                 None => {}
             }
         }

@@ -20,7 +20,7 @@ use std::time::Duration;
 use super::verbs::{Access, Domain, Piece, RegisteredMemory, VerbsError};
 use super::wire::{MAX_KEYED_BYTES, RejectReason};
 use crate::fabric::NamespaceInfo;
-use crate::fabric::host::{self, AdminData, AdminPort, ControllerState, InitiatorIdentity};
+use crate::fabric::host::{self, AdminData, AdminPort, ControllerState, Deadline, InitiatorIdentity};
 use crate::memory::Region;
 use crate::nvme::spec::fabrics::ConnectData;
 use crate::nvme::spec::{DataPointer, SglDescriptor, SglKind, Sqe, Status};
@@ -118,18 +118,20 @@ impl std::fmt::Debug for Initiator {
 }
 
 impl Initiator {
-    /// Connects to the target at `target`, and gets a controller of its ready.
+    /// Connects to the target at `target`, and gets a controller of its ready. All that is done with it until
+    /// [`connected`](Self::connected) is called has to be done `within` this time.
     ///
     /// # Errors
     /// See [`ConnectError`].
-    pub fn connect(target: SocketAddr, options: ConnectOptions) -> Result<Self, ConnectError> {
-        let (mut admin, domain) = AdminQueue::connect(target, &options)?;
+    pub fn connect(target: SocketAddr, options: ConnectOptions, within: Duration) -> Result<Self, ConnectError> {
+        let deadline = Deadline::after(within);
+        let (mut admin, domain) = AdminQueue::connect(target, &options, deadline)?;
         let controller_id = admin.controller_id();
-        let enabled = match host::enable(&mut admin, options.timeout)? {
+        let enabled = match host::enable(&mut admin, deadline.left())? {
             ControllerState::Ready(enabled) => enabled,
             ControllerState::Failed => return Err(ConnectError::Failed),
             ControllerState::Silent => {
-                return Err(ConnectError::TimedOut { what: "get ready", waited: options.timeout });
+                return Err(ConnectError::TimedOut { what: "get ready", waited: within });
             }
             ControllerState::NoCommandSets => {
                 return Err(ConnectError::Unsupported("I/O command sets other than NVM (CAP.CSS bit 6)"));
@@ -142,6 +144,11 @@ impl Initiator {
         identity.max_transfer_bytes = Some(most);
         let queues = vec![false; usize::from(identity.io_queues)];
         Ok(Self { target, options, domain, admin, controller_id, identity, registered: Vec::new(), queues })
+    }
+
+    /// Connecting is done: each step has the timeout for itself from now on.
+    pub fn connected(&mut self) {
+        self.admin.connected();
     }
 
     /// What the controller says of itself.
@@ -250,7 +257,8 @@ impl Initiator {
         let free = self.queues.iter().position(|used| !used);
         let index = free.ok_or(ConnectError::Invalid("every queue of the controller is in use"))?;
         let qid = index as u16 + 1;
-        let dialled = dial::Dial { target: self.target, options: &self.options, domain: Some(&self.domain) };
+        let (domain, deadline) = (Some(&self.domain), self.admin.deadline());
+        let dialled = dial::Dial { target: self.target, options: &self.options, domain, deadline };
         let mut queue = InitiatorQueue::dial(&dialled, qid, self.controller_id, depth as u16, interrupt)?;
         let core = self.identity.owners.map_or(0, |owners| ((u32::from(qid) - 1) % owners.cores.max(1)) as u16);
         queue.set_core(core);

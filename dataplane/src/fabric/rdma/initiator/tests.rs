@@ -13,12 +13,13 @@ use crate::nvme::spec::Cqe;
 
 const BYTES: usize = 1 << 20;
 const BLOCK: u32 = 4096;
+const TIME: Duration = Duration::from_secs(30);
 
 fn options(subsystem: &str) -> (SocketAddr, ConnectOptions) {
     let named = std::env::var("KVPLANE_TEST_RDMA").expect("KVPLANE_TEST_RDMA names two addresses");
     let (from, to) = named.split_once(',').unwrap();
     let options = ConnectOptions {
-        timeout: Duration::from_secs(30),
+        timeout: TIME,
         subsystem_nqn: subsystem.to_owned(),
         host_nqn: "nqn.2026-01.io.kvplane:host".to_owned(),
         host_id: [7; 16],
@@ -54,7 +55,8 @@ fn finish(queue: &mut InitiatorQueue, count: usize) -> Vec<Cqe> {
 #[ignore = "wants Linux's target on an RDMA device, see tests/testbed/rdma.sh"]
 fn linux_is_read_from_and_written_to() {
     let (target, options) = options("nqn.2026-01.io.kvplane:linux");
-    let mut initiator = Initiator::connect(target, options).unwrap();
+    let mut initiator = Initiator::connect(target, options, TIME).unwrap();
+    initiator.connected();
     let identity = initiator.identity().clone();
     assert_eq!((identity.subsystem_nqn.as_str(), identity.owners), ("nqn.2026-01.io.kvplane:linux", None));
     assert!(identity.io_queues >= 1 && identity.capsule_data_bytes >= 4096, "{identity:?}");
@@ -121,11 +123,11 @@ fn linux_is_read_from_and_written_to() {
 #[ignore = "wants Linux's target on an RDMA device, see tests/testbed/rdma.sh"]
 fn linux_refuses_what_it_does_not_have() {
     let (target, unknown) = options("nqn.2026-01.io.kvplane:nobody");
-    let error = Initiator::connect(target, unknown).unwrap_err();
+    let error = Initiator::connect(target, unknown, TIME).unwrap_err();
     assert!(matches!(error, ConnectError::Admin { command: "Connect (admin queue)", .. }), "{error}");
     let (mut nowhere, known) = options("nqn.2026-01.io.kvplane:linux");
     nowhere.set_port(4499);
-    let error = Initiator::connect(nowhere, known).unwrap_err();
+    let error = Initiator::connect(nowhere, known, TIME).unwrap_err();
     assert!(error.to_string().contains("nobody listens there"), "{error}");
 }
 
