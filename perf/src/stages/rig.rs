@@ -7,7 +7,7 @@ use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
 use dataplane::Burst;
-use dataplane::core::{Clock, Poller, Postbox, TscClock, mailbox};
+use dataplane::core::{Clock, Poller, TscClock};
 use dataplane::fabric::vfio_user::initiator::set_sgl;
 use dataplane::fabric::vfio_user::{
     ClientMemory, ConnectOptions, CoreCommand, Initiator, InitiatorQueue, Iova, Target, TargetOptions, VfioUserFabric,
@@ -20,7 +20,9 @@ use dataplane::nvme::spec::Sqe;
 use dataplane::nvme::spec::kv::{self, KeyFields};
 use dataplane::nvme::spec::vendor::OwnerMap;
 use pipelines::accounting::{Stage, StageCounters};
-use pipelines::core_pipeline::{CorePipeline, CorePlan, Mail, Parts, Snapshot, Wants};
+use pipelines::core_pipeline::{
+    CoreMailbox, CorePipeline, CorePlan, CorePostbox, Mail, Parts, Snapshot, Wants, core_mailbox,
+};
 use pipelines::dma::pacing::PacingConfig;
 use pipelines::placement::Ownership;
 use pipelines::policy::{Durability, Grant, PolicyTable};
@@ -61,7 +63,7 @@ pub struct Rig {
     iova: Iova,
     keys: Vec<[u8; 16]>,
     next: usize,
-    postbox: Postbox<Mail<VfioUserFabric>>,
+    postbox: CorePostbox<VfioUserFabric>,
     // In the order in which they must go: client, memory, listener, folder.
     _initiator: Initiator,
     _memory: ClientMemory,
@@ -69,7 +71,7 @@ pub struct Rig {
     _folder: tempfile::TempDir,
 }
 
-struct Door(Postbox<Mail<VfioUserFabric>>);
+struct Door(CorePostbox<VfioUserFabric>);
 
 impl CorePort<CoreCommand> for Door {
     fn cores(&self) -> u16 {
@@ -133,7 +135,7 @@ impl Rig {
     /// What could not be set up.
     pub fn new(keys: usize) -> Result<Self, RigError> {
         let clock = TscClock::new();
-        let (postbox, mailbox) = mailbox(1024)?;
+        let (postbox, mailbox) = core_mailbox(1024)?;
         let mut pipeline = pipeline(clock, mailbox, keys)?;
         let folder = tempfile::tempdir()?;
         let door = Arc::new(Door(postbox.clone()));
@@ -247,11 +249,7 @@ fn measured_turn(pipeline: &mut Pipeline, now: dataplane::core::Ticks) {
     pipeline.poll(now);
 }
 
-fn pipeline(
-    clock: TscClock,
-    mailbox: dataplane::core::Mailbox<Mail<VfioUserFabric>>,
-    keys: usize,
-) -> Result<Pipeline, RigError> {
+fn pipeline(clock: TscClock, mailbox: CoreMailbox<VfioUserFabric>, keys: usize) -> Result<Pipeline, RigError> {
     let device = NullDevice::new(DEVICE_BYTES / 4096);
     let mut blocks = Uncounted(device.queue(1024, 1024));
     let mut scratch = Arena::new(store::UNIT_BYTES as usize, HugePages::Off, RegionSlot(0))?;

@@ -1,8 +1,10 @@
 //! What crosses from core to core, and from the control threads to a core.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
+use dataplane::core::{Mailbox, PostError, Postbox, WakeEvent, mailbox, mailbox_on};
 use dataplane::fabric::{Fabric, QueuePairInfo};
 
 use super::lists::ListJob;
@@ -31,6 +33,90 @@ pub enum Mail<F: Fabric> {
     Snapshot(Box<Snapshot>, SyncSender<Box<Snapshot>>),
     /// Set the counters to zero.
     ResetCounters,
+}
+
+/// The two queues of a mailbox. Each is in order; an order may overtake work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lane {
+    /// What a core can always take: it takes some of it in every turn.
+    Orders,
+    /// What a core takes only while it has room for it.
+    Work,
+}
+
+impl<F: Fabric> Mail<F> {
+    pub(super) fn lane(&self) -> Lane {
+        match self {
+            // The end of a lease goes behind the list that took it.
+            Self::Forward(_) | Self::List(_) | Self::Unlease(_) => Lane::Work,
+            Self::Ended(_)
+            | Self::Fabric(_)
+            | Self::Policy(_)
+            | Self::Purge(_)
+            | Self::Snapshot(..)
+            | Self::ResetCounters => Lane::Orders,
+        }
+    }
+}
+
+/// The end that a core takes its mail out of.
+pub struct CoreMailbox<F: Fabric> {
+    orders: Mailbox<Mail<F>>,
+    work: Mailbox<Mail<F>>,
+}
+
+/// The end that others put a core's mail into. Cheap to clone, for any thread.
+pub struct CorePostbox<F: Fabric> {
+    orders: Postbox<Mail<F>>,
+    work: Postbox<Mail<F>>,
+}
+
+/// A core's mailbox, with room for `capacity` messages in each of its two queues. There are two because a core without room
+/// takes no more work, and must hear of a host that left, or of a new policy, all the same: it may be what makes room.
+///
+/// # Errors
+/// What `eventfd` says.
+pub fn core_mailbox<F: Fabric>(capacity: usize) -> io::Result<(CorePostbox<F>, CoreMailbox<F>)> {
+    let (to_orders, orders) = mailbox(capacity)?;
+    let (to_work, work) = mailbox_on(capacity, Arc::clone(orders.event()));
+    Ok((CorePostbox { orders: to_orders, work: to_work }, CoreMailbox { orders, work }))
+}
+
+impl<F: Fabric> CoreMailbox<F> {
+    /// The next order.
+    pub(super) fn take_order(&mut self) -> Option<Mail<F>> {
+        self.orders.take()
+    }
+
+    /// The next piece of work.
+    pub(super) fn take_work(&mut self) -> Option<Mail<F>> {
+        self.work.take()
+    }
+
+    /// What a message sets.
+    pub(super) fn event(&self) -> &Arc<WakeEvent> {
+        self.orders.event()
+    }
+}
+
+impl<F: Fabric> CorePostbox<F> {
+    /// Puts a message in, and wakes the core if it sleeps. Never waits.
+    ///
+    /// # Errors
+    /// The message, if there is no room or the core has stopped.
+    #[allow(clippy::result_large_err, reason = "handing the mail back is the point, and costs no allocation")]
+    pub fn post(&self, mail: Mail<F>) -> Result<(), PostError<Mail<F>>> {
+        match mail.lane() {
+            Lane::Orders => self.orders.post(mail),
+            Lane::Work => self.work.post(mail),
+        }
+    }
+}
+
+impl<F: Fabric> Clone for CorePostbox<F> {
+    fn clone(&self) -> Self {
+        Self { orders: self.orders.clone(), work: self.work.clone() }
+    }
 }
 
 /// What a core tells of itself. The asker allocates it, so that the core need not.

@@ -1,7 +1,7 @@
 //! One core's pipeline: the poller that a reactor runs. Ties fabric, stages, shards and device together, once a
 //! turn, and exchanges mail with the other cores.
 //!
-//! A turn: completions of the device -> mail -> new capsules through classify, policy, placement and dma -> lists
+//! A turn: completions of the device -> mail (orders, then work) -> new capsules through classify, policy, placement and dma -> lists
 //! -> the store's own work -> doorbells and completions out.
 
 mod assembly;
@@ -13,12 +13,12 @@ mod turn;
 pub use assembly::{AssemblyError, CorePlan};
 pub use leases::{LONGEST_LEASE_MS, Leases};
 pub use lists::ListJob;
-pub use mail::{Mail, Snapshot, Wants};
+pub use mail::{CoreMailbox, CorePostbox, Mail, Snapshot, Wants, core_mailbox};
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use dataplane::core::{Clock, Mailbox, Poll, Poller, Postbox, Ticks, WakeEvent};
+use dataplane::core::{Clock, Poll, Poller, Ticks, WakeEvent};
 use dataplane::fabric::Fabric;
 use dataplane::nvme::BlockQueue;
 
@@ -52,9 +52,9 @@ pub struct Parts<B, F: Fabric, C> {
     /// How writes are paced.
     pub pacing: PacingConfig,
     /// Its mailbox.
-    pub mailbox: Mailbox<Mail<F>>,
+    pub mailbox: CoreMailbox<F>,
     /// The other cores' mailboxes, by core; its own place is not used.
-    pub peers: Vec<Postbox<Mail<F>>>,
+    pub peers: Vec<CorePostbox<F>>,
     /// The policy to begin with.
     pub policy: Arc<PolicyTable>,
 }
@@ -67,10 +67,10 @@ pub struct CorePipeline<B, F: Fabric, C> {
     clock: C,
     shards: Vec<Shard>,
     dma: Dma<F::Data>,
-    mailbox: Mailbox<Mail<F>>,
-    peers: Vec<Postbox<Mail<F>>>,
-    /// Mail that did not fit a peer's mailbox. While there is any, no new commands are taken.
-    outgoing: VecDeque<(u16, Mail<F>)>,
+    mailbox: CoreMailbox<F>,
+    peers: Vec<CorePostbox<F>>,
+    /// Mail that did not fit a peer's mailbox, orders and work. While there is any, no new commands are taken.
+    outgoing: [VecDeque<(u16, Mail<F>)>; 2],
     policy: Arc<PolicyTable>,
     /// Stores that wait until the store has made room, and lists that wait for a context.
     waiting: VecDeque<Admitted>,
@@ -105,7 +105,7 @@ impl<B: BlockQueue, F: Fabric, C: Clock> CorePipeline<B, F, C> {
             dma: Dma::new(MOVING_COMMANDS, staging, Pacing::new(pacing)),
             mailbox,
             peers,
-            outgoing: VecDeque::with_capacity(capacity * 2),
+            outgoing: [(); 2].map(|()| VecDeque::with_capacity(capacity * 2)),
             policy,
             waiting: VecDeque::with_capacity(capacity),
             waiting_lists: VecDeque::with_capacity(capacity),
@@ -138,7 +138,7 @@ impl<B: BlockQueue, F: Fabric, C: Clock> CorePipeline<B, F, C> {
             + self.dma.lent()
             + self.waiting.len()
             + listed
-            + self.outgoing.len()
+            + self.outgoing.iter().map(VecDeque::len).sum::<usize>()
     }
 
     /// Carries out a command of the carrier's control side at once, as if it had come by mail.

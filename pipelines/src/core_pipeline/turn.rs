@@ -1,5 +1,7 @@
 //! A turn of a core's pipeline.
 
+use std::collections::VecDeque;
+
 use dataplane::BURST;
 use dataplane::Burst;
 use dataplane::core::{Clock, Poll, PostError, Ticks};
@@ -16,7 +18,7 @@ use crate::classify::{Ended, Operation, OperationKind, classify};
 use crate::dma::Surroundings;
 use crate::lines::CapsuleBurst;
 use crate::placement::{PlacedBurst, place};
-use crate::policy::{Admitted, AdmittedBurst, admit};
+use crate::policy::{Admitted, AdmittedBurst, admit, admit_again};
 use crate::store::Shard;
 
 /// Messages taken from the mailbox in one turn.
@@ -113,7 +115,9 @@ impl<B: BlockQueue, F: Fabric, C: Clock> CorePipeline<B, F, C> {
 
     /// Room for a whole burst of new commands everywhere they might go.
     fn has_room(&self) -> bool {
-        self.dma.room() >= BURST + self.waiting.len() && self.outgoing.is_empty() && self.has_room_for_lists()
+        self.dma.room() >= BURST + self.waiting.len()
+            && self.outgoing.iter().all(VecDeque::is_empty)
+            && self.has_room_for_lists()
     }
 
     /// Lists that wait for a context hold up nobody else until there are as many as fit.
@@ -182,11 +186,12 @@ impl<B: BlockQueue, F: Fabric, C: Clock> CorePipeline<B, F, C> {
         self.waiting.extend(waiting.map(|lane| burst.take(lane)));
     }
 
-    /// Has commands that were admitted before placed once more.
+    /// Has commands that waited, or came from another core, placed. They are admitted by the policy of now: who was let in when
+    /// they came may not be any more, and nothing of a namespace may be stored after it was purged.
     fn place_again(&mut self, commands: &mut Burst<Admitted>, now: Ticks) {
         // It is always there between two calls; the commands must not be lost if it ever is not.
         let burst = self.burst.take().unwrap_or_else(CapsuleBurst::new);
-        self.place_and_start(AdmittedBurst::again(burst, commands.drain(..)), now);
+        self.place_and_start(admit_again(&self.policy, burst, commands.drain(..)), now);
     }
 
     /// Stores that had to wait for room: all of them once more, in order.
@@ -273,8 +278,9 @@ impl<B: BlockQueue, F: Fabric, C: Clock> CorePipeline<B, F, C> {
     }
 
     fn send(&mut self, core: u16, mail: Mail<F>) {
-        if !self.outgoing.is_empty() {
-            self.outgoing.push_back((core, mail));
+        let line = &mut self.outgoing[mail.lane() as usize];
+        if !line.is_empty() {
+            line.push_back((core, mail));
             return;
         }
         self.post(core, mail);
@@ -289,7 +295,7 @@ impl<B: BlockQueue, F: Fabric, C: Clock> CorePipeline<B, F, C> {
         match peer.post(mail) {
             Ok(()) => true,
             Err(PostError::Full(mail)) => {
-                self.outgoing.push_front((core, mail));
+                self.outgoing[mail.lane() as usize].push_front((core, mail));
                 false
             }
             Err(PostError::Stopped(mail)) => {
@@ -318,49 +324,62 @@ impl<B: BlockQueue, F: Fabric, C: Clock> CorePipeline<B, F, C> {
 
     fn send_outgoing(&mut self) -> usize {
         let mut sent = 0;
-        while let Some((core, mail)) = self.outgoing.pop_front() {
-            if !self.post(core, mail) {
-                break;
+        for lane in 0..self.outgoing.len() {
+            while let Some((core, mail)) = self.outgoing[lane].pop_front() {
+                if !self.post(core, mail) {
+                    break;
+                }
+                sent += 1;
             }
-            sent += 1;
         }
         sent
     }
 
     fn receive_mail(&mut self, now: Ticks) -> usize {
-        let mut count = 0;
-        let mut forwarded = Burst::new();
-        let mut ended = Burst::new();
-        while count < MAIL_A_TURN && !forwarded.is_full() && !ended.is_full() {
-            if self.dma.room() < BURST + self.waiting.len() || !self.has_room_for_lists() {
-                break;
-            }
-            let Some(mail) = self.mailbox.take() else { break };
-            count += 1;
-            match mail {
-                Mail::Forward(command) => forwarded.push(command),
-                Mail::Ended(command) => ended.push(command),
-                Mail::List(job) => self.lists.push_back(job),
-                Mail::Unlease(lease) => self.shards.iter_mut().for_each(|shard| shard.unlease(lease)),
-                Mail::Fabric(command) => self.fabric.command(command, &mut self.blocks),
-                Mail::Policy(table) => self.policy = table,
-                Mail::Purge(ns28) => self.purges.push(ns28),
-                Mail::Snapshot(mut snapshot, answer) => {
-                    self.fill(&mut snapshot);
-                    // The asker may have given up; then nobody needs it.
-                    let _ = answer.try_send(snapshot);
-                }
-                Mail::ResetCounters => {
-                    self.meter.reset();
-                    self.operations.reset();
-                }
-            }
+        let (mut forwarded, mut ended) = (Burst::new(), Burst::new());
+        let (mut orders, mut work) = (0, 0);
+        while orders < MAIL_A_TURN
+            && !ended.is_full()
+            && let Some(mail) = self.mailbox.take_order()
+        {
+            orders += 1;
+            self.take_in(mail, &mut forwarded, &mut ended);
+        }
+        while work < MAIL_A_TURN
+            && !forwarded.is_full()
+            && self.dma.room() >= BURST + self.waiting.len()
+            && self.has_room_for_lists()
+            && let Some(mail) = self.mailbox.take_work()
+        {
+            work += 1;
+            self.take_in(mail, &mut forwarded, &mut ended);
         }
         if !forwarded.is_empty() {
             self.place_again(&mut forwarded, now);
         }
         self.complete_all(&mut ended);
-        count
+        orders + work
+    }
+
+    fn take_in(&mut self, mail: Mail<F>, forwarded: &mut Burst<Admitted>, ended: &mut Burst<Ended>) {
+        match mail {
+            Mail::Forward(command) => forwarded.push(command),
+            Mail::Ended(command) => ended.push(command),
+            Mail::List(job) => self.lists.push_back(job),
+            Mail::Unlease(lease) => self.shards.iter_mut().for_each(|shard| shard.unlease(lease)),
+            Mail::Fabric(command) => self.fabric.command(command, &mut self.blocks),
+            Mail::Policy(table) => self.policy = table,
+            Mail::Purge(ns28) => self.purges.push(ns28),
+            Mail::Snapshot(mut snapshot, answer) => {
+                self.fill(&mut snapshot);
+                // The asker may have given up; then nobody needs it.
+                let _ = answer.try_send(snapshot);
+            }
+            Mail::ResetCounters => {
+                self.meter.reset();
+                self.operations.reset();
+            }
+        }
     }
 
     /// Has every shard begin the purges that were asked for; a shard that cannot yet is asked again.

@@ -38,20 +38,6 @@ pub struct Admitted {
 struct Seal;
 
 impl AdmittedBurst {
-    /// A burst of commands that were admitted before.
-    #[inline]
-    pub(crate) fn again(burst: CapsuleBurst, commands: impl Iterator<Item = Admitted>) -> Self {
-        let mut lines = burst.into_lines();
-        debug_assert!(lines.capsules.is_empty(), "what is in it was not admitted");
-        for Admitted { capsule, note, .. } in commands.take(BURST) {
-            let lane = lines.capsules.len();
-            lines.capsules.push(capsule);
-            lines.notes[lane] = note;
-        }
-        lines.open = Lanes::first(lines.capsules.len());
-        Self(lines)
-    }
-
     /// Takes a command out.
     pub(crate) fn take(&mut self, lane: usize) -> Admitted {
         let Capsule { sqe, session, permit } = &mut self.0.capsules[lane];
@@ -93,7 +79,29 @@ impl Admitted {
 #[inline]
 #[must_use]
 pub fn admit(table: &PolicyTable, burst: ClassifiedBurst) -> AdmittedBurst {
+    admit_lines(table, burst.into_lines())
+}
+
+/// Admits a burst of commands that were admitted before, by the table of now.
+#[must_use]
+pub(crate) fn admit_again(
+    table: &PolicyTable,
+    burst: CapsuleBurst,
+    commands: impl Iterator<Item = Admitted>,
+) -> AdmittedBurst {
     let mut lines = burst.into_lines();
+    debug_assert!(lines.capsules.is_empty(), "they are a burst of their own");
+    for Admitted { capsule, note, .. } in commands.take(BURST) {
+        let lane = lines.capsules.len();
+        lines.capsules.push(capsule);
+        lines.notes[lane] = note;
+    }
+    lines.open = Lanes::first(lines.capsules.len());
+    admit_lines(table, lines)
+}
+
+#[inline(always)]
+fn admit_lines(table: &PolicyTable, mut lines: Box<Lines>) -> AdmittedBurst {
     for lane in lines.open {
         let capsule = &lines.capsules[lane];
         let (sqe, kind) = (&capsule.sqe, lines.notes[lane].kind);

@@ -7,6 +7,7 @@
 
 pub mod binaries;
 pub mod carrier;
+pub mod core_pair;
 pub mod daemon;
 pub mod device;
 pub mod lone_core;

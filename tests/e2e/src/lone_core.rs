@@ -3,17 +3,17 @@
 
 use std::sync::Arc;
 
-use dataplane::core::{Clock, ManualClock, Poll, Poller, mailbox};
+use dataplane::core::{Clock, ManualClock, Poll, Poller};
 use dataplane::fabric::{Completion, SessionId};
 use dataplane::memory::{Arena, HugePages, Region, RegionSlot, SlotId};
 use dataplane::nvme::BlockQueue;
 use dataplane::nvme::spec::Sqe;
 use dataplane::nvme::spec::vendor::OwnerMap;
-use pipelines::core_pipeline::{CorePipeline, CorePlan, Parts};
+use pipelines::core_pipeline::{CoreMailbox, CorePipeline, CorePlan, CorePostbox, Parts, core_mailbox};
 use pipelines::dma::pacing::PacingConfig;
 use pipelines::placement::Ownership;
 use pipelines::policy::{Durability, Grant, PolicyTable};
-use pipelines::store::{self, FormatOptions};
+use pipelines::store::{self, FormatOptions, Superblock};
 use simulator::fabric::{SimCommand, SimData, SimFabric};
 
 /// Bytes of the client's memory.
@@ -22,8 +22,8 @@ pub const MEMORY_BYTES: usize = 4 << 20;
 pub const MAX_VALUE_BYTES: u32 = 1 << 20;
 /// Commands that may be under way without the carrier having to grow.
 const DEPTH: usize = 4096;
-const SESSION: SessionId = SessionId(0);
-const CLIENT_SLOT: RegionSlot = RegionSlot(1);
+pub(crate) const SESSION: SessionId = SessionId(0);
+pub(crate) const CLIENT_SLOT: RegionSlot = RegionSlot(1);
 
 /// The core, its one client and its clock.
 pub struct LoneCore<B: BlockQueue> {
@@ -31,6 +31,67 @@ pub struct LoneCore<B: BlockQueue> {
     clock: ManualClock,
     /// The client's memory.
     pub memory: Arc<Region>,
+}
+
+/// A formatted store for `shards` shards of segments of `segment_bytes`.
+pub(crate) fn format(blocks: &mut impl BlockQueue, segment_bytes: u64, shards: u32) -> Superblock {
+    let mut scratch = Arena::new(store::UNIT_BYTES as usize, HugePages::Off, RegionSlot(0)).unwrap();
+    blocks.attach(Arc::clone(scratch.region())).unwrap();
+    let options = FormatOptions {
+        segment_bytes,
+        mean_value_bytes: 4096,
+        max_value_bytes: MAX_VALUE_BYTES.min(segment_bytes as u32 / 2),
+        ..FormatOptions::new([7; 16], shards)
+    };
+    let page = scratch.alloc(store::UNIT_BYTES as usize, 4096).unwrap();
+    let superblock = store::format(blocks, &page, &options).unwrap();
+    blocks.detach(RegionSlot(0)).unwrap();
+    superblock
+}
+
+/// What the one client may do, in its namespace 1.
+pub(crate) fn policy(class: Durability) -> Arc<PolicyTable> {
+    let mut policy = PolicyTable::builder();
+    let grant =
+        Grant { ns28: 1, namespace: 0, class, quota_bytes: None, max_value_bytes: MAX_VALUE_BYTES, writable: true };
+    let view = policy.view([(1, grant)]);
+    policy.session(SESSION, view);
+    Arc::new(policy.build())
+}
+
+/// A core on a formatted store, with its one client's memory attached.
+pub(crate) fn start<B: BlockQueue>(
+    mut blocks: B,
+    superblock: Superblock,
+    ownership: Ownership,
+    (mailbox, peers): (CoreMailbox<SimFabric>, Vec<CorePostbox<SimFabric>>),
+    policy: Arc<PolicyTable>,
+    (clock, memory): (&ManualClock, &Arc<Region>),
+) -> CorePipeline<B, SimFabric, ManualClock> {
+    let plan = CorePlan { superblock, ownership, seed: 1, entries: None, commit_ticks: 1_000_000, staging_buffers: 4 };
+    let mut arena = Arena::new(plan.arena_bytes(), HugePages::Off, RegionSlot(0)).unwrap();
+    blocks.attach(Arc::clone(arena.region())).unwrap();
+    let (shards, staging) = plan.assemble(&mut arena).unwrap();
+    let mut core = CorePipeline::new(Parts {
+        ownership,
+        blocks,
+        fabric: SimFabric::new(ownership.core),
+        clock: clock.clone(),
+        shards,
+        staging,
+        pacing: PacingConfig { write_window_bytes: 8 << 20, write_piece_bytes: 1 << 20, quiet_ticks: 50_000 },
+        mailbox,
+        peers,
+        policy,
+    });
+    core.command(SimCommand::Attach(Arc::clone(memory)));
+    core.fabric_mut().completions.reserve(DEPTH);
+    core
+}
+
+/// The one client's memory.
+pub(crate) fn client_memory() -> Arc<Region> {
+    Arc::new(Region::anonymous(MEMORY_BYTES, CLIENT_SLOT).unwrap())
 }
 
 impl<B: BlockQueue> LoneCore<B> {
@@ -41,48 +102,12 @@ impl<B: BlockQueue> LoneCore<B> {
     /// If the device cannot hold a store.
     #[must_use]
     pub fn new(mut blocks: B, segment_bytes: u64, class: Durability) -> Self {
-        let mut arena = Arena::new(32 << 20, HugePages::Off, RegionSlot(0)).unwrap();
-        blocks.attach(Arc::clone(arena.region())).unwrap();
-        let options = FormatOptions {
-            segment_bytes,
-            mean_value_bytes: 4096,
-            max_value_bytes: MAX_VALUE_BYTES.min(segment_bytes as u32 / 2),
-            ..FormatOptions::new([7; 16], 1)
-        };
-        let page = arena.alloc(4096, 4096).unwrap();
-        let superblock = store::format(&mut blocks, &page, &options).unwrap();
+        let superblock = format(&mut blocks, segment_bytes, 1);
         let ownership = Ownership { map: OwnerMap { shards: 1, cores: 1 }, core: 0 };
-        let plan =
-            CorePlan { superblock, ownership, seed: 1, entries: None, commit_ticks: 1_000_000, staging_buffers: 4 };
-        let (shards, staging) = plan.assemble(&mut arena).unwrap();
-        let (postbox, mailbox) = mailbox(64).unwrap();
-        let mut policy = PolicyTable::builder();
-        let grant = Grant {
-            ns28: 1,
-            namespace: 0,
-            class,
-            quota_bytes: None,
-            max_value_bytes: options.max_value_bytes,
-            writable: true,
-        };
-        let view = policy.view([(1, grant)]);
-        policy.session(SESSION, view);
-        let clock = ManualClock::new();
-        let mut core = CorePipeline::new(Parts {
-            ownership,
-            blocks,
-            fabric: SimFabric::new(0),
-            clock: clock.clone(),
-            shards,
-            staging,
-            pacing: PacingConfig { write_window_bytes: 8 << 20, write_piece_bytes: 1 << 20, quiet_ticks: 50_000 },
-            mailbox,
-            peers: vec![postbox],
-            policy: Arc::new(policy.build()),
-        });
-        let memory = Arc::new(Region::anonymous(MEMORY_BYTES, CLIENT_SLOT).unwrap());
-        core.command(SimCommand::Attach(Arc::clone(&memory)));
-        core.fabric_mut().completions.reserve(DEPTH);
+        let (postbox, mailbox) = core_mailbox(64).unwrap();
+        let (clock, memory) = (ManualClock::new(), client_memory());
+        let mail = (mailbox, vec![postbox]);
+        let core = start(blocks, superblock, ownership, mail, policy(class), (&clock, &memory));
         let mut it = Self { core, clock, memory };
         crate::await_that("the empty store has recovered", || {
             it.poll();

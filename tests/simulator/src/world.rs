@@ -5,14 +5,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 
-use dataplane::core::{Clock, ManualClock, Poll, Poller, Postbox, Ticks, mailbox};
+use dataplane::core::{Clock, ManualClock, Poll, Poller, Ticks};
 use dataplane::fabric::message::{Answer, CoreCommand, CoreError, Held, StagingLayout, StagingMap};
 use dataplane::fabric::tcp::target::staging_layout;
 use dataplane::fabric::{SessionId, abandoning, lost_completions};
 use dataplane::memory::{Arena, HugePages, Region, RegionSlot};
 use dataplane::nvme::BlockQueue;
 use dataplane::nvme::spec::vendor::OwnerMap;
-use pipelines::core_pipeline::{CorePipeline, CorePlan, Mail, Parts};
+use pipelines::core_pipeline::{CorePipeline, CorePlan, CorePostbox, Parts, core_mailbox};
 use pipelines::dma::pacing::PacingConfig;
 use pipelines::placement::Ownership;
 use pipelines::policy::{Durability, Grant, PolicyTable};
@@ -122,8 +122,8 @@ impl World {
     }
 
     fn start_cores(&mut self) {
-        let (postboxes, mailboxes): (Vec<Postbox<Mail<SimCarriers>>>, Vec<_>) =
-            (0..self.plan.cores).map(|_| mailbox(4 + self.random.below(60) as usize).expect("an eventfd")).unzip();
+        let (postboxes, mailboxes): (Vec<CorePostbox<SimCarriers>>, Vec<_>) =
+            (0..self.plan.cores).map(|_| core_mailbox(4 + self.random.below(60) as usize).expect("an eventfd")).unzip();
         let policy = Arc::new(self.policy());
         for (core, mailbox) in mailboxes.into_iter().enumerate() {
             let core = core as u16;

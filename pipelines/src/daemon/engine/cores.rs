@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dataplane::core::{IdlePolicy, Mailbox, Postbox, Reactor, ReactorHandle, SpawnError, TscClock};
+use dataplane::core::{IdlePolicy, Reactor, ReactorHandle, SpawnError, TscClock};
 use dataplane::fabric::carriers::Carriers;
 use dataplane::memory::{ArenaError, HugePages};
 use dataplane::nvme::span::SpanQueue;
@@ -13,7 +13,7 @@ use dataplane::nvme::{AttachError, BlockQueue};
 use super::device::QueueSource;
 use super::port::Cores;
 use super::volume::Volume;
-use crate::core_pipeline::{AssemblyError, CorePipeline, CorePlan, Mail, Parts, Wants};
+use crate::core_pipeline::{AssemblyError, CoreMailbox, CorePipeline, CorePlan, CorePostbox, Parts, Wants};
 use crate::dma::pacing::PacingConfig;
 use crate::policy::PolicyTable;
 
@@ -26,8 +26,8 @@ pub(super) struct Setup {
     pub(super) idle: IdlePolicy,
     pub(super) clock: TscClock,
     pub(super) pacing: PacingConfig,
-    pub(super) mailboxes: Vec<Mailbox<Mail<Carriers>>>,
-    pub(super) postboxes: Vec<Postbox<Mail<Carriers>>>,
+    pub(super) mailboxes: Vec<CoreMailbox<Carriers>>,
+    pub(super) postboxes: Vec<CorePostbox<Carriers>>,
 }
 
 /// Why a core could not be started.
@@ -66,8 +66,8 @@ fn core_pipeline<S: QueueSource>(
     huge: HugePages,
     clock: TscClock,
     pacing: PacingConfig,
-    mailbox: Mailbox<Mail<Carriers>>,
-    peers: Vec<Postbox<Mail<Carriers>>>,
+    mailbox: CoreMailbox<Carriers>,
+    peers: Vec<CorePostbox<Carriers>>,
 ) -> Result<CorePipeline<SpanQueue<S::Queue>, Carriers, TscClock>, CoreError> {
     let mut arena = volume.arena(plan.arena_bytes(), huge)?;
     tracing::info!(core = plan.ownership.core, bytes = plan.arena_bytes(), backing = %arena.backing(), "arena");

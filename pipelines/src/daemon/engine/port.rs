@@ -5,20 +5,20 @@ use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
-use dataplane::core::{PostError, Postbox};
+use dataplane::core::PostError;
 use dataplane::fabric::carriers::{CarrierCommand, Carriers};
 use dataplane::fabric::{CorePort, Fabric, message, vfio_user};
 use dataplane::memory::Region;
 
 use super::nvme::Controllers;
-use crate::core_pipeline::{Mail, Snapshot, Wants};
+use crate::core_pipeline::{CorePostbox, Mail, Snapshot, Wants};
 
 /// How long a control thread waits for a core before it gives up on it.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Every core's postbox, and the controllers that reach clients' memory.
 pub(super) struct Cores {
-    postboxes: Vec<Postbox<Mail<Carriers>>>,
+    postboxes: Vec<CorePostbox<Carriers>>,
     controllers: Arc<Controllers>,
 }
 
@@ -29,7 +29,7 @@ pub(super) struct Silent {
 }
 
 impl Cores {
-    pub(super) fn new(postboxes: Vec<Postbox<Mail<Carriers>>>, controllers: Arc<Controllers>) -> Self {
+    pub(super) fn new(postboxes: Vec<CorePostbox<Carriers>>, controllers: Arc<Controllers>) -> Self {
         Self { postboxes, controllers }
     }
 
@@ -43,14 +43,14 @@ impl Cores {
 
     /// Posts to one core, waiting for room: [`PATIENCE`] at most.
     #[allow(clippy::result_large_err, reason = "handing the mail back is the point, and costs no allocation")]
-    fn post<F: Fabric>(postbox: &Postbox<Mail<F>>, mail: Mail<F>) -> Result<(), Mail<F>> {
+    fn post<F: Fabric>(postbox: &CorePostbox<F>, mail: Mail<F>) -> Result<(), Mail<F>> {
         Self::post_until(postbox, mail, Some(Instant::now() + PATIENCE))
     }
 
     /// Posts to one core, waiting for room until the deadline, or without one until the core stops.
     #[allow(clippy::result_large_err, reason = "handing the mail back is the point, and costs no allocation")]
     fn post_until<F: Fabric>(
-        postbox: &Postbox<Mail<F>>,
+        postbox: &CorePostbox<F>,
         mail: Mail<F>,
         deadline: Option<Instant>,
     ) -> Result<(), Mail<F>> {
@@ -79,8 +79,8 @@ impl Cores {
         result
     }
 
-    /// Asks every core for a snapshot; one that does not answer is left out. As mail is read in order, an answer
-    /// also means that all earlier mail was acted on.
+    /// Asks every core for a snapshot; one that does not answer is left out. As orders are taken in the order in which they
+    /// came, an answer also means that all earlier ones were acted on.
     pub(super) fn ask_all(&self, wants: Wants) -> Vec<Snapshot> {
         let asked: Vec<_> = self
             .postboxes
@@ -99,7 +99,7 @@ impl Cores {
             .collect()
     }
 
-    /// Waits until every core has acted on all mail posted so far.
+    /// Waits until every core has acted on all orders posted so far.
     pub(super) fn barrier(&self) -> Result<(), Silent> {
         let answered = self.ask_all(Wants::default());
         match (0..self.count()).find(|&core| answered.iter().all(|snapshot| snapshot.core != core)) {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use dataplane::core::{Clock, IdlePolicy, ReactorHandle, SpawnError, TscClock, mailbox};
+use dataplane::core::{Clock, IdlePolicy, ReactorHandle, SpawnError, TscClock};
 use dataplane::fabric::Admission;
 use dataplane::memory::{ArenaError, HugePages};
 use dataplane::nvme::span::SpanQueue;
@@ -19,7 +19,7 @@ use super::port::Cores;
 use super::reports::{DeviceFacts, StoreFacts};
 use super::volume::{Joined, Meters, Opened, Volume, join};
 use crate::control::{EngineError, Shape};
-use crate::core_pipeline::CorePlan;
+use crate::core_pipeline::{CorePlan, core_mailbox};
 use crate::dma::pacing::PacingConfig;
 use crate::placement::Ownership;
 use crate::store::{self, FormatOptions, StoreError, Superblock};
@@ -27,7 +27,7 @@ use crate::store::{self, FormatOptions, StoreError, Superblock};
 /// How long records of the cache class wait for their commit: what a crash may cost, about twice that, against a flush
 /// that holds up every write.
 const COMMIT_MICROS: u64 = 500_000;
-/// Messages that a core's mailbox holds.
+/// Messages that each queue of a core's mailbox holds.
 const MAILBOX: usize = 4096;
 /// Staging buffers of a core.
 const STAGING_BUFFERS: u32 = 64;
@@ -183,7 +183,7 @@ fn prepare_on<S: QueueSource>(
         })
         .collect();
     let what = "cannot make a mailbox";
-    let boxes: Result<Vec<_>, _> = (0..cores).map(|_| mailbox(MAILBOX)).collect();
+    let boxes: Result<Vec<_>, _> = (0..cores).map(|_| core_mailbox(MAILBOX)).collect();
     let (postboxes, mailboxes): (Vec<_>, Vec<_>) =
         boxes.map_err(|cause| PrepareError::System { what, cause })?.into_iter().unzip();
     let setup = Setup {
