@@ -443,6 +443,9 @@ impl<P: PortDevice> RdmaEnd<P> {
         }
         self.by_number.retain(|(.., other)| *other != id);
         self.moving -= usize::from(queue.counted);
+        if let Some(port) = self.port_mut(queue.port) {
+            port.queue_ended();
+        }
         self.remains.extend(queue.into_endpoint().map(|endpoint| Remain { endpoint, waiting: None }));
     }
 

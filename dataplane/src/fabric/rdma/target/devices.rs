@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crossbeam_queue::ArrayQueue;
 
 use super::core_end::{Remain, Remains};
-use super::device_table::{DeviceTable, Ports};
+use super::device_table::{Condition, DeviceTable, Ports};
 use super::orders::RdmaOrder;
 use super::port::{PortParts, check_room};
 use crate::fabric::SessionId;
@@ -108,14 +108,34 @@ impl RdmaDevices {
         self.shared.devices.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A device's number on the cores, and its ports by core. Sets it up if that was not done before, which takes a while.
+    /// A device's number on the cores, and its ports by core. Sets it up if that was not done before, or is to be done anew, which
+    /// takes a while.
     pub(super) fn ports(&self, device: Device) -> Result<(usize, Ports<PortParts>), VerbsError> {
         let mut devices = self.devices();
-        if let Some(found) = devices.find(&device) {
+        if let Some(found) = devices.find(&device, PortParts::condition) {
             return Ok(found);
         }
         // It may be one that was removed and came back.
         self.retire(&mut devices);
+        match self.make_ports(device, &devices) {
+            Ok(ports) => {
+                let number = devices.enter(device, Arc::clone(&ports));
+                for (core, parts) in (0..).zip(&*ports) {
+                    // A core that has stopped serves nothing anyway.
+                    let open = |answer| CoreCommand::Rdma(RdmaOrder::Open(number, Arc::clone(parts), answer));
+                    let _ = self.hosts().ask(core, open);
+                }
+                Ok((number, ports))
+            }
+            Err(error) => devices.find_worn(&device, PortParts::condition).ok_or(error),
+        }
+    }
+
+    fn make_ports(
+        &self,
+        device: Device,
+        devices: &DeviceTable<Device, PortParts>,
+    ) -> Result<Ports<PortParts>, VerbsError> {
         let hosts = self.hosts();
         let options = hosts.options();
         check_room(options, devices.held(PortParts::held_bytes), &device.limits())?;
@@ -123,21 +143,13 @@ impl RdmaDevices {
             let (layout, remains) = (options.layout, Arc::clone(&self.shared.remains));
             PortParts::new(device, staging, layout.buffer_bytes, options.in_capsule_bytes, remains).map(Arc::new)
         };
-        let ports: Vec<_> = {
-            let staging = hosts.staging();
-            let regions = staging.as_ref().map_or(&[][..], |map| map.regions());
-            regions.iter().map(make).collect::<Result<_, _>>()?
-        };
-        let (number, ports) = (devices.next(), Ports::from(ports));
-        for (core, parts) in (0..).zip(&*ports) {
-            // A core that has stopped serves nothing anyway.
-            let _ = hosts.ask(core, |answer| CoreCommand::Rdma(RdmaOrder::Open(number, Arc::clone(parts), answer)));
-        }
-        devices.enter(device, Arc::clone(&ports));
-        Ok((number, ports))
+        let staging = hosts.staging();
+        let regions = staging.as_ref().map_or(&[][..], |map| map.regions());
+        let ports: Vec<_> = regions.iter().map(make).collect::<Result<_, _>>()?;
+        Ok(ports.into())
     }
 
-    /// Goes on with devices that were removed.
+    /// Goes on with devices that were removed, and with what is to be made anew of others.
     fn retire(&self, devices: &mut DeviceTable<Device, PortParts>) {
         let hosts = self.hosts();
         let leave = |number| {
@@ -145,7 +157,10 @@ impl RdmaDevices {
             // A core that has stopped uses nothing any more.
             let all = (0..hosts.cores()).all(|core| !matches!(left(core), Some(Err(_))));
             if all {
-                tracing::info!(device = number, "an RDMA device was removed, and nothing uses it any more");
+                tracing::info!(
+                    device = number,
+                    "nothing uses an RDMA device any more that was removed, or what there was of it is being made anew"
+                );
             }
             all
         };
@@ -154,7 +169,10 @@ impl RdmaDevices {
                 hosts.tell(core, CoreCommand::Rdma(RdmaOrder::Reclaim(number)));
             }
         };
-        devices.retire(REMOVAL, Device::is_there, leave, PortParts::is_unused, reclaim);
+        let condition = |device: &Device, parts: &PortParts| {
+            if device.is_there() { parts.condition() } else { Condition::Useless }
+        };
+        devices.retire(REMOVAL, condition, leave, PortParts::is_unused, reclaim);
     }
 
     fn sweep(&self) {

@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 
 use super::core_end::Remains;
+use super::device_table::Condition;
 use crate::fabric::rdma::verbs::{Endpoint, EndpointId, Piece, ReceiveList, SendList, VerbsError, WorkDone};
 use crate::memory::DmaSlice;
 use crate::nvme::spec::Sqe;
@@ -59,6 +60,9 @@ pub trait PortDevice: Debug {
 
     /// Where connections go that the core is done with.
     fn remains(&self) -> &Remains<Self::Pair>;
+
+    /// Notes of how much use it is, for whoever looks for a place for a new queue.
+    fn note(&self, condition: Condition);
 }
 
 impl QueuePair for Endpoint {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use zerocopy::transmute;
 
 use super::core_end::Remains;
+use super::device_table::{Condition, Wear};
 use super::nic::PortDevice;
 use crate::fabric::message::{Buffer, HostOptions, KEPT_FOR_CAPSULES, Staging};
 use crate::fabric::rdma::verbs::{
@@ -42,6 +43,7 @@ pub struct PortParts {
     in_capsule_bytes: u32,
     /// Where connections go that the core is done with.
     remains: Remains,
+    wear: Wear,
 }
 
 /// Receives of a port, for data of so many bytes each. An eighth of the buffers at most is for data that comes along.
@@ -98,12 +100,18 @@ impl PortParts {
             receives,
             in_capsule_bytes,
             remains,
+            wear: Wear::default(),
         })
     }
 
     /// Bytes of staging buffers that its receives keep.
     pub(super) fn held_bytes(&self) -> u64 {
         u64::from(self.receives) * u64::from(receive_bytes(self.in_capsule_bytes))
+    }
+
+    /// Of how much use it is, by what its core noted.
+    pub(super) fn condition(&self) -> Condition {
+        self.wear.condition()
     }
 
     /// Whether no connection has any of it, so that all of it goes when it is dropped.
@@ -154,6 +162,10 @@ impl PortDevice for PortParts {
     fn remains(&self) -> &Remains {
         &self.remains
     }
+
+    fn note(&self, condition: Condition) {
+        self.wear.note(condition);
+    }
 }
 
 /// Whether a device has what a port takes. Beyond the entries of a completion queue it would fail with all its queues.
@@ -178,6 +190,9 @@ pub(super) struct Port<P> {
     /// Receives for which there has been no buffer yet.
     bare: Vec<u16>,
     list: ReceiveList,
+    /// Receives that may be lost: those that queue pairs had taken which ended in the middle of a message. Devices give them back
+    /// late, and soft-RoCE never does.
+    perhaps_lost: u32,
     /// Whether the device failed; and whether what follows from that was done.
     pub failed: bool,
     pub ended: bool,
@@ -188,9 +203,19 @@ impl<P: PortDevice> Port<P> {
         let receives = parts.receives();
         let buffers = (0..receives).map(|_| None).collect();
         let bare = (0..receives as u16).rev().collect();
-        let mut port = Self { parts, buffers, bare, list: ReceiveList::new(BURST), failed: false, ended: false };
+        let mut port =
+            Self { parts, buffers, bare, list: ReceiveList::new(BURST), perhaps_lost: 0, failed: false, ended: false };
         port.refill(staging);
         port
+    }
+
+    /// A queue pair is over. It may have taken a receive for a message that did not come to its end: a quarter of them gone is
+    /// the time to make new ones for whoever comes next.
+    pub fn queue_ended(&mut self) {
+        self.perhaps_lost += 1;
+        if self.perhaps_lost == (self.parts.receives() / 4).max(1) {
+            self.parts.note(Condition::Worn);
+        }
     }
 
     /// The buffers of its receives. Nothing may be left of the device that could write to them when they are used again.

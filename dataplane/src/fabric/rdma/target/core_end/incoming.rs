@@ -1,5 +1,6 @@
 //! What comes in over a device: commands, and the ends of work requests.
 
+use super::super::device_table::Condition;
 use super::super::exchange::{Phase, Route};
 use super::super::nic::PortDevice;
 use super::super::port::RECEIVE;
@@ -50,6 +51,7 @@ impl<P: PortDevice> RdmaEnd<P> {
     fn fail_port(&mut self, port: usize) {
         let Some(failed) = self.port_mut(port) else { return };
         failed.failed = true;
+        failed.parts.note(Condition::Useless);
         if std::mem::replace(&mut failed.ended, true) {
             return;
         }

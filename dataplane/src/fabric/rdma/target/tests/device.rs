@@ -10,6 +10,7 @@ use crossbeam_queue::ArrayQueue;
 use zerocopy::IntoBytes;
 
 use super::super::core_end::Remains;
+use super::super::device_table::{Condition, Wear};
 use super::super::nic::{PortDevice, QueuePair};
 use crate::fabric::rdma::verbs::{
     EndpointId, Piece, ReceiveList, RemotePlace, Seen, SendList, VerbsError, Work, WorkDone,
@@ -43,6 +44,7 @@ pub struct FakePort {
     pub wires: Rc<Wires>,
     commands: Arc<Region>,
     remains: Remains<FakePair>,
+    pub wear: Wear,
 }
 
 /// A queue pair, and the host at its other end.
@@ -99,7 +101,7 @@ impl FakePort {
     pub fn new(wires: &Rc<Wires>) -> Arc<Self> {
         let commands = Region::anonymous(64 * RECEIVES as usize, RegionSlot(2)).unwrap();
         let remains = Arc::new(ArrayQueue::new(1024));
-        Arc::new(Self { wires: Rc::clone(wires), commands: Arc::new(commands), remains })
+        Arc::new(Self { wires: Rc::clone(wires), commands: Arc::new(commands), remains, wear: Wear::default() })
     }
 }
 
@@ -253,5 +255,9 @@ impl PortDevice for FakePort {
 
     fn remains(&self) -> &Remains<FakePair> {
         &self.remains
+    }
+
+    fn note(&self, condition: Condition) {
+        self.wear.note(condition);
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 
+use super::super::device_table::Condition;
 use super::super::nic::{PortDevice, QueuePair};
 use super::super::orders::RdmaOrder;
 use super::device::{FakePort, IN_CAPSULE, RECEIVES};
@@ -125,6 +126,7 @@ fn the_queues_of_a_device_that_fails_end_and_no_more_come() {
     assert_eq!(world.wires.polls.get(), polls, "a failed device is not polled");
     assert_eq!(world.hosts[host].pair.fails.get(), 1);
     assert_eq!(world.expect(ENTRIES), Err(CoreError::NotOpen));
+    assert_eq!(world.port.wear.condition(), Condition::Useless, "the next host gets a port that is made anew");
     destroy(&mut world);
     assert!(!world.end.serves(SessionId(3)) && !world.end.serves(SessionId(4)));
     world.assert_empty();
@@ -203,6 +205,30 @@ fn the_number_of_a_queue_pair_that_was_destroyed_is_free_for_another() {
     world.settle();
     assert!(!world.end.serves(SessionId(3)));
     world.assert_empty();
+}
+
+#[test]
+fn a_port_is_worn_before_its_queues_may_have_lost_all_of_its_receives() {
+    let mut world = World::new();
+    for ended in 0..RECEIVES {
+        assert_eq!(world.port.wear.condition() == Condition::Sound, ended < RECEIVES / 4, "{ended} have ended");
+        let host = world.connect(3);
+        // A message begins to come in: the device takes a receive for it, and forgets it when the queue pair fails.
+        world.wires.receives.borrow_mut().pop_back();
+        world.lose(host);
+        world.settle();
+        if world.wires.receives.borrow().len() < 2 {
+            break;
+        }
+    }
+    assert_eq!(world.port.wear.condition(), Condition::Worn);
+    assert!(!world.end.is_moving(&world.staging));
+    // Whoever is on it goes on meanwhile. When nobody is, all of it comes back, the lost ones too.
+    let (answer, answered) = sync_channel(1);
+    world.order(RdmaOrder::Leave(world.device, answer));
+    assert_eq!(answered.recv().unwrap(), Ok(()));
+    world.order(RdmaOrder::Reclaim(world.device));
+    assert_eq!(world.staging.free_bytes(), BUFFERS);
 }
 
 #[test]
