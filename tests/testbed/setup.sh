@@ -20,10 +20,10 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$HERE/../../scripts/lib.sh"
 . "$HERE/bed.sh"
 
-# Those that the test bed itself runs, then those that tests want in the guest.
+# Those that the test bed itself runs, then those that tests want in the guest, and headers that declarations are compared with.
 HOST_PACKAGES=(qemu-system-x86 busybox-static cpio xz-utils kmod)
 GUEST_PACKAGES=(pciutils nvme-cli fio dmsetup e2fsprogs iproute2 ibverbs-providers libibverbs1 librdmacm1 ibverbs-utils
-                perftest tcpdump tshark)
+                perftest tcpdump tshark libibverbs-dev librdmacm-dev)
 
 # What the guest needs before it has its root file system; everything else is loaded by modprobe later.
 BOOT_MODULES=(virtio_pci 9pnet_virtio 9p overlay virtio_console)
