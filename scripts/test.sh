@@ -4,7 +4,7 @@
 #   scripts/test.sh [OPTIONS]
 #
 #   --quick          only format, lints, tests and a short simulation (a few minutes)
-#   --soak           ten times the simulation, the kills and the fuzzing; all end-to-end tests over networks in the guest
+#   --soak           ten times the simulation, the kills and the fuzzing; RDMA's ports worn out in the guest
 #   --seeds N        simulate N seeds
 #   --only NAME      run this step only; may be given several times
 #   --list           list the steps
@@ -174,10 +174,10 @@ step_vm() {
     tests/testbed/setup.sh || code=$?
     [ "$code" -ne "$SKIP" ] || skip "this machine cannot have the VM test bed (tests/testbed/setup.sh tells why)" || return
     [ "$code" -eq 0 ] || return "$code"
-    if [ "$soak" -gt 1 ]; then export KVPLANE_E2E_WHOLE=1; fi
     for part in smoke driver e2e fabrics rdma; do
         "tests/testbed/$part.sh" || code=1
     done
+    [ "$soak" -eq 1 ] || tests/testbed/rdma.sh renewal || code=1
     return "$code"
 }
 

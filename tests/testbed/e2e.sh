@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Runs end-to-end tests in the guest, with the daemon driving emulated drives behind an IOMMU instead of a file: contents,
 # eviction, restart, kill -9, two cores, no copies, resets; then media errors, a store over two drives, and drives that share
-# an IOMMU group; then what a network changes over NVMe/TCP and over RDMA (soft-RoCE), or with KVPLANE_E2E_WHOLE=1 all of the
-# suite that has a meaning there (scripts/test.sh --soak). Needs tests/testbed/setup.sh once; takes about ten minutes.
+# an IOMMU group; then, over NVMe/TCP and over RDMA (soft-RoCE), all of the suite that has a meaning there. Needs
+# tests/testbed/setup.sh once; takes about seven minutes.
 #
 #   tests/testbed/e2e.sh [PART...]      [default: one_drive two_drives one_group tcp rdma]
 #
@@ -67,16 +67,10 @@ over_network() {
     use_first_drive
     KVPLANE_E2E_DEVICE+=vfio:$B=64M
     export KVPLANE_E2E_CARRIER=$1
-    # What a crash leaves behind is the store's business, and was looked at often enough without a network.
-    export KVPLANE_KILL_ROUNDS=2
     [[ $1 != rdma:* ]] || run_test zero_copy || code=1
     run_test media_errors --ignored || code=1
     run_test nvme_resets --ignored || code=1
     run_test contents || code=1
-    if [ -z "${KVPLANE_E2E_WHOLE:-}" ]; then
-        run_test restart a_store_of_the_durable_class_is_warm || code=1
-        exit "$code"
-    fi
     run_test restart || code=1
     run_test two_cores a_client_spreads lookups_and_leases || code=1
     run_test policy --skip cannot_be_seen_or_used || code=1

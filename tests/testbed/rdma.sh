@@ -3,8 +3,9 @@
 # virtual Ethernet devices. The verbs; our initiator and Linux's target; the daemon with our client and with Linux's host;
 # lost packets, peers that vanish, a path that breaks. Needs tests/testbed/setup.sh once; takes about three minutes.
 #
-#   tests/testbed/rdma.sh [PART...]     [default: verbs linux_target daemon linux_host loss faults path; with KVPLANE_E2E_WHOLE=1
-#                                       renewal, too]
+#   tests/testbed/rdma.sh [PART...]     [default: verbs linux_target daemon linux_host loss faults path]
+#
+# There is renewal as well, which takes five minutes.
 #
 # All parts run in one guest, one after the other. Exit codes: 0 all passed; 1 some failed.
 set -euo pipefail
@@ -197,7 +198,7 @@ part_path() {
 }
 
 # Queue pairs that ended may have taken receives along. After 256 on a core, those who come next get a port made anew, and
-# what there was goes when its last queue does. With KVPLANE_E2E_WHOLE alone: under emulation it takes minutes.
+# what there was goes when its last queue does.
 part_renewal() {
     daemon --host $HOST
     load --duration 600s >/run/load 2>&1 &
@@ -252,7 +253,7 @@ fi
 # ---------------------------------------------------------------- from outside
 
 . "$HERE/bed.sh"
-[ $# -gt 0 ] || set -- verbs linux_target daemon linux_host loss faults path ${KVPLANE_E2E_WHOLE:+renewal}
+[ $# -gt 0 ] || set -- verbs linux_target daemon linux_host loss faults path
 for part; do
     declare -F "part_$part" >/dev/null || die 2 "there is no part $part"
 done
