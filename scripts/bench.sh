@@ -41,8 +41,10 @@ callgrind_retrieve                  instructions    <= 800   callgrind
 callgrind_nvme_read                 instructions    <= 250   callgrind
 nvme_over_kernel_reads              ratio           >= 3.0   guest
 tcp_over_redis_retrieve_1m_qd16     ratio           >= 1.5   tcp
+tcp_over_plain_sockets              ratio           >= 0.9   tcp
 tcp_cpu_seconds_per_gib             s/GiB           <= inf   tcp
 redis_cpu_seconds_per_gib           s/GiB           <= inf   tcp
+plain_sockets_cpu_seconds_per_gib   s/GiB           <= inf   tcp
 rdma_over_ib_write_bw_64k           ratio           >= 0.9   rdma
 rdma_over_ib_write_bw_1m            ratio           >= 0.9   rdma
 restart_read_fraction               %               <= 0.3   restart
@@ -151,20 +153,20 @@ measure_vfio() {
     sample vfio_qd1_p50 "$(json "$out/vfio_qd1.json" 'j["per_op"][0]["latency"]["p50_us"]')"
 }
 
-# 1 MiB values over loopback: from memory of kvplaned by NVMe/TCP, and of a Redis server by GET. The same loop asks both, from
-# the other core; who goes first changes from round to round. The processor's time is that of the server.
+# 1 MiB values over loopback: from memory of kvplaned by NVMe/TCP, of a Redis server by GET, and of a server that does nothing
+# but send them (scripts/plain_values.py), which is what sockets give at the most. The same loop asks all of them, from the other
+# core; who goes first changes from round to round. The processor's time is that of the server.
 measure_tcp() {
-    local side sides=(kvplane redis)
-    if ! have redis-server; then
-        for side in tcp_over_redis_retrieve_1m_qd16 tcp_cpu_seconds_per_gib redis_cpu_seconds_per_gib; do
-            note "$side" "redis-server is not installed"
-        done
-        return 0
-    fi
-    [ $((round % 2)) -eq 1 ] || sides=(redis kvplane)
+    local side sides=(kvplane redis plain) moved='j["per_op"][0]["gb_per_s"]'
+    have redis-server || sides=(kvplane plain)
+    [ $((round % 2)) -eq 1 ] || mapfile -t sides < <(printf '%s\n' "${sides[@]}" | tac)
     for side in "${sides[@]}"; do "tcp_of_$side"; done
-    local moved='j["per_op"][0]["gb_per_s"]'
-    sample tcp_over_redis_retrieve_1m_qd16 "$(ratio "$(json "$out/tcp_kvplane.json" "$moved")" "$(json "$out/tcp_redis.json" "$moved")")"
+    sample tcp_over_plain_sockets "$(ratio "$(json "$out/tcp_kvplane.json" "$moved")" "$(json "$out/tcp_plain.json" "$moved")")"
+    if [[ " ${sides[*]} " == *" redis "* ]]; then
+        sample tcp_over_redis_retrieve_1m_qd16 "$(ratio "$(json "$out/tcp_kvplane.json" "$moved")" "$(json "$out/tcp_redis.json" "$moved")")"
+    else
+        for side in tcp_over_redis_retrieve_1m_qd16 redis_cpu_seconds_per_gib; do note "$side" "redis-server is not installed"; done
+    fi
 }
 
 tcp_of_kvplane() {
@@ -176,15 +178,22 @@ tcp_of_kvplane() {
 }
 
 tcp_of_redis() {
-    local port=16379 server
-    tied taskset -c "${cores[0]}" redis-server --port "$port" --bind 127.0.0.1 --save '' --appendonly no \
-        --daemonize no >"$out/redis.log" 2>&1 9>&- &
+    tcp_of_server redis 16379 redis_cpu_seconds_per_gib \
+        redis-server --port 16379 --bind 127.0.0.1 --save '' --appendonly no --daemonize no
+}
+
+tcp_of_plain() { tcp_of_server plain 16380 plain_sockets_cpu_seconds_per_gib scripts/plain_values.py 16380; }
+
+tcp_of_server() { # NAME PORT ROW COMMAND...
+    local name=$1 port=$2 row=$3 server
+    shift 3
+    tied taskset -c "${cores[0]}" "$@" >"$out/$name.log" 2>&1 9>&- &
     server=$!
     for _ in $(seq 100); do
         (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null && break
         sleep 0.1
     done
-    tcp_load redis "redis://127.0.0.1:$port" "$server" redis_cpu_seconds_per_gib || { stop_pid "$server"; return 1; }
+    tcp_load "$name" "redis://127.0.0.1:$port" "$server" "$row" || { stop_pid "$server"; return 1; }
     stop_pid "$server"
 }
 
