@@ -58,7 +58,7 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-seeds=${seeds:-$((200 * soak))}
+seeds=${seeds:-$((300 * soak))}
 # What incremental compilation keeps for the next edit costs a run of everything minutes.
 if [ "$quick" = no ] && [ "${#only[@]}" -eq 0 ]; then export CARGO_INCREMENTAL=0; fi
 for name in "${only[@]}"; do

@@ -72,6 +72,16 @@ struct Command {
     buffer: u64,
     /// Where in the region its data begins.
     offset: u64,
+    leave: Leave,
+}
+
+/// Whether a command may be carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leave {
+    Given,
+    /// The namespace was taken from the client, or given back, while the command was under way.
+    Unknown,
+    Denied,
 }
 
 /// What went wrong; the end of a run.
@@ -93,8 +103,12 @@ pub struct Client {
     pub corrupt: u64,
     /// Answers checked.
     pub checked: u64,
+    /// Commands that were refused because the namespace had been taken from the client.
+    pub refused: u64,
     /// Whether damage that the checksum tells of is to be expected.
     pub damage_expected: bool,
+    /// Whether the namespace is taken from it.
+    denied: bool,
 }
 
 impl Client {
@@ -112,7 +126,9 @@ impl Client {
             lease: None,
             corrupt: 0,
             checked: 0,
+            refused: 0,
             damage_expected,
+            denied: false,
         }
     }
 
@@ -146,6 +162,12 @@ impl Client {
         SessionId(self.plan.number)
     }
 
+    /// Its tenant.
+    #[must_use]
+    pub fn tenant(&self) -> u32 {
+        self.plan.tenant
+    }
+
     /// The queue name that its permits carry.
     #[must_use]
     pub fn queue(&self) -> SlotId {
@@ -164,6 +186,28 @@ impl Client {
         self.commands.clear();
         self.free = (0..BUFFERS).collect();
         self.lease = None;
+    }
+
+    /// Whether the namespace is taken from it.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        self.denied
+    }
+
+    /// The namespace is taken from the client, or given to it again; every core knows it.
+    pub fn deny(&mut self, denied: bool) {
+        self.denied = denied;
+        // When a core looks at what is under way, nobody knows.
+        self.commands.values_mut().for_each(|command| command.leave = Leave::Unknown);
+    }
+
+    /// The namespace is about to be purged: lists that were begun before may find any of it gone.
+    pub fn purge_begins(&mut self) {
+        for command in self.commands.values_mut() {
+            if let Asked::Prefix { allowed, .. } | Asked::States { allowed, .. } = &mut command.asked {
+                allowed.iter_mut().for_each(|allowed| allowed.push(None));
+            }
+        }
     }
 
     fn wire_key(&self, key: u32) -> [u8; 16] {
@@ -216,7 +260,8 @@ impl Client {
         } else {
             self.retrieve(key, cid, offset)
         };
-        self.commands.insert(cid, Command { asked, buffer, offset });
+        let leave = if self.denied { Leave::Denied } else { Leave::Given };
+        self.commands.insert(cid, Command { asked, buffer, offset, leave });
         let fragment = if self.random.chance(200) { 4096 } else { 0 };
         Some((sqe, SimData { slot: self.slot(), offset, bytes, position: 0, fragment }))
     }
@@ -331,13 +376,29 @@ impl Client {
     /// # Errors
     /// What it violates.
     pub fn answered(&mut self, cid: u16, completion: Completion) -> Result<(), Violation> {
-        let Some(Command { asked, buffer, offset }) = self.commands.remove(&cid) else {
+        let Some(Command { asked, buffer, offset, leave }) = self.commands.remove(&cid) else {
             return Err(Violation(format!("command {cid} was completed twice or never sent")));
         };
         self.free.push(buffer);
         self.checked += 1;
         let status = completion.status;
+        let refused = status == Status::INVALID_NAMESPACE && leave != Leave::Given;
         match asked {
+            Asked::Other => Ok(()),
+            Asked::Store { key } | Asked::Delete { key } if refused => {
+                self.refused += 1;
+                self.oracle.write_refused(key);
+                Ok(())
+            }
+            Asked::Retrieve { room, .. } if refused => {
+                self.refused += 1;
+                self.check_rest(0, room, offset)
+            }
+            _ if refused => {
+                self.refused += 1;
+                Ok(())
+            }
+            _ if leave == Leave::Denied => Err(Violation(format!("{status} for a client without a namespace"))),
             Asked::Store { key } => {
                 self.oracle.write_ended(key, status.is_success());
                 self.widen(key);
@@ -374,7 +435,6 @@ impl Client {
                 expect(status, &[Status::SUCCESS], "Lookup State")?;
                 self.states(&keys, &allowed, offset)
             }
-            Asked::Other => Ok(()),
         }
     }
 

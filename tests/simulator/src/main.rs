@@ -44,6 +44,8 @@ fn main() -> ExitCode {
                 total.cuts += summary.cuts;
                 total.lent += summary.lent;
                 total.recalled += summary.recalled;
+                total.refused += summary.refused;
+                total.purged += summary.purged;
             }
             Err(found) => {
                 violation = Some(found);
@@ -55,7 +57,8 @@ fn main() -> ExitCode {
     bar.finish_and_clear();
     println!(
         "{} answers checked in {} turns, {} of them over TCP, {} values out of the disk's own memory ({} copied after all); {} power cuts, {} client \
-         crashes, {} streams cut, {} segments evicted, {} damaged values told of",
+         crashes, {} streams cut, {} commands refused after a namespace was taken away, {} namespaces purged, {} segments evicted, \
+         {} damaged values told of",
         total.answers,
         total.turns,
         total.by_tcp,
@@ -64,6 +67,8 @@ fn main() -> ExitCode {
         total.power_cuts,
         total.crashes,
         total.cuts,
+        total.refused,
+        total.purged,
         total.evicted,
         total.corrupt
     );

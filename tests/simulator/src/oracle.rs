@@ -72,6 +72,16 @@ impl Oracle {
         }
     }
 
+    /// The write under way was refused: nothing has happened.
+    pub fn write_refused(&mut self, key: u32) {
+        self.state(key).pending = None;
+    }
+
+    /// All keys were removed.
+    pub fn purged(&mut self) {
+        self.keys.values_mut().for_each(|state| state.possible = vec![None]);
+    }
+
     /// What a read may return that begins now.
     pub fn readable(&mut self, key: u32) -> Vec<Version> {
         let may_vanish = self.may_vanish;

@@ -43,6 +43,8 @@ pub struct Plan {
     pub client_crashes: u32,
     /// Bytes that each tenant may hold in each shard.
     pub quota: Option<u64>,
+    /// Of 100,000 turns, those in which a client is denied its namespace, or given it again.
+    pub revocations: u32,
 }
 
 impl Plan {
@@ -81,8 +83,11 @@ impl Plan {
             power_cuts: random.below(4),
             client_crashes: if random.chance(300) { 1 } else { 0 },
             quota: random.chance(150).then(|| random.between(1, 4) << 20),
+            revocations: 0,
         };
         plan.draw_links(&mut Random::new(seed ^ 0x7C9));
+        let mut random = Random::new(seed ^ 0x90C);
+        plan.revocations = if random.chance(300) { random.between(5, 100) as u32 } else { 0 };
         plan
     }
 

@@ -53,10 +53,14 @@ pub struct Summary {
     pub lent: u64,
     /// Those of them that were copied after all, because somebody wanted their place.
     pub recalled: u64,
+    /// Commands refused because their client's namespace was taken from it.
+    pub refused: u64,
+    /// Namespaces purged.
+    pub purged: u64,
 }
 
 /// Turns without an answer while commands are under way, after which a run is stuck.
-const STUCK_TURNS: u64 = 200_000;
+pub(crate) const STUCK_TURNS: u64 = 200_000;
 
 /// Staging memory of each core: connections, and bytes for values.
 const STAGING: StagingLayout = StagingLayout { areas: 16, ..staging_layout(8 << 20) };
@@ -66,15 +70,24 @@ const FIRST_STAGING_SLOT: u16 = 100;
 /// The simulated world.
 pub struct World {
     plan: Plan,
-    random: Random,
+    pub(crate) random: Random,
     disk: Rc<RefCell<Disk>>,
     superblock: Superblock,
     clock: ManualClock,
-    cores: Vec<Core>,
-    clients: Vec<Client>,
+    pub(crate) cores: Vec<Core>,
+    /// The ways to their mailboxes.
+    pub(crate) postboxes: Vec<CorePostbox<SimCarriers>>,
+    pub(crate) clients: Vec<Client>,
+    /// Clients whose namespace is being purged and could not be to the end: they do not get it back.
+    pub(crate) unpurged: Vec<bool>,
     /// By client, the queues of those that come by TCP, one to each core.
     links: Vec<Vec<Link>>,
-    summary: Summary,
+    pub(crate) summary: Summary,
+}
+
+/// A tenant's namespace in the store.
+pub(crate) fn ns28(tenant: u32) -> u32 {
+    1000 + tenant
 }
 
 fn ask(core: &mut Core, order: impl FnOnce(Answer) -> CoreCommand<Socket>) -> Receiver<Result<(), CoreError>> {
@@ -107,12 +120,14 @@ impl World {
             })
             .collect();
         let mut world = Self {
+            unpurged: vec![false; plan.clients.len()],
             plan,
             random,
             disk,
             superblock,
             clock: ManualClock::new(),
             cores: Vec::new(),
+            postboxes: Vec::new(),
             clients,
             links: Vec::new(),
             summary: Summary::default(),
@@ -163,6 +178,7 @@ impl World {
             }
             self.cores.push(pipeline);
         }
+        self.postboxes = postboxes;
         if self.plan.has_links() {
             self.open_links();
         }
@@ -195,11 +211,12 @@ impl World {
         Some(link)
     }
 
-    fn policy(&self) -> PolicyTable {
+    pub(crate) fn policy(&self) -> PolicyTable {
         let mut builder = PolicyTable::builder();
-        for client in &self.plan.clients {
+        let clients = self.plan.clients.iter().zip(&self.clients);
+        for (client, _) in clients.filter(|(_, client)| !client.is_denied()) {
             let grant = Grant {
-                ns28: 1000 + client.tenant,
+                ns28: ns28(client.tenant),
                 namespace: client.number,
                 class: if self.plan.durable { Durability::Durable } else { Durability::Cache },
                 quota_bytes: self.plan.quota,
@@ -244,12 +261,15 @@ impl World {
             if self.random.chance(self.plan.client_crashes) && self.random.chance(20) {
                 self.crash_client()?;
             }
+            if self.plan.revocations > 0 && self.random.below(100_000) < u64::from(self.plan.revocations) {
+                self.change_policy()?;
+            }
         }
         self.finish()
     }
 
     /// One core has its turn, and time goes on.
-    fn turn(&mut self) -> Result<usize, Violation> {
+    pub(crate) fn turn(&mut self) -> Result<usize, Violation> {
         let core = self.random.below(self.cores.len() as u64) as usize;
         self.clock.advance_micros(1 + self.random.below(20));
         let now = self.clock.now();
@@ -433,6 +453,7 @@ impl World {
         }
         self.count_loans();
         self.summary.corrupt = self.clients.iter().map(|client| client.corrupt).sum();
+        self.summary.refused = self.clients.iter().map(|client| client.refused).sum();
         self.summary.evicted =
             self.cores.iter().flat_map(|core| core.shards()).map(|shard| shard.stats().evicted_segments).sum();
         for core in 0..self.cores.len() {

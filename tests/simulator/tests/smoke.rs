@@ -19,10 +19,13 @@ fn nothing_is_violated() {
         total.cuts += summary.cuts;
         total.lent += summary.lent;
         total.recalled += summary.recalled;
+        total.refused += summary.refused;
+        total.purged += summary.purged;
     }
     // Runs in which nothing happens would prove nothing.
     assert!(total.answers > 30_000, "{total:?}");
     assert!(total.power_cuts > 0 && total.evicted > 0, "{total:?}");
+    assert!(total.refused > 100 && total.purged > 0, "{total:?}");
     assert!(total.by_tcp > 3000 && total.cuts > 10 && total.lent > 100 && total.recalled > 10, "{total:?}");
 }
 
