@@ -265,3 +265,41 @@ fn other_commands_come_after_connect_only() {
     assert_eq!(queue.terminated().map(|why| why.fes), Some(FatalStatus::INVALID_HEADER_FIELD));
     serves(port, 1);
 }
+
+/// A value in memory is sent from where it lies, which nothing else can be written over until the host took it.
+#[test]
+fn a_host_that_takes_nothing_does_not_hold_up_everybodys_stores() {
+    const VALUE: u32 = 4 << 20;
+    let port = tcp::free_port();
+    let daemon = Daemon::start(tcp::setup(port).store("ram:512M"));
+    let mut client = tcp::client(port);
+    client.put(key(77), &value(&key(77), 1, VALUE as usize)).unwrap();
+    let (_admin, controller) = RawHost::admin(port, Digests::NONE, 0);
+    let mut deaf = RawHost::io(port, Digests::NONE, 1, controller);
+    // More than sockets hold, and not its host's whole share of buffers.
+    for cid in 0..4 {
+        let mut sqe = Sqe::new(opcode::RETRIEVE, cid);
+        sqe.set_nsid(1);
+        sqe.set_dword(10, VALUE);
+        sqe.set_key(key(77).bytes());
+        sqe.set_sgl(SglDescriptor::transport(VALUE));
+        deaf.capsule(sqe, &[], 0);
+    }
+    assert_eq!(daemon.queue_pairs(), 2);
+    // Twice what there is room for: the segment of that value is evicted, and used again.
+    for number in 0..1024 {
+        client.put(key(1000 + number), &value(&key(1000 + number), 1, 1 << 20)).unwrap();
+    }
+    await_that("the host that takes nothing has been ended", || daemon.queue_pairs() == 1);
+    assert!(daemon.log().contains("does not take a value whose place is needed"), "{}", daemon.log());
+    // It was read, so eviction may have found it worth moving.
+    let stored = value(&key(77), 1, VALUE as usize);
+    assert!(client.get(key(77)).unwrap().is_none_or(|found| found == stored));
+    assert!(client.get(key(2023)).unwrap() == Some(value(&key(2023), 1, 1 << 20)));
+    // What the host has been sent, it was sent right, up to where it ends.
+    while let Some((pdu, data)) = deaf.receive() {
+        if let Pdu::C2hData(place) = pdu {
+            assert!(data == stored[place.offset as usize..][..data.len()]);
+        }
+    }
+}
