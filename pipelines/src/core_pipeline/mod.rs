@@ -5,6 +5,7 @@
 //! -> the store's own work -> doorbells and completions out.
 
 mod assembly;
+mod exchange;
 mod leases;
 mod lists;
 mod mail;

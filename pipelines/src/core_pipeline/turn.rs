@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use dataplane::BURST;
 use dataplane::Burst;
-use dataplane::core::{Clock, Poll, PostError, Ticks};
+use dataplane::core::{Clock, Poll, Ticks};
 use dataplane::fabric::{Completion, Fabric};
 use dataplane::nvme::BlockQueue;
 use dataplane::nvme::spec::Status;
@@ -21,8 +21,6 @@ use crate::placement::{PlacedBurst, place};
 use crate::policy::{Admitted, AdmittedBurst, admit, admit_again};
 use crate::store::Shard;
 
-/// Messages taken from the mailbox in one turn.
-const MAIL_A_TURN: usize = 2 * BURST;
 /// How long a host has for what it is being sent of a value whose segment is to be freed.
 const PATIENCE_MICROS: u64 = 4_000_000;
 
@@ -121,7 +119,7 @@ impl<B: BlockQueue, F: Fabric, C: Clock> CorePipeline<B, F, C> {
     }
 
     /// Lists that wait for a context hold up nobody else until there are as many as fit.
-    fn has_room_for_lists(&self) -> bool {
+    pub(super) fn has_room_for_lists(&self) -> bool {
         self.waiting_lists.len() + BURST <= self.waiting_lists.capacity()
     }
 
@@ -188,7 +186,7 @@ impl<B: BlockQueue, F: Fabric, C: Clock> CorePipeline<B, F, C> {
 
     /// Has commands that waited, or came from another core, placed. They are admitted by the policy of now: who was let in when
     /// they came may not be any more, and nothing of a namespace may be stored after it was purged.
-    fn place_again(&mut self, commands: &mut Burst<Admitted>, now: Ticks) {
+    pub(super) fn place_again(&mut self, commands: &mut Burst<Admitted>, now: Ticks) {
         // It is always there between two calls; the commands must not be lost if it ever is not.
         let burst = self.burst.take().unwrap_or_else(CapsuleBurst::new);
         self.place_and_start(admit_again(&self.policy, burst, commands.drain(..)), now);
@@ -229,7 +227,8 @@ impl<B: BlockQueue, F: Fabric, C: Clock> CorePipeline<B, F, C> {
     }
 
     /// Tells clients of this core, and sends the rest home.
-    fn complete_all(&mut self, ended: &mut Burst<Ended>) {
+    #[inline]
+    pub(super) fn complete_all(&mut self, ended: &mut Burst<Ended>) {
         let count = ended.len();
         if count == 0 {
             return;
@@ -252,7 +251,7 @@ impl<B: BlockQueue, F: Fabric, C: Clock> CorePipeline<B, F, C> {
     }
 
     #[inline(always)]
-    fn complete(&mut self, command: Ended, now: Ticks) {
+    pub(super) fn complete(&mut self, command: Ended, now: Ticks) {
         let Ended { origin, completion, value_bytes } = command;
         let ticks = now.since(origin.received);
         let status = completion.status;
@@ -277,118 +276,13 @@ impl<B: BlockQueue, F: Fabric, C: Clock> CorePipeline<B, F, C> {
         self.fabric.complete(origin.permit, completion);
     }
 
-    fn send(&mut self, core: u16, mail: Mail<F>) {
-        let line = &mut self.outgoing[mail.lane() as usize];
-        if !line.is_empty() {
-            line.push_back((core, mail));
-            return;
-        }
-        self.post(core, mail);
-    }
-
-    /// Posts to a peer; what does not fit is kept at the front of the line.
-    fn post(&mut self, core: u16, mail: Mail<F>) -> bool {
-        let Some(peer) = self.peers.get(usize::from(core)) else {
-            // No such core: only a command that came with a core number nobody has could do that.
-            return true;
-        };
-        match peer.post(mail) {
-            Ok(()) => true,
-            Err(PostError::Full(mail)) => {
-                self.outgoing[mail.lane() as usize].push_front((core, mail));
-                false
-            }
-            Err(PostError::Stopped(mail)) => {
-                self.return_to_sender(mail);
-                true
-            }
-        }
-    }
-
-    /// A core has stopped: what was for it ends here, so that the others go on with their own keys.
-    fn return_to_sender(&mut self, mail: Mail<F>) {
-        let ended = match mail {
-            Mail::Forward(command) => Some(command.into_origin().fail(Status::INTERNAL_ERROR)),
-            Mail::Ended(ended) => Some(ended),
-            Mail::List(mut job) => job.give_up(),
-            _ => None,
-        };
-        let Some(ended) = ended else { return };
-        if ended.origin.permit.core() == self.ownership.core {
-            self.complete(ended, self.meter.boundary());
-        } else {
-            // Its home is the core that stopped; nobody is left to be told.
-            dataplane::fabric::abandoning(|| drop(ended));
-        }
-    }
-
-    fn send_outgoing(&mut self) -> usize {
-        let mut sent = 0;
-        for lane in 0..self.outgoing.len() {
-            while let Some((core, mail)) = self.outgoing[lane].pop_front() {
-                if !self.post(core, mail) {
-                    break;
-                }
-                sent += 1;
-            }
-        }
-        sent
-    }
-
-    fn receive_mail(&mut self, now: Ticks) -> usize {
-        let (mut forwarded, mut ended) = (Burst::new(), Burst::new());
-        let (mut orders, mut work) = (0, 0);
-        while orders < MAIL_A_TURN
-            && !ended.is_full()
-            && let Some(mail) = self.mailbox.take_order()
-        {
-            orders += 1;
-            self.take_in(mail, &mut forwarded, &mut ended);
-        }
-        while work < MAIL_A_TURN
-            && !forwarded.is_full()
-            && self.dma.room() >= BURST + self.waiting.len()
-            && self.has_room_for_lists()
-            && let Some(mail) = self.mailbox.take_work()
-        {
-            work += 1;
-            self.take_in(mail, &mut forwarded, &mut ended);
-        }
-        if !forwarded.is_empty() {
-            self.place_again(&mut forwarded, now);
-        }
-        self.complete_all(&mut ended);
-        orders + work
-    }
-
-    fn take_in(&mut self, mail: Mail<F>, forwarded: &mut Burst<Admitted>, ended: &mut Burst<Ended>) {
-        match mail {
-            Mail::Forward(command) => forwarded.push(command),
-            Mail::Ended(command) => ended.push(command),
-            Mail::List(job) => self.lists.push_back(job),
-            Mail::Unlease(lease) => self.shards.iter_mut().for_each(|shard| shard.unlease(lease)),
-            Mail::Fabric(command) => self.fabric.command(command, &mut self.blocks),
-            Mail::Policy(table) => self.policy = table,
-            Mail::Purge(ns28) => self.purges.push(ns28),
-            Mail::Snapshot(mut snapshot, answer) => {
-                self.fill(&mut snapshot);
-                // The asker may have given up; then nobody needs it.
-                let _ = answer.try_send(snapshot);
-            }
-            Mail::ResetCounters => {
-                self.meter.reset();
-                self.operations.reset();
-            }
-        }
-    }
-
     /// Has every shard begin the purges that were asked for; a shard that cannot yet is asked again.
     fn begin_purges(&mut self) {
         let shards = &mut self.shards;
         self.purges.retain(|&ns28| !shards.iter_mut().all(|shard| shard.purge(ns28)));
     }
 
-    fn fill(&mut self, snapshot: &mut Snapshot) {
+    pub(super) fn fill(&mut self, snapshot: &mut Snapshot) {
         self.operations.settle();
         snapshot.core = self.ownership.core;
         snapshot.ready = self.is_ready();
