@@ -16,7 +16,6 @@ pub mod link;
 pub mod oracle;
 pub mod plan;
 pub mod random;
-mod revocation;
 pub mod wire;
 pub mod world;
 

@@ -1,5 +1,8 @@
 //! One run: cores, disk, clients and the clock, turned by chance.
 
+mod interruptions;
+mod revocation;
+
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -60,7 +63,7 @@ pub struct Summary {
 }
 
 /// Turns without an answer while commands are under way, after which a run is stuck.
-pub(crate) const STUCK_TURNS: u64 = 200_000;
+const STUCK_TURNS: u64 = 200_000;
 
 /// Staging memory of each core: connections, and bytes for values.
 const STAGING: StagingLayout = StagingLayout { areas: 16, ..staging_layout(8 << 20) };
@@ -70,23 +73,23 @@ const FIRST_STAGING_SLOT: u16 = 100;
 /// The simulated world.
 pub struct World {
     plan: Plan,
-    pub(crate) random: Random,
+    random: Random,
     disk: Rc<RefCell<Disk>>,
     superblock: Superblock,
     clock: ManualClock,
-    pub(crate) cores: Vec<Core>,
+    cores: Vec<Core>,
     /// The ways to their mailboxes.
-    pub(crate) postboxes: Vec<CorePostbox<SimCarriers>>,
-    pub(crate) clients: Vec<Client>,
+    postboxes: Vec<CorePostbox<SimCarriers>>,
+    clients: Vec<Client>,
     /// Clients whose namespace is being purged and could not be to the end: they do not get it back.
-    pub(crate) unpurged: Vec<bool>,
+    unpurged: Vec<bool>,
     /// By client, the queues of those that come by TCP, one to each core.
     links: Vec<Vec<Link>>,
-    pub(crate) summary: Summary,
+    summary: Summary,
 }
 
 /// A tenant's namespace in the store.
-pub(crate) fn ns28(tenant: u32) -> u32 {
+fn ns28(tenant: u32) -> u32 {
     1000 + tenant
 }
 
@@ -211,7 +214,7 @@ impl World {
         Some(link)
     }
 
-    pub(crate) fn policy(&self) -> PolicyTable {
+    fn policy(&self) -> PolicyTable {
         let mut builder = PolicyTable::builder();
         let clients = self.plan.clients.iter().zip(&self.clients);
         for (client, _) in clients.filter(|(_, client)| !client.is_denied()) {
@@ -269,7 +272,7 @@ impl World {
     }
 
     /// One core has its turn, and time goes on.
-    pub(crate) fn turn(&mut self) -> Result<usize, Violation> {
+    fn turn(&mut self) -> Result<usize, Violation> {
         let core = self.random.below(self.cores.len() as u64) as usize;
         self.clock.advance_micros(1 + self.random.below(20));
         let now = self.clock.now();
@@ -350,87 +353,6 @@ impl World {
         client.began(&sqe);
         link.submit(sqe, client.region(), &data)?;
         Ok(1)
-    }
-
-    /// The power goes and comes back; every core recovers from what the disk kept.
-    fn power_cut(&mut self) -> Result<(), Violation> {
-        for core in &mut self.cores {
-            core.blocks_mut().cut();
-        }
-        self.disk.borrow_mut().power_cut();
-        self.links.clear();
-        self.count_loans();
-        let cores = std::mem::take(&mut self.cores);
-        abandoning(|| drop(cores));
-        for client in &mut self.clients {
-            client.interrupted(true);
-        }
-        self.summary.power_cuts += 1;
-        self.start_cores();
-        self.settle("recovery", |core| core.is_ready())
-    }
-
-    /// A client dies with commands under way. They end, unheard; then it comes back as a new life.
-    fn crash_client(&mut self) -> Result<(), Violation> {
-        let at = self.random.below(self.clients.len() as u64) as usize;
-        self.summary.crashes += 1;
-        // What is under way ends first, as a carrier does it: queues are closed and drained before memory goes.
-        let mut turns = 0;
-        while self.cores.iter().any(|core| core.outstanding() > 0) && turns < STUCK_TURNS {
-            let core = self.random.below(self.cores.len() as u64) as usize;
-            self.clock.advance_micros(5);
-            let now = self.clock.now();
-            self.cores[core].poll(now);
-            turns += 1;
-        }
-        let number = self.clients[at].queue();
-        for core in 0..self.cores.len() {
-            let mut others = std::mem::take(&mut self.cores[core].fabric_mut().local.completions);
-            others.retain(|(queue, ..)| *queue != number);
-            self.cores[core].fabric_mut().local.completions = others;
-        }
-        if self.clients[at].link().is_some() {
-            return self.restart_remote(at);
-        }
-        let client = &mut self.clients[at];
-        client.interrupted(false);
-        let region = Arc::clone(client.region());
-        let now = self.clock.now();
-        for core in &mut self.cores {
-            core.command(SimCarrierCommand::Local(SimCommand::Detach(region.slot())));
-            core.poll(now);
-            assert_eq!(core.fabric().local.detaching(), 0, "nothing is under way, so nothing names the memory");
-            core.command(SimCarrierCommand::Local(SimCommand::Attach(Arc::clone(&region))));
-        }
-        Ok(())
-    }
-
-    /// A client that comes by TCP died. Its session is closed, and its number given to its new life when every core has
-    /// said that it forgot it.
-    fn restart_remote(&mut self, at: usize) -> Result<(), Violation> {
-        self.links[at].iter_mut().for_each(Link::leave);
-        let session = self.clients[at].session();
-        for core in 0..self.cores.len() {
-            let told = ask(&mut self.cores[core], |answer| CoreCommand::CloseSession(session, answer));
-            let mut turns = 0;
-            while told.try_recv().is_err() {
-                turns += 1;
-                if turns > STUCK_TURNS {
-                    return Err(Violation("a session does not end".into()));
-                }
-                self.clock.advance_micros(5);
-                let now = self.clock.now();
-                for core in &mut self.cores {
-                    let _: Poll = core.poll(now);
-                }
-            }
-        }
-        if !self.links[at].iter().all(Link::is_over) {
-            return Err(Violation("a session is said to have ended, but the target has a stream of it".into()));
-        }
-        self.clients[at].interrupted(false);
-        self.links[at] = self.connect(at);
-        Ok(())
     }
 
     /// Turns the cores until `done` says so of each.

@@ -6,16 +6,16 @@ use std::sync::mpsc::sync_channel;
 use dataplane::core::PostError;
 use pipelines::core_pipeline::{Mail, Snapshot, Wants};
 
+use super::{STUCK_TURNS, World, ns28};
 use crate::carriers::SimCarriers;
 use crate::client::Violation;
-use crate::world::{STUCK_TURNS, World, ns28};
 
-/// Turns in which a purge comes to its end, unless the store is full of what must stay.
-const PURGE_TURNS: u64 = 20_000;
+/// Questions to the cores within which a purge comes to its end, unless the store is full of what must stay.
+const PURGE_QUESTIONS: u64 = 20_000;
 
 impl World {
     /// Takes a client's namespace from it, or gives it back.
-    pub(crate) fn change_policy(&mut self) -> Result<(), Violation> {
+    pub(super) fn change_policy(&mut self) -> Result<(), Violation> {
         let at = self.random.below(self.clients.len() as u64) as usize;
         if self.unpurged[at] {
             return Ok(());
@@ -38,10 +38,10 @@ impl World {
             self.post(core, Mail::Purge(ns28))?;
         }
         let wants = Wants { namespace: Some(ns28), ..Wants::default() };
-        let mut turns = 0;
+        let mut questions = 0;
         while self.ask_all(wants)?.iter().any(|core| core.purging) {
-            turns += 1;
-            if turns > PURGE_TURNS {
+            questions += 1;
+            if questions > PURGE_QUESTIONS {
                 self.unpurged[at] = true;
                 return Ok(());
             }
