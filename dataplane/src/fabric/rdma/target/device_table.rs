@@ -123,20 +123,21 @@ impl<D: PartialEq, P> DeviceTable<D, P> {
         self.places.iter().map(held).sum()
     }
 
-    /// Goes on with what is to be made anew or is not there any more, by its `condition`: has the cores `leave` it, unless one of
+    /// Goes on with devices that are not there any more, and with what is to be made anew by its `condition`: has the cores `leave` it, unless one of
     /// them still has queues on it and says no; drops it when that is `grace` ago and nobody else has any of it (`is_unused`), and
     /// has the cores `reclaim` what their ports held, which the device cannot reach any more then.
     pub fn retire(
         &mut self,
         grace: Duration,
-        condition: impl Fn(&D, &P) -> Condition,
+        is_there: impl Fn(&D) -> bool,
+        condition: impl Fn(&P) -> Condition,
         leave: impl Fn(usize) -> bool,
         is_unused: impl Fn(&P) -> bool,
         reclaim: impl Fn(usize),
     ) {
         for number in 0..self.places.len() {
             if let Place::Serving(device, ports) = &self.places[number]
-                && !self.stays(device, worst(ports, &|port: &P| condition(device, port)))
+                && !(is_there(device) && self.stays(device, worst(ports, &condition)))
                 && let Place::Serving(device, ports) = std::mem::replace(&mut self.places[number], Place::Gone)
             {
                 self.places[number] = Place::Leaving(device, ports);
@@ -202,8 +203,7 @@ mod tests {
                 assert_eq!(dropped.load(Ordering::Relaxed), 2, "the device may still write there");
                 reclaimed.borrow_mut().push(number);
             };
-            let condition = |device: &&str, _: &_| if *device == "b" { Condition::Useless } else { Condition::Sound };
-            table.retire(grace.get(), condition, |_| !busy.get(), |_| unused.get(), reclaim);
+            table.retire(grace.get(), |device| *device != "b", sound, |_| !busy.get(), |_| unused.get(), reclaim);
         };
         retire(&mut table);
         assert!(table.find(&"b", sound).is_none() && table.find(&"a", sound).is_some(), "it is to have no more queues");
@@ -238,7 +238,7 @@ mod tests {
         let condition = |wear: &Wear| wear.condition();
         let busy = Cell::new(true);
         let retire = |table: &mut DeviceTable<&str, Wear>| {
-            table.retire(Duration::ZERO, |_, wear| condition(wear), |_| !busy.get(), |_| true, |_| {});
+            table.retire(Duration::ZERO, |_| true, condition, |_| !busy.get(), |_| true, |_| {});
         };
         let first = port();
         assert_eq!(table.enter("a", [port(), Arc::clone(&first)].into()), 0);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crossbeam_queue::ArrayQueue;
 
 use super::core_end::{Remain, Remains};
-use super::device_table::{Condition, DeviceTable, Ports};
+use super::device_table::{DeviceTable, Ports};
 use super::orders::RdmaOrder;
 use super::port::{PortParts, check_room};
 use crate::fabric::SessionId;
@@ -169,10 +169,7 @@ impl RdmaDevices {
                 hosts.tell(core, CoreCommand::Rdma(RdmaOrder::Reclaim(number)));
             }
         };
-        let condition = |device: &Device, parts: &PortParts| {
-            if device.is_there() { parts.condition() } else { Condition::Useless }
-        };
-        devices.retire(REMOVAL, condition, leave, PortParts::is_unused, reclaim);
+        devices.retire(REMOVAL, Device::is_there, PortParts::condition, leave, PortParts::is_unused, reclaim);
     }
 
     fn sweep(&self) {
